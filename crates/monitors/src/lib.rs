@@ -1,1 +1,76 @@
-//! .
+//! Monitors of worker processes: the contract, and the ones that nearly everybody wants.
+//!
+//! A [`Monitor`] is told which workers come and go, looks at them at its own interval, and answers
+//! with the [`Action`]s that it thinks right. It never carries them out: who owns the processes
+//! does, so a monitor needs no privileges, no socket and no runtime, and a test can ask it
+//! "what would you do?" without a process in danger. [`Status`] is what it shows to a person.
+//!
+//! With the feature `memory`, `MemoryMonitor` restarts workers that grew too large; with
+//! `process`, `ProcessMonitor` measures every process of the application. Both are on by default,
+//! and both read `/proc` through `sample`. Without features this crate is the trait and its types
+//! alone: someone who writes a monitor depends on
+//! `async-container-monitors = { version = "…", default-features = false }` and builds next to nothing.
+//!
+//! What is deliberately absent: threads, timers, and signals. The supervisor provides them.
+//!
+//! # A monitor of one's own
+//!
+//! This one replaces workers that have lived for long enough.
+//!
+//! ```
+//! use std::{collections::HashMap, time::{Duration, Instant}};
+//! use async_container_monitors::{Action, Monitor, Status, Worker};
+//!
+//! struct AgeMonitor {
+//!     limit: Duration,
+//!     since: HashMap<String, (Worker, Instant)>,
+//! }
+//!
+//! impl Monitor for AgeMonitor {
+//!     fn name(&self) -> &str {
+//!         "age"
+//!     }
+//!
+//!     fn interval(&self) -> Duration {
+//!         Duration::from_secs(60)
+//!     }
+//!
+//!     fn register(&mut self, worker: &Worker) {
+//!         // A worker that only changed its state keeps its age.
+//!         self.since.entry(worker.id.clone()).or_insert_with(|| (worker.clone(), Instant::now()));
+//!     }
+//!
+//!     fn remove(&mut self, worker: &Worker) {
+//!         self.since.remove(&worker.id);
+//!     }
+//!
+//!     fn check(&mut self, now: Instant) -> Vec<Action> {
+//!         self.since
+//!             .values()
+//!             .filter(|(_, since)| now.duration_since(*since) > self.limit)
+//!             .map(|(worker, _)| Action::Restart {
+//!                 process_id: worker.process_id,
+//!                 reason: format!("older than {:?}", self.limit),
+//!             })
+//!             .collect()
+//!     }
+//!
+//!     fn status(&self) -> Status {
+//!         Box::new(HashMap::from([("workers", self.since.len())]))
+//!     }
+//! }
+//!
+//! let mut monitor = AgeMonitor { limit: Duration::from_secs(3600), since: HashMap::new() };
+//! let worker = Worker { id: "8c1f".into(), process_id: 4242, name: "web".into() };
+//! monitor.register(&worker);
+//! assert!(monitor.check(Instant::now()).is_empty());
+//!
+//! let later = Instant::now() + Duration::from_secs(3601);
+//! assert!(matches!(&monitor.check(later)[..], [Action::Restart { process_id: 4242, .. }]));
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod monitor;
+
+pub use monitor::{Action, Monitor, Status, Worker};

@@ -1,0 +1,77 @@
+//! The contract between a monitor and who runs it.
+
+use std::time::{Duration, Instant};
+
+/// What a monitor shows of itself: any value that serialises, usually to a map.
+///
+/// It is boxed and erased, so that a supervisor can hold monitors of which it knows nothing, and
+/// `Send`, so that it can be encoded on another thread than the one that made it. It owns what it
+/// shows: the monitor may be checking again before it has been written out.
+pub type Status = Box<dyn erased_serde::Serialize + Send>;
+
+/// A worker, as it registered with the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Worker {
+    /// The connection's id. One process may have several connections, each with its own id.
+    pub id: String,
+    /// The process at the other end, in the supervisor's pid namespace.
+    pub process_id: u32,
+    /// The name that it registered under; not unique, and empty if it gave none.
+    pub name: String,
+}
+
+/// What a monitor wants done.
+///
+/// It is a wish: who carries it out knows whether the process is a child of this application, and
+/// how to replace it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Replace this process by a fresh one.
+    Restart {
+        /// The process to replace.
+        process_id: u32,
+        /// Why, for the log and for people: a phrase without a full stop.
+        reason: String,
+    },
+}
+
+/// Watches workers, and says what should be done about them.
+///
+/// A supervisor calls, one at a time and never concurrently:
+///
+/// 1. [`register`](Monitor::register) for every worker that is connected already and for each that
+///    connects, or that registers anew on its connection because its state changed: the same `id`
+///    may come twice;
+/// 2. [`check`](Monitor::check) at each multiple of [`interval`](Monitor::interval);
+/// 3. [`status`](Monitor::status) whenever somebody asks;
+/// 4. [`remove`](Monitor::remove) once for each worker whose connection ended.
+///
+/// All of them run on a thread of the monitor's own, so blocking delays this monitor and nothing
+/// else. A panic is contained by the supervisor, which goes on with the next check.
+pub trait Monitor: Send + 'static {
+    /// The key of this monitor in the supervisor's status; unique among its monitors.
+    fn name(&self) -> &str;
+
+    /// The time between two checks. Checks are aligned to the wall clock modulo the interval, so
+    /// that the samples of several supervisors can be laid side by side.
+    fn interval(&self) -> Duration;
+
+    /// A worker is there, or has changed what it says of itself.
+    fn register(&mut self, worker: &Worker) {
+        let _ = worker;
+    }
+
+    /// A worker's connection ended. Its process may still be running.
+    fn remove(&mut self, worker: &Worker) {
+        let _ = worker;
+    }
+
+    /// Looks at the workers and says what should be done. `now` is the clock to measure with;
+    /// it is an argument so that a test can step through hours.
+    fn check(&mut self, now: Instant) -> Vec<Action>;
+
+    /// What this monitor knows, for `status`. It should show what the last check found rather
+    /// than measure anew: people and dashboards ask as often as they like.
+    fn status(&self) -> Status;
+}
