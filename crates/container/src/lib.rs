@@ -1,1 +1,85 @@
-//! .
+//! Start, watch, restart, replace and stop child processes.
+//!
+//! A [`Controller`] is the root of an application: it never does anything but look after its children.
+//! A [`Service`] says what a kind of child runs, either code of this very program or any other
+//! [`Command`], how many instances of it there are, and what is expected of them. The code of a service
+//! gets an [`Instance`], through which it says that it is ready and hears that it is to end.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use async_container::{BoxError, Command, Controller, Instance, Service};
+//!
+//! fn main() -> ExitCode {
+//!     Controller::new("my-app")
+//!         .service(Service::new("worker", work).count(4).listen("http", "127.0.0.1:8080"))
+//!         .service(Service::command("tail", Command::new("tail").arguments(["-F", "log"])).count(1))
+//!         .run()
+//! }
+//!
+//! async fn work(instance: Instance) -> Result<(), BoxError> {
+//!     let listener = instance.listener("http")?;
+//!     instance.ready()?;
+//!     loop {
+//!         tokio::select! {
+//!             connection = listener.accept() => drop(connection?),
+//!             () = instance.shutdown() => return Ok(()),
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! # What it takes care of
+//!
+//! - **Restart.** A child that ends is started again, at once after a healthy run, else after a
+//!   [`Backoff`] that grows and never gives up.
+//! - **Health.** A child that is not ready in time, or that is ready and then says nothing for too long,
+//!   is killed and replaced.
+//! - **Signals.** SIGINT and SIGTERM stop everything gracefully, a second one at once; SIGHUP starts a
+//!   new generation of all children beside the old one, which goes only when the new one is ready.
+//! - **No orphan.** Every child leads a process group, and dies with the root, whatever ends the root;
+//!   so do its own children, even those that detached themselves.
+//! - **Sockets** are bound once, by the root, and inherited, so that no restart refuses a connection.
+//!
+//! # What it leaves out
+//!
+//! It knows nothing of supervisors, monitors or remote calls: the crate `async-container-supervisor`
+//! composes those with this one. The life of a single child, [`lifecycle`], does no I/O and reads
+//! no clock, so it can be used, and is tested, by itself.
+//!
+//! It needs Linux 5.4 or later.
+
+#![deny(missing_docs)]
+
+mod backoff;
+mod command;
+mod container;
+mod controller;
+mod entry;
+mod error;
+mod exit;
+mod guardian;
+mod instance;
+pub mod lifecycle;
+mod link;
+mod links;
+mod listener;
+mod notify;
+mod process;
+mod signal;
+mod spec;
+mod status;
+mod sys;
+
+pub use backoff::Backoff;
+pub use command::Command;
+pub use controller::{Controller, GRACEFUL_STOP};
+pub use entry::is_child;
+pub use error::{BindError, BoxError, CommandError, InstanceError, SpawnError, StartError};
+pub use exit::ExitStatus;
+pub use instance::Instance;
+pub use link::Link;
+pub use listener::Address;
+pub use notify::{Message, NOTIFY_PIPE, Notify};
+pub use signal::Signal;
+pub use spec::{PROCESSOR_COUNT, Readiness, Restart, Runtime, Service, processor_count};
+pub use status::{ChildStatus, RootStatus, Status};

@@ -1,0 +1,222 @@
+//! What can go wrong, by what was attempted.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Any error of code that users wrote.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a command cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The program's name has no characters.
+    #[error("the name of the program is empty")]
+    Empty,
+    /// No file is at the path.
+    #[error("program {} does not exist", path.display())]
+    NotFound {
+        /// Where it should have been.
+        path: PathBuf,
+    },
+    /// `PATH` does not lead to the program.
+    #[error("program {} was not found in any directory of PATH", program.display())]
+    NotInPath {
+        /// Its name.
+        program: PathBuf,
+    },
+    /// Something is there, but cannot be executed.
+    #[error("{} is not an executable file", path.display())]
+    NotExecutable {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// The directory to start in is missing.
+    #[error("directory {} to start {} in does not exist", directory.display(), program.display())]
+    Directory {
+        /// The program.
+        program: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// An argument, a variable or a path contains a NUL character, which no program can be given.
+    #[error("{text:?} contains a NUL character")]
+    Nul {
+        /// The text.
+        text: String,
+    },
+}
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The command is not one that can be run.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The system refused.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+}
+
+impl SpawnError {
+    /// True for what may pass by itself: too many processes or open files, or too little memory.
+    pub fn is_transient(&self) -> bool {
+        let SpawnError::System(error) = self else {
+            return false;
+        };
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::ETXTBSY)
+        )
+    }
+}
+
+/// Why a listening socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The path does not fit into a socket address.
+    #[error("socket path {} has {length} bytes, but the limit is {limit}: use a shorter or a relative path", path.display())]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// The longest that the platform takes, in bytes.
+        limit: usize,
+    },
+    /// The directory is missing.
+    #[error("directory {} for the socket does not exist: create it first", directory.display())]
+    NoDirectory {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Somebody listens there.
+    #[error("process {process_id} already listens at {}: stop it first, or use another path", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// The process that listens.
+        process_id: i32,
+    },
+    /// What is at the path is no socket, so it is not ours to replace.
+    #[error("{} exists and is {kind}, not a socket: remove it, or use another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+        /// What it is, such as "a directory".
+        kind: &'static str,
+    },
+    /// The address cannot be understood.
+    #[error("{address:?} is no address to listen at: use HOST:PORT, or unix:PATH")]
+    InvalidAddress {
+        /// What was given.
+        address: String,
+    },
+    /// The system refused.
+    #[error("cannot listen at {address}: {source}")]
+    System {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why a controller could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is nothing to run.
+    #[error("there is no service to run: add one with `service`")]
+    NoServices,
+    /// A service has no name.
+    #[error("a service has an empty name: give every service a name")]
+    EmptyName,
+    /// Two services share a name.
+    #[error("two services are named {name:?}: names must be unique")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A name that could not be told from an instance's, or not be passed on.
+    #[error("service name {name:?} contains {character:?}: use letters, digits, and any of . _ -")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// The offending character.
+        character: char,
+    },
+    /// A service should have no instance at all.
+    #[error("service {name:?} has a count of 0: it must be at least 1")]
+    ZeroCount {
+        /// The service.
+        name: String,
+    },
+    /// The number of processors to assume makes no sense.
+    #[error("ASYNC_CONTAINER_PROCESSOR_COUNT is {value:?}: it must be a whole number of at least 1")]
+    ProcessorCount {
+        /// The variable's value.
+        value: String,
+    },
+    /// The grace period makes no sense.
+    #[error("ASYNC_CONTAINER_GRACEFUL_STOP is {value:?}: it must be a number of seconds, true, or false")]
+    GracefulStop {
+        /// The variable's value.
+        value: String,
+    },
+    /// A service's command cannot be run.
+    #[error("service {name:?} cannot start: {source}")]
+    Command {
+        /// The service.
+        name: String,
+        /// Why.
+        source: CommandError,
+    },
+    /// A socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Two services want different addresses under one name.
+    #[error("listener {name:?} has two addresses, {first} and {second}: use one, or two names")]
+    ListenerConflict {
+        /// The listener's name.
+        name: String,
+        /// One address.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The system refused something that no controller can do without.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Why an instance could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstanceError {
+    /// The service was not given such a socket.
+    #[error("there is no listener named {name:?}: the service must be given one with `listen`{}", known(known_names))]
+    NoListener {
+        /// The name asked for.
+        name: String,
+        /// The names that there are.
+        known_names: Vec<String>,
+    },
+    /// The root could not be told.
+    #[error("cannot notify the root: {0}")]
+    Notify(io::Error),
+    /// The system refused.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+fn known(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" (it has {})", names.join(", ")) }
+}

@@ -1,0 +1,59 @@
+//! How a process ended.
+
+use std::fmt;
+
+use rustix::process::WaitIdStatus;
+
+use crate::signal;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// It called exit(3) with this status; 0 means success.
+    Exited(i32),
+    /// This signal, by number, ended it.
+    Signaled(i32),
+    /// It is gone, but somebody else in this process collected its status.
+    Unknown,
+}
+
+impl ExitStatus {
+    /// True if the process ended by itself with status 0.
+    pub fn success(self) -> bool {
+        self == ExitStatus::Exited(0)
+    }
+
+    /// The exit code that a shell would report: the status itself, or 128 and the signal's number.
+    pub fn code(self) -> u8 {
+        match self {
+            ExitStatus::Exited(code) => code as u8,
+            ExitStatus::Signaled(number) => 128u8.wrapping_add(number as u8),
+            ExitStatus::Unknown => 1,
+        }
+    }
+}
+
+impl From<&WaitIdStatus> for ExitStatus {
+    fn from(status: &WaitIdStatus) -> Self {
+        if let Some(code) = status.exit_status() {
+            ExitStatus::Exited(code)
+        } else if let Some(number) = status.terminating_signal() {
+            ExitStatus::Signaled(number)
+        } else {
+            ExitStatus::Unknown
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitStatus::Exited(code) => write!(formatter, "exited with status {code}"),
+            ExitStatus::Signaled(number) => {
+                write!(formatter, "killed by {}", signal::name(*number))
+            }
+            ExitStatus::Unknown => formatter.write_str("ended with a status that somebody else collected"),
+        }
+    }
+}

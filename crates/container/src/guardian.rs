@@ -1,0 +1,171 @@
+//! A second, tiny process above the root, so that nothing outlives it, whichever of the two dies.
+//!
+//! The process that the user started becomes the guardian; the root is its only child. Both are
+//! subreapers (prctl(2)), so every descendant, however it was forked away, ends up with one of them.
+//! When the root ends, the guardian kills all that is left and ends the way the root did. When the
+//! guardian is killed, the root sees the end of their socket and does the same. Until then the
+//! guardian hands on the signals that it gets, and sleeps.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::exit::ExitStatus;
+use crate::listener::SocketFile;
+use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
+use crate::sys::signal;
+use crate::sys::watch::watch;
+
+/// What is handed on to the root.
+const FORWARDED: [Signal; 5] = [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::USR2];
+
+/// Rounds of killing after which what is still there cannot be killed. Every round reaches one level of
+/// processes that were detached from their parents.
+const ROUNDS: usize = 100_000;
+
+/// The root's line to its guardian.
+pub(crate) struct Guard {
+    socket: OwnedFd,
+    blocked: Blocked,
+}
+
+/// Splits this process in two. Returns in the root only.
+pub(crate) fn enter() -> io::Result<Guard> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (ours, roots) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let mut signals = FORWARDED.to_vec();
+    signals.push(Signal::CHILD);
+    // A signal that comes before the root can handle it waits for it.
+    let blocked = Blocked::new(&signals);
+    let descriptor = blocked.descriptor()?;
+    match fork::fork() {
+        Ok(Side::Parent { child }) => {
+            drop(roots);
+            guard(child, ours, &descriptor)
+        }
+        Ok(Side::Child) => {
+            // A group of its own: what a terminal or kill(1) sends to the group of the guardian reaches
+            // the root once, through the guardian.
+            rustix::process::setpgid(None, None)?;
+            Ok(Guard { socket: roots, blocked })
+        }
+        Err(error) => {
+            blocked.release();
+            Err(error)
+        }
+    }
+}
+
+impl Guard {
+    /// Has the guardian remove the socket's file when the root cannot.
+    pub(crate) fn entrust(&self, path: &Path) {
+        // The guardian reads all that comes, so there is always room for a few paths.
+        let _ = rustix::net::send(&self.socket, path.as_os_str().as_bytes(), SendFlags::NOSIGNAL);
+    }
+
+    /// To be called when the handlers are in place: signals that came meanwhile are delivered now.
+    pub(crate) fn watch(self) -> io::Result<Watch> {
+        let watch = Watch { socket: watch(self.socket, Interest::READABLE)? };
+        self.blocked.release();
+        Ok(watch)
+    }
+}
+
+/// What comes from the guardian.
+pub(crate) struct Watch {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Watch {
+    /// The next signal that was sent to the guardian, or `None` when the guardian has ended.
+    pub(crate) async fn next(&mut self) -> Option<i32> {
+        let mut byte = [0u8; 1];
+        loop {
+            let mut ready = self.socket.readable().await.ok()?;
+            let result =
+                ready.try_io(|socket| Ok(rustix::net::recv(socket.get_ref(), &mut byte, RecvFlags::DONTWAIT)?));
+            match result {
+                Ok(Ok((1, _))) => return Some(i32::from(byte[0])),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) => return None,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// The life of the guardian.
+fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
+    let mut files = Vec::new();
+    let status = loop {
+        let mut descriptors = [PollFd::new(signals, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
+        if poll(&mut descriptors, None).is_err() {
+            continue;
+        }
+        let socket_closed = descriptors[1].revents().contains(PollFlags::HUP);
+        receive_files(&socket, &mut files);
+        if let Some(status) = handle_signals(root, &socket, signals) {
+            break status;
+        }
+        if socket_closed {
+            // The root is about to end: nothing else closes its end.
+            break wait_for(root, WaitIdOptions::EXITED).unwrap_or(ExitStatus::Unknown);
+        }
+    };
+    signal::sweep(ROUNDS);
+    drop(files);
+    match status {
+        ExitStatus::Exited(code) => fork::exit_now(code),
+        ExitStatus::Signaled(number) => fork::die_by(number),
+        ExitStatus::Unknown => fork::exit_now(1),
+    }
+}
+
+/// Hands signals on. The exit status of the root if it has ended.
+fn handle_signals(root: Pid, socket: &OwnedFd, signals: &SignalDescriptor) -> Option<ExitStatus> {
+    while let Some(number) = signals.next() {
+        if number != libc::SIGCHLD {
+            let _ = rustix::net::send(socket, &[number as u8], SendFlags::NOSIGNAL);
+            continue;
+        }
+        if let Some(status) = wait_for(root, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            return Some(status);
+        }
+        // Only the first process of a pid namespace is given children while the root lives.
+        while let Some(child) = signal::ended_child() {
+            if child == root {
+                return wait_for(root, WaitIdOptions::EXITED);
+            }
+            signal::reap_orphan(child);
+        }
+    }
+    None
+}
+
+fn wait_for(root: Pid, options: WaitIdOptions) -> Option<ExitStatus> {
+    let status = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(root), options));
+    status.ok().flatten().map(|status| ExitStatus::from(&status))
+}
+
+fn receive_files(socket: &OwnedFd, files: &mut Vec<SocketFile>) {
+    let mut buffer = [0u8; 4096];
+    while let Ok((length, _)) = rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT)
+        && length > 0
+    {
+        files.extend(SocketFile::at(Path::new(OsStr::from_bytes(&buffer[..length]))));
+    }
+}
+
+/// Kills and reaps everything that is left below this process.
+pub(crate) fn sweep() {
+    signal::sweep(ROUNDS);
+}

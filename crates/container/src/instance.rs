@@ -1,0 +1,141 @@
+//! What the code of a service is given in its process.
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::error::InstanceError;
+use crate::link::Link;
+use crate::notify::Notify;
+
+/// One instance of a service, as its own code sees it. Clones are the same instance.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    service: String,
+    index: u32,
+    notify: &'static Notify,
+    listeners: BTreeMap<String, OwnedFd>,
+    link: Option<Link>,
+    shutdown: CancellationToken,
+    /// True once somebody wanted to be told about the shutdown.
+    observed: AtomicBool,
+}
+
+impl Instance {
+    pub(crate) fn new(service: String, index: u32, listeners: BTreeMap<String, OwnedFd>, link: Option<Link>) -> Self {
+        let inner = Inner {
+            service,
+            index,
+            notify: Notify::open(),
+            listeners,
+            link,
+            shutdown: CancellationToken::new(),
+            observed: AtomicBool::new(false),
+        };
+        Instance { inner: Arc::new(inner) }
+    }
+
+    /// The service's name and the instance's number, such as `worker#1`.
+    pub fn name(&self) -> String {
+        child_name(&self.inner.service, self.inner.index)
+    }
+
+    /// The service's name.
+    pub fn service(&self) -> &str {
+        &self.inner.service
+    }
+
+    /// Which of the service's instances this is, from 1.
+    pub fn index(&self) -> u32 {
+        self.inner.index
+    }
+
+    /// Says that this instance is ready to do its work.
+    ///
+    /// # Errors
+    /// When the root cannot be told.
+    pub fn ready(&self) -> Result<(), InstanceError> {
+        self.inner.notify.ready().map_err(InstanceError::Notify)
+    }
+
+    /// Says what this instance is doing, for people to read.
+    ///
+    /// # Errors
+    /// When the root cannot be told.
+    pub fn status(&self, text: impl Into<String>) -> Result<(), InstanceError> {
+        self.inner.notify.status(text).map_err(InstanceError::Notify)
+    }
+
+    /// Completes when the instance is asked to end.
+    ///
+    /// Once this was called, the service's code is no longer dropped at that moment, but expected to
+    /// return by itself within the grace period.
+    pub fn shutdown(&self) -> WaitForCancellationFutureOwned {
+        self.inner.observed.store(true, Ordering::Relaxed);
+        self.inner.shutdown.clone().cancelled_owned()
+    }
+
+    /// The TCP socket of this name that the service was given with [`Service::listen`](crate::Service::listen).
+    ///
+    /// # Errors
+    /// When there is none, or it is no TCP socket.
+    pub fn listener(&self, name: &str) -> Result<TcpListener, InstanceError> {
+        let listener = std::net::TcpListener::from(self.duplicate(name)?);
+        listener.set_nonblocking(true)?;
+        Ok(TcpListener::from_std(listener)?)
+    }
+
+    /// The Unix socket of this name that the service was given with [`Service::listen`](crate::Service::listen).
+    ///
+    /// # Errors
+    /// When there is none, or it is no Unix socket.
+    pub fn unix_listener(&self, name: &str) -> Result<UnixListener, InstanceError> {
+        let listener = std::os::unix::net::UnixListener::from(self.duplicate(name)?);
+        listener.set_nonblocking(true)?;
+        Ok(UnixListener::from_std(listener)?)
+    }
+
+    /// The line to the root, if the service was given one with [`Service::linked`](crate::Service::linked).
+    pub fn link(&self) -> Option<&Link> {
+        self.inner.link.as_ref()
+    }
+
+    fn duplicate(&self, name: &str) -> Result<OwnedFd, InstanceError> {
+        let Some(socket) = self.inner.listeners.get(name) else {
+            let known_names = self.inner.listeners.keys().cloned().collect();
+            return Err(InstanceError::NoListener { name: name.to_owned(), known_names });
+        };
+        Ok(socket.try_clone()?)
+    }
+
+    pub(crate) fn notify(&self) -> &'static Notify {
+        self.inner.notify
+    }
+
+    pub(crate) fn notify_pipe(&self) -> Option<BorrowedFd<'static>> {
+        self.inner.notify.pipe()
+    }
+
+    pub(crate) fn begin_shutdown(&self) {
+        self.inner.shutdown.cancel();
+    }
+
+    /// True if the service's code waits for the shutdown itself.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.inner.observed.load(Ordering::Relaxed)
+    }
+}
+
+/// The name of one of a service's instances.
+pub(crate) fn child_name(service: &str, index: u32) -> String {
+    format!("{service}#{index}")
+}

@@ -1,0 +1,401 @@
+//! The life of one child as a state machine: no process, no clock, no I/O.
+//!
+//! A [`Lifecycle`] is told what happened (`handle_*`, with the time as an argument) and asked what to
+//! do ([`poll_action`](Lifecycle::poll_action)) and when to be woken at the latest
+//! ([`poll_timeout`](Lifecycle::poll_timeout), to be answered by
+//! [`handle_timeout`](Lifecycle::handle_timeout)). After every `handle_*` all actions must be taken and
+//! carried out, in order. Carrying out [`Action::Spawn`] is answered by
+//! [`handle_spawned`](Lifecycle::handle_spawned) or
+//! [`handle_spawn_failed`](Lifecycle::handle_spawn_failed) before anything else is told.
+//!
+//! What it promises, whatever happens in whatever order:
+//! - there is never more than one process: `Spawn` comes only when the last process is known to have ended;
+//! - once [`handle_stop`](Lifecycle::handle_stop) was called, nothing is spawned any more;
+//! - a child that was asked to end is killed at its deadline, unless it ended before;
+//! - start-up and health-check time-outs hold whatever else is going on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::exit::ExitStatus;
+use crate::spec::Restart;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a process.
+    Spawn,
+    /// Ask the process to end, by its stop signal.
+    Interrupt,
+    /// End the process, by SIGKILL.
+    Kill,
+}
+
+/// Where a child stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started yet, or about to be.
+    New,
+    /// It runs, but has not said that it is ready.
+    Starting,
+    /// It runs and is ready.
+    Ready,
+    /// It was asked to end, or killed, but has not ended yet.
+    Stopping,
+    /// It ended, or could not be started, and will be started at this time.
+    Waiting {
+        /// When.
+        until: Instant,
+    },
+    /// It ended and will not be started again.
+    Stopped(End),
+}
+
+/// How a child came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Asked,
+    /// By itself, successfully.
+    Success,
+    /// By itself, with a failure.
+    Failure,
+}
+
+impl State {
+    /// True while there is a process.
+    pub fn is_running(self) -> bool {
+        matches!(self, State::Starting | State::Ready | State::Stopping)
+    }
+}
+
+/// What follows once a stopping process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// Nothing: it was asked to stop.
+    Stop,
+    /// Another process at once: it was asked to be replaced.
+    Replace,
+    /// What would follow if it had failed by itself: it was killed for what it did not do.
+    Fail,
+}
+
+/// Why a process was, or is about to be, killed or replaced although nobody asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It was not ready in time.
+    Startup {
+        /// The limit that it exceeded.
+        timeout: Duration,
+    },
+    /// It was ready, and then said nothing for too long.
+    HealthCheck {
+        /// The limit that it exceeded.
+        timeout: Duration,
+    },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Startup { timeout } => write!(formatter, "not ready within {timeout:?} (start-up time-out)"),
+            Failure::HealthCheck { timeout } => {
+                write!(formatter, "silent for {timeout:?} (health check)")
+            }
+        }
+    }
+}
+
+/// When to act although nothing happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timers {
+    /// When the child is not ready by then, it has failed to start.
+    startup: Option<Instant>,
+    /// When the child, being ready, says nothing until then, it hangs.
+    health: Option<Instant>,
+    /// When the child has not ended by then although it was asked to, it is killed.
+    grace: Option<Instant>,
+}
+
+impl Timers {
+    fn earliest(&self) -> Option<Instant> {
+        [self.startup, self.health, self.grace].into_iter().flatten().min()
+    }
+}
+
+/// What the life of a child depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether it is started again once it has ended.
+    pub restart: Restart,
+    /// How long to wait before it is.
+    pub backoff: Backoff,
+    /// How long it may take to become ready.
+    pub startup_timeout: Option<Duration>,
+    /// How long it may say nothing once it is ready.
+    pub health_check_timeout: Option<Duration>,
+    /// How long it may take to end when it is replaced.
+    pub grace: Duration,
+    /// True if it counts as ready as soon as it runs.
+    pub ready_when_spawned: bool,
+}
+
+/// The life of one child.
+#[derive(Debug)]
+pub struct Lifecycle {
+    settings: Settings,
+    state: State,
+    then: Then,
+    timers: Timers,
+    /// True once SIGKILL was asked for.
+    killed: bool,
+    /// Since when the child is ready.
+    ready_since: Option<Instant>,
+    /// Attempts in a row that came to nothing.
+    failures: u32,
+    /// Why the process is being ended, if that was decided here.
+    failure: Option<Failure>,
+    /// Processes started beyond the first.
+    restarts: u64,
+    spawned: bool,
+    random: fastrand::Rng,
+    actions: VecDeque<Action>,
+}
+
+impl Lifecycle {
+    /// A child that has not been started. `seed` decides the jitter of its back-off.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Lifecycle {
+            settings,
+            state: State::New,
+            then: Then::Stop,
+            timers: Timers::default(),
+            killed: false,
+            ready_since: None,
+            failures: 0,
+            failure: None,
+            restarts: 0,
+            spawned: false,
+            random: fastrand::Rng::with_seed(seed),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Where the child stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// How many times it was started again.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// How many attempts in a row came to nothing.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// What the process is, or was last, being killed for.
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    /// The next thing to do, if there is one.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// True if there is something to do.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            State::Starting | State::Ready | State::Stopping => self.timers.earliest(),
+            State::New | State::Stopped(_) => None,
+        }
+    }
+
+    /// The child is wanted.
+    pub fn handle_start(&mut self) {
+        if self.state == State::New && self.actions.is_empty() {
+            self.actions.push_back(Action::Spawn);
+        }
+    }
+
+    /// A process was started.
+    pub fn handle_spawned(&mut self, now: Instant) {
+        self.restarts += u64::from(self.spawned);
+        self.spawned = true;
+        self.killed = false;
+        self.failure = None;
+        self.ready_since = None;
+        self.state = State::Starting;
+        self.timers =
+            Timers { startup: self.settings.startup_timeout.map(|timeout| now + timeout), ..Timers::default() };
+        if self.settings.ready_when_spawned {
+            self.handle_ready(now);
+        }
+    }
+
+    /// No process could be started. `transient` is for what may pass by itself, such as EAGAIN: it is
+    /// tried again whatever the restart policy.
+    pub fn handle_spawn_failed(&mut self, now: Instant, transient: bool) {
+        // Unlike a child that ran, the first attempt that fails is no reason to try again at once.
+        self.failures = self.failures.max(1);
+        if transient || self.settings.restart != Restart::Never {
+            self.wait(now);
+        } else {
+            self.state = State::Stopped(End::Failure);
+        }
+    }
+
+    /// The child said that it is ready. True if it was not before.
+    pub fn handle_ready(&mut self, now: Instant) -> bool {
+        let became_ready = self.state == State::Starting;
+        if became_ready {
+            self.state = State::Ready;
+            self.ready_since = Some(now);
+            self.timers.startup = None;
+        }
+        self.handle_message(now);
+        became_ready
+    }
+
+    /// The child said that it is not ready for now, as while it reloads; its start-up limit holds anew.
+    pub fn handle_unready(&mut self, now: Instant) {
+        if self.state == State::Ready {
+            self.state = State::Starting;
+            self.timers.health = None;
+            self.timers.startup = self.settings.startup_timeout.map(|timeout| now + timeout);
+        }
+    }
+
+    /// The child said anything: it lives. What it says before it is ready does not prolong its start.
+    pub fn handle_message(&mut self, now: Instant) {
+        if self.state == State::Ready {
+            self.timers.health = self.settings.health_check_timeout.map(|timeout| now + timeout);
+        }
+    }
+
+    /// The process ended.
+    pub fn handle_exited(&mut self, now: Instant, status: ExitStatus) {
+        let then = match self.state {
+            State::Starting | State::Ready => Then::Fail,
+            State::Stopping => self.then,
+            State::New | State::Waiting { .. } | State::Stopped(_) => return,
+        };
+        let healthy = self.ready_since.is_some_and(|since| self.settings.backoff.is_healthy(now - since));
+        if healthy {
+            self.failures = 0;
+        }
+        self.timers = Timers::default();
+        match then {
+            Then::Stop => self.state = State::Stopped(End::Asked),
+            Then::Replace => self.respawn(now),
+            Then::Fail => match self.settings.restart {
+                Restart::Always => self.respawn(now),
+                Restart::OnFailure if !status.success() => self.respawn(now),
+                Restart::OnFailure | Restart::Never => {
+                    self.state = State::Stopped(if status.success() { End::Success } else { End::Failure });
+                }
+            },
+        }
+    }
+
+    /// The child is to end, within `grace`, and not to be started again. Asked for a second time, a
+    /// shorter grace counts.
+    pub fn handle_stop(&mut self, now: Instant, grace: Duration) {
+        self.actions.retain(|action| *action != Action::Spawn);
+        match self.state {
+            State::New | State::Waiting { .. } => self.state = State::Stopped(End::Asked),
+            State::Starting | State::Ready => self.interrupt(now, grace, Then::Stop),
+            State::Stopping => {
+                self.then = Then::Stop;
+                if !self.killed {
+                    let deadline = now + grace;
+                    self.timers.grace = Some(self.timers.grace.map_or(deadline, |earlier| earlier.min(deadline)));
+                    self.kill_if_late(now);
+                }
+            }
+            State::Stopped(_) => {}
+        }
+    }
+
+    /// The process is to be replaced by another one: asked to end, killed when it does not, started again.
+    pub fn handle_replace(&mut self, now: Instant) {
+        if matches!(self.state, State::Starting | State::Ready) {
+            self.interrupt(now, self.settings.grace, Then::Replace);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
+        match self.state {
+            State::Waiting { until } if until <= now => {
+                self.state = State::New;
+                self.actions.push_back(Action::Spawn);
+            }
+            State::Starting if due(self.timers.startup) => {
+                self.fail(self.settings.startup_timeout.map(|timeout| Failure::Startup { timeout }));
+            }
+            State::Ready if due(self.timers.health) => {
+                self.fail(self.settings.health_check_timeout.map(|timeout| Failure::HealthCheck { timeout }));
+            }
+            State::Stopping => self.kill_if_late(now),
+            State::New | State::Starting | State::Ready | State::Waiting { .. } | State::Stopped(_) => {}
+        }
+    }
+
+    fn interrupt(&mut self, now: Instant, grace: Duration, then: Then) {
+        self.state = State::Stopping;
+        self.then = then;
+        self.timers = Timers { grace: Some(now + grace), ..Timers::default() };
+        if grace.is_zero() {
+            self.kill_if_late(now);
+        } else {
+            self.actions.push_back(Action::Interrupt);
+        }
+    }
+
+    fn kill_if_late(&mut self, now: Instant) {
+        if self.timers.grace.is_some_and(|at| at <= now) {
+            self.timers.grace = None;
+            self.killed = true;
+            self.actions.push_back(Action::Kill);
+        }
+    }
+
+    fn fail(&mut self, failure: Option<Failure>) {
+        self.failure = failure;
+        self.state = State::Stopping;
+        self.then = Then::Fail;
+        self.timers = Timers::default();
+        self.killed = true;
+        self.actions.push_back(Action::Kill);
+    }
+
+    fn respawn(&mut self, now: Instant) {
+        let delay = self.settings.backoff.delay(self.failures, self.random.f64());
+        if delay.is_zero() {
+            self.failures += 1;
+            self.state = State::New;
+            self.actions.push_back(Action::Spawn);
+        } else {
+            self.wait(now);
+        }
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let delay = self.settings.backoff.delay(self.failures, self.random.f64());
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Waiting { until: now + delay };
+    }
+}

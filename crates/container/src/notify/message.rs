@@ -1,0 +1,41 @@
+//! The messages.
+
+use serde::{Deserialize, Serialize};
+
+/// What a child says about itself. Absent fields say nothing; unknown ones are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Message {
+    /// True when it is ready, false when it is not for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// True, again and again, while it lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// True when it is about to load its configuration anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reloading: Option<bool>,
+    /// True when it is about to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopping: Option<bool>,
+    /// What it is doing, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// What it asks of the root; heard only from linked children.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<Request>,
+}
+
+/// What a linked child asks of the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// To replace another child.
+    Replace(ReplaceRequest),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReplaceRequest {
+    pub process_id: i32,
+    pub reason: String,
+}

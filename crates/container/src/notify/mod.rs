@@ -1,0 +1,17 @@
+//! How a child tells the process that started it how it is.
+//!
+//! The protocol is one JSON object a line, written to the pipe whose descriptor `NOTIFY_PIPE` names:
+//! `{"ready":true}`, `{"healthy":true}`, `{"status":"Preparing..."}` and the like. Any program in any
+//! language can speak it.
+
+mod client;
+mod message;
+mod reader;
+
+pub use client::Notify;
+pub use message::Message;
+pub(crate) use message::{ReplaceRequest, Request};
+pub(crate) use reader::LineReader;
+
+/// The variable that names the descriptor of the notify pipe.
+pub const NOTIFY_PIPE: &str = "NOTIFY_PIPE";

@@ -1,0 +1,114 @@
+//! A running process of a child: its pidfd and its pipes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::fs::OFlags;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal};
+
+use crate::command::{Command, Prepared};
+use crate::entry::{ENTRY, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
+use crate::error::SpawnError;
+use crate::instance::child_name;
+use crate::link::{LINK_PIPE, LinkWriter};
+use crate::notify::{LineReader, NOTIFY_PIPE};
+use crate::spec::{Service, Start};
+use crate::sys::signal;
+use crate::sys::spawn::{FIRST_DESCRIPTOR, Plan, Spawned, Spawner};
+
+/// A process that was started for a child.
+pub(crate) struct Process {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+    pub notify: Option<LineReader>,
+    pub link: Option<LinkWriter>,
+    pub started: Instant,
+    /// True once it wrote something that was no message: that is logged once.
+    pub garbled: bool,
+}
+
+/// A socket under the name by which children know it.
+pub(crate) struct NamedSocket<'fd> {
+    pub name: &'fd str,
+    pub socket: BorrowedFd<'fd>,
+}
+
+impl Process {
+    /// Starts an instance of the service.
+    pub(crate) fn start(
+        spawner: &mut Spawner,
+        application: &str,
+        service: &Service,
+        index: u32,
+        sockets: &[NamedSocket<'_>],
+    ) -> Result<Process, SpawnError> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|named| named.socket).collect();
+        let mut variables: Vec<(&str, String)> = Vec::new();
+        if !sockets.is_empty() {
+            let names: Vec<&str> = sockets.iter().map(|named| named.name).collect();
+            variables.push((LISTEN_FDS, sockets.len().to_string()));
+            variables.push((LISTEN_FDNAMES, names.join(":")));
+            variables.push((LISTEN_PID, "0".repeat(10)));
+        }
+
+        let notify = service.notifies().then(pipe).transpose()?;
+        if let Some((_, write)) = &notify {
+            variables.push((NOTIFY_PIPE, (FIRST_DESCRIPTOR + descriptors.len() as i32).to_string()));
+            descriptors.push(write.as_fd());
+        }
+        let link = service.linked.then(pipe).transpose()?;
+        if let Some((read, _)) = &link {
+            variables.push((LINK_PIPE, (FIRST_DESCRIPTOR + descriptors.len() as i32).to_string()));
+            descriptors.push(read.as_fd());
+        }
+
+        let prepared = prepare(application, service, index, &mut variables)?;
+        let process_id_at = if sockets.is_empty() { None } else { prepared.position(LISTEN_PID) };
+        let Prepared { program, arguments, environment, directory } = prepared;
+        let plan = Plan { program, arguments, environment, directory, descriptors, process_id_at };
+        let Spawned { pid, pidfd } = spawner.spawn(plan)?;
+        let notify = notify.map(|(read, _)| read);
+        let link = link.map(|(_, write)| write);
+        for pipe in notify.iter().chain(&link) {
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(std::io::Error::from)?;
+        }
+        Ok(Process {
+            pid,
+            pidfd,
+            notify: notify.map(LineReader::new),
+            link: link.map(LinkWriter::new),
+            started: Instant::now(),
+            garbled: false,
+        })
+    }
+
+    /// Sends the signal to the process and its group. The process must not have been reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Err(error) = signal::send_group(&self.pidfd, self.pid, signal) {
+            tracing::error!(pid = self.pid.as_raw_nonzero().get(), ?signal, %error, "cannot send a signal");
+        }
+    }
+}
+
+fn prepare(
+    application: &str,
+    service: &Service,
+    index: u32,
+    variables: &mut Vec<(&'static str, String)>,
+) -> Result<Prepared, SpawnError> {
+    let name = child_name(&service.name, index);
+    Ok(match &service.start {
+        Start::Command(command) => command.prepare(variables)?,
+        Start::Entry(_) => {
+            let title = format!("{application}: {name}");
+            variables.push((ENTRY, name));
+            Command::prepare_again(&title, variables)?
+        }
+    })
+}
+
+/// A pipe, read end first, that no other program inherits.
+fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from)?)
+}

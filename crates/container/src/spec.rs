@@ -1,0 +1,305 @@
+//! What to run: services and their settings.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::backoff::Backoff;
+use crate::command::Command;
+use crate::error::{BoxError, StartError};
+use crate::instance::Instance;
+use crate::lifecycle::Settings;
+use crate::listener::Address;
+
+/// When a child that ended is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Whenever it ends.
+    #[default]
+    Always,
+    /// When it ends with a failure.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// What makes a child ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It says so, through its notify pipe.
+    Notify,
+    /// That it runs.
+    Spawned,
+}
+
+/// The runtime that a service's code runs on in its process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// One thread.
+    #[default]
+    CurrentThread,
+    /// This many threads.
+    MultiThread(usize),
+}
+
+type Work = Arc<dyn Fn(Instance) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send + Sync>;
+
+/// What the process of a child runs.
+#[derive(Clone)]
+pub(crate) enum Start {
+    /// This program again, which finds its way to the service's code.
+    Entry(Work),
+    /// Another program.
+    Command(Command),
+}
+
+/// A kind of child, of which a container runs `count` instances.
+///
+/// ```
+/// use std::time::Duration;
+/// use async_container::{BoxError, Command, Instance, Restart, Service};
+///
+/// async fn work(instance: Instance) -> Result<(), BoxError> {
+///     instance.ready()?;
+///     instance.shutdown().await;
+///     Ok(())
+/// }
+///
+/// let worker = Service::new("worker", work).count(4).health_check_timeout(Duration::from_secs(30));
+/// let tail = Service::command("tail", Command::new("tail").arguments(["-f", "log"])).restart(Restart::OnFailure);
+/// # let _ = (worker, tail);
+/// ```
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) name: String,
+    pub(crate) start: Start,
+    pub(crate) count: Option<u32>,
+    pub(crate) restart: Restart,
+    pub(crate) backoff: Backoff,
+    pub(crate) readiness: Readiness,
+    pub(crate) startup_timeout: Option<Duration>,
+    pub(crate) health_check_timeout: Option<Duration>,
+    pub(crate) graceful_stop: Option<Duration>,
+    pub(crate) stop_signal: Signal,
+    pub(crate) runtime: Runtime,
+    pub(crate) listeners: Vec<(String, Address)>,
+    pub(crate) supervised: bool,
+    pub(crate) linked: bool,
+}
+
+impl Service {
+    const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// A service that is code of this program. Each instance is a process that runs `work`.
+    ///
+    /// The instance is ready when `work` says so with [`Instance::ready`]. It is asked to end by
+    /// SIGINT, which completes [`Instance::shutdown`]; when `work` has never asked for that, it is
+    /// dropped where it waits. Returning `Ok` ends the process with status 0, an error with 1.
+    pub fn new<W, F>(name: impl Into<String>, work: W) -> Self
+    where
+        W: Fn(Instance) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let work: Work = Arc::new(move |instance| Box::pin(work(instance)));
+        Service {
+            name: name.into(),
+            start: Start::Entry(work),
+            count: None,
+            restart: Restart::default(),
+            backoff: Backoff::default(),
+            readiness: Readiness::Notify,
+            startup_timeout: None,
+            health_check_timeout: Some(Self::HEALTH_CHECK_TIMEOUT),
+            graceful_stop: None,
+            stop_signal: Signal::INT,
+            runtime: Runtime::default(),
+            listeners: Vec::new(),
+            supervised: false,
+            linked: false,
+        }
+    }
+
+    /// A service that is another program. Each instance is a process of it.
+    ///
+    /// It counts as ready when it runs, and is asked to end by SIGTERM, unless told otherwise.
+    pub fn command(name: impl Into<String>, command: Command) -> Self {
+        Service {
+            start: Start::Command(command),
+            readiness: Readiness::Spawned,
+            health_check_timeout: None,
+            stop_signal: Signal::TERM,
+            ..Service::new(name, |_| async { Ok(()) })
+        }
+    }
+
+    /// How many instances run. Default is the number of processors that this process may use, or
+    /// `ASYNC_CONTAINER_PROCESSOR_COUNT` from the environment.
+    pub fn count(mut self, count: u32) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// When an instance that ended is started again. Default is [`Restart::Always`].
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// How long to wait before it is. Default is [`Backoff::default`].
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// What makes an instance ready. Default is [`Readiness::Notify`] for code of this program, and
+    /// [`Readiness::Spawned`] for commands.
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = readiness;
+        self
+    }
+
+    /// How long an instance may take to become ready before it is killed and counts as failed.
+    /// Default is no limit.
+    pub fn startup_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.startup_timeout = timeout.into();
+        self
+    }
+
+    /// How long an instance that is ready may say nothing before it is killed and counts as failed.
+    ///
+    /// Code of this program beats by itself, twice in this time, from the runtime that does the work:
+    /// a thread that is blocked does not beat. Default is 30 s for code of this program, and no limit
+    /// for commands.
+    pub fn health_check_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.health_check_timeout = timeout.into();
+        self
+    }
+
+    /// How long an instance may take to end before it is killed. Default is the controller's, see
+    /// [`Controller::graceful_stop`](crate::Controller::graceful_stop).
+    pub fn graceful_stop(mut self, grace: Duration) -> Self {
+        self.graceful_stop = Some(grace);
+        self
+    }
+
+    /// The signal that asks an instance to end. Default is SIGINT for code of this program, and
+    /// SIGTERM for commands.
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// The runtime for code of this program. Default is [`Runtime::CurrentThread`].
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Has the root listen at the address and gives the socket to every instance, which finds it by
+    /// its name. It stays bound as long as the root runs, so that no restart refuses a connection.
+    ///
+    /// Other programs find it by the rules of sd_listen_fds(3).
+    pub fn listen(mut self, name: impl Into<String>, address: impl Into<Address>) -> Self {
+        self.listeners.push((name.into(), address.into()));
+        self
+    }
+
+    /// Marks the service as one whose instances report to the supervisor of the application that
+    /// the container is part of. A container by itself has none, and only carries the mark.
+    pub fn supervised(mut self) -> Self {
+        self.supervised = true;
+        self
+    }
+
+    /// Gives the instances a [`Link`](crate::Link) to the root: they are told the state of all children, and
+    /// may ask for children to be replaced. They stop after all others.
+    pub fn linked(mut self) -> Self {
+        self.linked = true;
+        self
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True if [`supervised`](Self::supervised) was asked for.
+    pub fn is_supervised(&self) -> bool {
+        self.supervised
+    }
+
+    /// Runs `wrap` around the service's code, in its process. Commands stay as they are.
+    pub fn wrap<W, F>(mut self, wrap: W) -> Self
+    where
+        W: Fn(Instance, Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        if let Start::Entry(work) = self.start {
+            self.start = Start::Entry(Arc::new(move |instance| Box::pin(wrap(instance.clone(), work(instance)))));
+        }
+        self
+    }
+
+    pub(crate) fn settings(&self, grace: Duration) -> Settings {
+        Settings {
+            restart: self.restart,
+            backoff: self.backoff,
+            startup_timeout: self.startup_timeout,
+            health_check_timeout: self.health_check_timeout,
+            grace: self.graceful_stop.unwrap_or(grace),
+            ready_when_spawned: self.readiness == Readiness::Spawned,
+        }
+    }
+
+    /// True if an instance needs a pipe to talk to the root.
+    pub(crate) fn notifies(&self) -> bool {
+        self.readiness == Readiness::Notify || self.health_check_timeout.is_some() || self.linked
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), StartError> {
+        let name = self.name.clone();
+        if name.is_empty() {
+            return Err(StartError::EmptyName);
+        }
+        let allowed = |character: &char| character.is_alphanumeric() || ".-_".contains(*character);
+        if let Some(character) = name.chars().find(|character| !allowed(character)) {
+            return Err(StartError::InvalidName { name, character });
+        }
+        if self.count == Some(0) {
+            return Err(StartError::ZeroCount { name });
+        }
+        if let Start::Command(command) = &self.start {
+            command.resolve().map_err(|source| StartError::Command { name, source })?;
+        }
+        for (_, address) in &self.listeners {
+            address.validate()?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Service").field("name", &self.name).field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// The variable that overrides [`processor_count`].
+pub const PROCESSOR_COUNT: &str = "ASYNC_CONTAINER_PROCESSOR_COUNT";
+
+/// How many processors this process may use: `ASYNC_CONTAINER_PROCESSOR_COUNT` if it is set, else what
+/// the system allows it by affinity and cgroup quota.
+///
+/// # Errors
+/// When the variable holds anything but a whole number of at least 1.
+pub fn processor_count() -> Result<u32, StartError> {
+    let Some(value) = std::env::var_os(PROCESSOR_COUNT) else {
+        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        return Ok(u32::try_from(count).unwrap_or(u32::MAX));
+    };
+    let value = value.to_string_lossy().into_owned();
+    value.trim().parse().ok().filter(|count| *count >= 1).ok_or(StartError::ProcessorCount { value })
+}

@@ -1,0 +1,80 @@
+//! What the root knows about its children, as it tells it to linked ones.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of the root and all of its children.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// The root itself.
+    pub root: RootStatus,
+    /// Every child, by generation and name.
+    pub children: BTreeMap<(u64, String), ChildStatus>,
+}
+
+impl Status {
+    /// Takes over a piece of news.
+    pub(crate) fn apply(&mut self, update: Update) {
+        match update {
+            Update::Root(root) => self.root = root,
+            Update::Child(child) => {
+                self.children.insert((child.generation, child.name.clone()), child);
+            }
+            Update::Removed { generation, name } => {
+                self.children.remove(&(generation, name));
+            }
+        }
+    }
+}
+
+/// The state of the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootStatus {
+    /// Its process id.
+    pub process_id: u32,
+    /// The generation of children that is active, from 1.
+    pub generation: u64,
+    /// True while a new generation is being started.
+    pub reloading: bool,
+    /// How many attempts to start a new generation have ended.
+    pub reloads: u64,
+    /// Why the last of them failed, if it did.
+    pub reload_error: Option<String>,
+    /// True if every child of the active generation is ready.
+    pub ready: bool,
+}
+
+/// The state of one child.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChildStatus {
+    /// Its name, such as `worker#1`.
+    pub name: String,
+    /// Its service.
+    pub service: String,
+    /// Which of the service's instances it is, from 1.
+    pub instance: u32,
+    /// The generation that it belongs to.
+    pub generation: u64,
+    /// Its process, while it has one.
+    pub process_id: Option<u32>,
+    /// `starting`, `ready`, `stopping`, `waiting` or `stopped`.
+    pub state: String,
+    /// What it says that it is doing.
+    pub status: Option<String>,
+    /// How many times it was started again.
+    pub restarts: u64,
+    /// How its last process ended, and why.
+    pub last_exit: Option<String>,
+    /// While it is waiting: when it will be started, in seconds since 1970.
+    pub next_start: Option<f64>,
+}
+
+/// A piece of news from the root.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Update {
+    Root(RootStatus),
+    Child(ChildStatus),
+    Removed { generation: u64, name: String },
+}

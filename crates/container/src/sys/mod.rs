@@ -1,0 +1,9 @@
+//! Everything that the kernel only offers unsafely, and everything that sends a signal.
+//!
+//! No other module of this crate contains `unsafe`.
+
+pub(crate) mod fork;
+pub(crate) mod inherit;
+pub(crate) mod signal;
+pub(crate) mod spawn;
+pub(crate) mod watch;
