@@ -1,1 +1,115 @@
-//! .
+//! The wire protocol of async-container-supervisor: what a supervisor, its workers and its tools say to each other over
+//! one Unix socket.
+//!
+//! Both sides of a connection can make calls, and any number of them at once. A [`Client`] is a handle to make calls by;
+//! it gives a [`Call`], which gives responses. Calls that come in go to a [`Handler`], nearly always a table of
+//! [`Operations`], and are answered by a [`Responder`]. A [`Driver`] carries all that over a socket.
+//!
+//! ```
+//! use async_container_protocol::{Driver, Operations, NoOperations, Request, Settings, Side};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (here, there) = tokio::net::UnixStream::pair()?;
+//!
+//! let operations = Operations::new()
+//!     .operation("greet", |request: Request| async move {
+//!         let name = request.require::<String>("name")?;
+//!         Ok([("greeting", format!("Hello, {name}!"))].into_iter().collect::<std::collections::BTreeMap<_, _>>())
+//!     });
+//!
+//! let (_, driver) = Driver::new(there, Side::Accepted, operations, Settings::default());
+//! driver.spawn();
+//!
+//! let (client, driver) = Driver::new(here, Side::Connected, NoOperations, Settings::default());
+//! driver.spawn();
+//!
+//! let answer = client.call("greet", &[("name", "world")].into_iter().collect::<std::collections::BTreeMap<_, _>>()).await?;
+//! assert_eq!(answer.get::<String>("greeting")?.as_deref(), Some("Hello, world!"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The protocol itself is [`Connection`](connection::Connection), a state machine without a socket and without a clock:
+//! whoever wants to carry it over something else, or to test against it, starts there. What supervisors and workers say
+//! by it, that is, which operations there are, is not known here: see `async-container-supervisor-server` and
+//! `async-container-supervisor-worker`.
+//!
+//! # The wire
+//!
+//! A message is a map with string keys. By default it is MessagePack behind its length, four bytes, big-endian:
+//!
+//! ```text
+//! 00 00 00 0f                                   15 bytes
+//! 82                                            a map of 2
+//!    a2 69 64  02                               "id": 2
+//!    a2 64 6f  a6 73 74 61 74 75 73             "do": "status"
+//! ```
+//!
+//! If the first byte that a peer sends is `{`, the connection speaks one JSON object a line, both ways, with the same
+//! messages; binary values are base64. No length within the frame limit begins with that byte.
+//!
+//! | message | fields |
+//! | --- | --- |
+//! | call | `id`, `do`, and the operation's own parameters |
+//! | response | `id`, and any fields |
+//! | final response | `id`, `finished: true`, and any fields |
+//! | failure | `id`, `finished: true`, `failed: true`, `error: {class, message, …}`, and any fields |
+//! | cancel | `id`, `cancel: true` |
+//!
+//! The side that connected calls with even ids from 2, the side that accepted with odd ones from 3; any integer is taken.
+//! An answer to a call that is over is dropped. A frame of length 0 or over the limit, something that is no map, text that
+//! is not UTF-8, maps and arrays more than 128 deep, and a message without an `id` are answered with class `InvalidMessage`
+//! if there is an id to answer to, and close the connection.
+//!
+//! # Bounds
+//!
+//! Whatever a peer does, a connection takes bounded memory: see [`Settings`]. Two of the bounds are felt by others on the
+//! same connection, for the protocol has no flow control for a single call. While 64 responses of one call wait to be
+//! taken by its caller, nothing more is read from that connection; so a caller that takes none for 10 s has its call
+//! cancelled. And while 1 MiB of answers waits to be read by the peer, none of its calls are read.
+//!
+//! # Cost
+//!
+//! A connection is one task, one buffer for input of 4 KiB and one for output. Messages are encoded into the output
+//! directly, and all that is ready when the task runs leaves in one write: with 64 calls in flight, that is what
+//! decides. Handlers that do not wait run on that task; the others get one each. An idle connection sets no timers.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod calls;
+mod client;
+pub mod connection;
+mod driver;
+mod encode;
+pub mod endpoint;
+mod error;
+mod failure;
+mod fields;
+mod frame;
+mod handler;
+mod json;
+mod message;
+mod operations;
+mod reader;
+mod settings;
+mod shared;
+
+pub use calls::CallKey;
+pub use client::{Call, Client};
+pub use connection::Side;
+pub use driver::Driver;
+pub use error::{
+    CallError, ConnectError, ConnectionError, DecodeError, EncodeError, FrameError, MessageError, PathTooLong,
+    SendError,
+};
+pub use failure::{Failure, class};
+pub use fields::Fields;
+pub use frame::Framing;
+pub use handler::{BoxFuture, Handler, NoOperations, Request, Responder, Sent};
+pub use message::{Id, Message};
+pub use operations::Operations;
+pub use reader::MAXIMUM_DEPTH;
+pub use rmpv::Value;
+pub use settings::Settings;

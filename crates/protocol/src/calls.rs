@@ -1,0 +1,363 @@
+//! The calls of one connection, in a table for each direction, so that ids of the two sides can never collide.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    task::Waker,
+    time::Instant,
+};
+
+use crate::message::{Id, Message};
+
+/// A call that came in: its id, and a number that tells it from a later call with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallKey {
+    pub(crate) id: Id,
+    pub(crate) serial: u64,
+}
+
+impl CallKey {
+    /// The id that the caller chose.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+}
+
+/// What is known of a call that came in and is not answered yet.
+pub(crate) struct Incoming {
+    serial: u64,
+    /// Responses that may not have been written yet.
+    queued: usize,
+    /// How far the output has to be written until none of those is left.
+    mark: u64,
+    /// Whether a task carries the handler on, and how to wake it.
+    has_task: bool,
+    pub(crate) task: Option<Waker>,
+    /// Whoever waits for the call to be cancelled.
+    pub(crate) cancelled: Option<Waker>,
+}
+
+impl Incoming {
+    /// How many responses wait, when `written` bytes of all output are gone.
+    pub(crate) fn queued(&mut self, written: u64) -> usize {
+        if written >= self.mark {
+            self.queued = 0;
+        }
+
+        self.queued
+    }
+
+    pub(crate) fn sent(&mut self, mark: u64) {
+        self.queued += 1;
+        self.mark = mark;
+    }
+}
+
+/// The calls that came in.
+#[derive(Default)]
+pub(crate) struct IncomingCalls {
+    table: HashMap<Id, Incoming>,
+    serial: u64,
+    /// Calls whose tasks have to stop and did not yet. A call that is answered is in neither place: what its handler
+    /// does after the answer is its own affair, and goes on even if the caller is gone.
+    stopping: HashSet<u64>,
+}
+
+impl IncomingCalls {
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn contains(&self, id: Id) -> bool {
+        self.table.contains_key(&id)
+    }
+
+    pub(crate) fn insert(&mut self, id: Id) -> CallKey {
+        self.serial += 1;
+        let call = Incoming { serial: self.serial, queued: 0, mark: 0, has_task: false, task: None, cancelled: None };
+        self.table.insert(id, call);
+
+        CallKey { id, serial: self.serial }
+    }
+
+    pub(crate) fn get(&mut self, key: CallKey) -> Option<&mut Incoming> {
+        self.table.get_mut(&key.id).filter(|call| call.serial == key.serial)
+    }
+
+    pub(crate) fn remove(&mut self, key: CallKey) -> bool {
+        self.get(key).is_some() && self.table.remove(&key.id).is_some()
+    }
+
+    /// The caller wants no answer any more.
+    pub(crate) fn cancel(&mut self, id: Id, wakers: &mut Vec<Waker>) -> Option<CallKey> {
+        let call = self.table.remove(&id)?;
+        let serial = call.serial;
+        self.stop(call, wakers);
+        Some(CallKey { id, serial })
+    }
+
+    pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
+        for (_, call) in std::mem::take(&mut self.table) {
+            self.stop(call, wakers);
+        }
+    }
+
+    fn stop(&mut self, call: Incoming, wakers: &mut Vec<Waker>) {
+        if call.has_task {
+            self.stopping.insert(call.serial);
+        }
+
+        wakers.extend(call.task);
+        wakers.extend(call.cancelled);
+    }
+
+    pub(crate) fn begin_task(&mut self, key: CallKey) -> bool {
+        match self.get(key) {
+            Some(call) => {
+                call.has_task = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn is_task_over(&self, key: CallKey) -> bool {
+        self.stopping.contains(&key.serial)
+    }
+
+    pub(crate) fn end_task(&mut self, key: CallKey) {
+        self.stopping.remove(&key.serial);
+    }
+}
+
+/// How far an outgoing call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More may come.
+    Open,
+    /// The final response is among those that wait to be taken, or was taken.
+    Finished,
+    /// Its time is over.
+    TimedOut,
+    /// Its responses were not taken.
+    NotTaken,
+    /// The connection was closed.
+    Closed,
+}
+
+pub(crate) struct Outgoing {
+    /// Responses that wait to be taken. The first is apart, because most calls have only one, and it takes no memory.
+    first: Option<Message>,
+    rest: VecDeque<Message>,
+    pub(crate) progress: Progress,
+    deadline: Option<Instant>,
+    pub(crate) waker: Option<Waker>,
+}
+
+impl Outgoing {
+    fn waiting(&self) -> usize {
+        self.first.is_some() as usize + self.rest.len()
+    }
+
+    /// Whether nothing more may come before something is taken.
+    fn is_full(&self, limit: usize) -> bool {
+        self.progress == Progress::Open && self.waiting() >= limit
+    }
+
+    fn push(&mut self, message: Message) {
+        match self.first {
+            None => self.first = Some(message),
+            Some(_) => self.rest.push_back(message),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.first.take();
+        self.first = self.rest.pop_front();
+        message
+    }
+}
+
+/// What there is of an outgoing call when its owner asks.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A response.
+    Message(Message),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, ever again.
+    Ended(Progress),
+}
+
+/// The calls that go out.
+pub(crate) struct OutgoingCalls {
+    table: HashMap<u64, Outgoing>,
+    next: u64,
+    open: usize,
+    /// Calls that have as many responses waiting to be taken as they may.
+    full: usize,
+    queue_limit: usize,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+impl OutgoingCalls {
+    pub(crate) fn new(first: u64, queue_limit: usize) -> Self {
+        Self { table: HashMap::new(), next: first, open: 0, full: 0, queue_limit, deadlines: BTreeSet::new() }
+    }
+
+    /// How many may still be answered.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether a call has so many responses waiting that no more can be read.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full > 0
+    }
+
+    /// The id of the next call. It counts up only by [`insert`](Self::insert), so that one that could not be sent
+    /// leaves no gap.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(crate) fn insert(&mut self) -> u64 {
+        let id = self.next;
+        self.next += 2;
+        self.open += 1;
+        let call =
+            Outgoing { first: None, rest: VecDeque::new(), progress: Progress::Open, deadline: None, waker: None };
+        self.table.insert(id, call);
+        id
+    }
+
+    pub(crate) fn get(&mut self, id: u64) -> Option<&mut Outgoing> {
+        self.table.get_mut(&id)
+    }
+
+    /// Sets when a call ends without an answer. A call that ended already keeps its end.
+    pub(crate) fn set_deadline(&mut self, id: u64, deadline: Instant) {
+        if let Some(call) = self.table.get_mut(&id)
+            && call.progress == Progress::Open
+        {
+            if let Some(earlier) = call.deadline.replace(deadline) {
+                self.deadlines.remove(&(earlier, id));
+            }
+
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Gives a response to its call. Returns whether there is one that waits for it.
+    pub(crate) fn deliver(&mut self, id: u64, message: Message, wakers: &mut Vec<Waker>) -> bool {
+        let Some(call) = self.table.get_mut(&id) else {
+            return false;
+        };
+
+        if call.progress != Progress::Open {
+            return false;
+        }
+
+        let ended = message.is_final();
+        call.push(message);
+        wakers.extend(call.waker.take());
+
+        if call.waiting() == self.queue_limit {
+            self.full += 1;
+        }
+
+        if ended {
+            self.end(id, Progress::Finished);
+        }
+
+        true
+    }
+
+    fn end(&mut self, id: u64, progress: Progress) {
+        if let Some(call) = self.table.get_mut(&id)
+            && call.progress == Progress::Open
+        {
+            self.full -= call.is_full(self.queue_limit) as usize;
+            self.open -= 1;
+            call.progress = progress;
+
+            if let Some(deadline) = call.deadline.take() {
+                self.deadlines.remove(&(deadline, id));
+            }
+        }
+    }
+
+    /// Takes a response of a call, if there is one.
+    pub(crate) fn take(&mut self, id: u64) -> Taken {
+        let Some(call) = self.table.get_mut(&id) else {
+            return Taken::Ended(Progress::Closed);
+        };
+
+        let was_full = call.is_full(self.queue_limit);
+
+        let Some(message) = call.pop() else {
+            return match call.progress {
+                Progress::Open => Taken::Nothing,
+                ended => Taken::Ended(ended),
+            };
+        };
+
+        if was_full && !call.is_full(self.queue_limit) {
+            self.full -= 1;
+        }
+
+        Taken::Message(message)
+    }
+
+    /// Forgets a call. Returns whether it was still open, so that the other side has to be told.
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        let open = self.open;
+        self.end(id, Progress::Finished);
+        self.table.remove(&id);
+        self.open < open
+    }
+
+    /// Ends the next call whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant, wakers: &mut Vec<Waker>) -> Option<u64> {
+        let (deadline, id) = *self.deadlines.first()?;
+
+        if deadline > now {
+            return None;
+        }
+
+        self.finish(id, Progress::TimedOut, wakers);
+        Some(id)
+    }
+
+    /// Ends the calls whose responses hold up everything else. What came for them can still be taken.
+    pub(crate) fn give_up_full(&mut self, wakers: &mut Vec<Waker>) -> Vec<u64> {
+        let full: Vec<u64> =
+            self.table.iter().filter(|(_, call)| call.is_full(self.queue_limit)).map(|(id, _)| *id).collect();
+
+        for id in &full {
+            self.finish(*id, Progress::NotTaken, wakers);
+        }
+
+        full
+    }
+
+    fn finish(&mut self, id: u64, progress: Progress, wakers: &mut Vec<Waker>) {
+        self.end(id, progress);
+
+        if let Some(call) = self.table.get_mut(&id) {
+            wakers.extend(call.waker.take());
+        }
+    }
+
+    /// Ends all of them. What came for them can still be taken.
+    pub(crate) fn close(&mut self, wakers: &mut Vec<Waker>) {
+        let calls: Vec<u64> = self.table.keys().copied().collect();
+
+        for id in calls {
+            self.finish(id, Progress::Closed, wakers);
+        }
+    }
+}

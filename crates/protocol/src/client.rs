@@ -1,0 +1,285 @@
+//! The calling side.
+
+use std::{
+    future::{IntoFuture, poll_fn},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{
+    connection::Side,
+    driver::Driver,
+    endpoint,
+    error::{CallError, ConnectError},
+    fields::Fields,
+    handler::{Handler, NoOperations},
+    message::Message,
+    settings::Settings,
+    shared::Shared,
+};
+
+/// A handle to make calls over one connection, whichever side opened it. Clones are handles to the same connection.
+///
+/// ```no_run
+/// use async_container_protocol::{Client, Fields};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect("supervisor.ipc").await?;
+/// let answer = client.call("ping", &()).await?;
+/// println!("up for {:?} s", answer.get::<f64>("uptime")?);
+///
+/// let mut status = client.call("status", &());
+///
+/// while let Some(monitor) = status.next().await? {
+///     println!("{:?}", monitor);
+/// }
+///
+/// println!("{:?}", status.finish().await?.nested("connections"));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Client {
+    shared: Arc<Shared>,
+    side: Side,
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>, side: Side) -> Self {
+        shared.add_handle();
+        Self { shared, side }
+    }
+
+    /// Connects to a supervisor, to make calls only. The connection is carried by a task, and closed once the last handle
+    /// and the last call are dropped.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ConnectError> {
+        Self::connect_with(path, NoOperations, Settings::default()).await
+    }
+
+    /// Connects to a supervisor, and answers the calls that come back over the same connection.
+    pub async fn connect_with(
+        path: impl AsRef<Path>,
+        handler: impl Handler,
+        settings: Settings,
+    ) -> Result<Self, ConnectError> {
+        let stream = endpoint::connect(path.as_ref()).await?;
+        let (client, driver) = Driver::new(stream, Side::Connected, handler, settings);
+        driver.spawn();
+        Ok(client)
+    }
+
+    /// Makes a call. It is on its way when this returns; the responses come by the [`Call`].
+    ///
+    /// The parameters are the fields of a struct or the entries of a map, or nothing: `&()`.
+    pub fn call<P: Serialize + ?Sized>(&self, operation: &str, parameters: &P) -> Call {
+        let id = self.shared.with(|connection| connection.call(operation, parameters));
+        Call::new(self.clone(), id)
+    }
+
+    /// Makes a call with parameters that are encoded already, or that came with another call.
+    pub fn call_fields(&self, operation: &str, parameters: &Fields) -> Call {
+        let id = self.shared.with(|connection| connection.call_fields(operation, parameters));
+        Call::new(self.clone(), id)
+    }
+
+    /// Whether the connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.shared.lock().connection.is_closed()
+    }
+
+    /// Waits until the connection is closed.
+    pub async fn closed(&self) {
+        let mut closed = std::pin::pin!(self.shared.closed.notified());
+        // To be listening before looking is what keeps the end in between from being missed.
+        closed.as_mut().enable();
+
+        if !self.is_closed() {
+            closed.await;
+        }
+    }
+
+    /// Closes the connection, after what there is to be written is written.
+    pub fn close(&self) {
+        self.shared.with(|connection| connection.finish());
+    }
+
+    /// Whether both are handles to the same connection.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Clone for Client {
+    fn clone(&self) -> Self {
+        Self::new(self.shared.clone(), self.side)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.shared.remove_handle() && self.side == Side::Connected {
+            self.close();
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").field("side", &self.side).field("closed", &self.is_closed()).finish()
+    }
+}
+
+/// A call that was made. Awaited, it gives the fields of the final response.
+///
+/// Dropping it before the final response tells the other side to stop.
+#[must_use = "a call that is dropped is cancelled"]
+pub struct Call {
+    client: Client,
+    state: State,
+}
+
+enum State {
+    /// It could not be made.
+    Failed(CallError),
+    /// More responses come.
+    Open(u64),
+    /// The final response came, and was not asked for yet.
+    Final(Message),
+    /// Everything was given.
+    Over,
+}
+
+impl Call {
+    fn new(client: Client, id: Result<u64, CallError>) -> Self {
+        let state = match id {
+            Ok(id) => State::Open(id),
+            Err(error) => State::Failed(error),
+        };
+
+        Self { client, state }
+    }
+
+    /// Ends the call with [`CallError::TimedOut`] unless its final response comes within this time from now. The other
+    /// side is told to stop.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        if let State::Open(id) = self.state {
+            let deadline = Instant::now().into_std() + timeout;
+            self.client.shared.with(|connection| connection.set_deadline(id, deadline));
+        }
+
+        self
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, CallError>> {
+        let id = match std::mem::replace(&mut self.state, State::Over) {
+            State::Open(id) => id,
+            State::Failed(error) => return Poll::Ready(Err(error)),
+            State::Final(message) => return Poll::Ready(Ok(Some(message))),
+            State::Over => return Poll::Ready(Ok(None)),
+        };
+
+        let taken = self.client.shared.with(|connection| {
+            let taken = connection.take_response(id);
+
+            match &taken {
+                Ok(Some(message)) if !message.is_final() => {}
+                Ok(None) => connection.wait_for_response(id, cx.waker()),
+                _ => connection.forget(id),
+            }
+
+            taken
+        });
+
+        match taken {
+            Ok(None) => {
+                self.state = State::Open(id);
+                Poll::Pending
+            }
+            Ok(Some(message)) => {
+                if !message.is_final() {
+                    self.state = State::Open(id);
+                }
+
+                Poll::Ready(Ok(Some(message)))
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// The next response, whatever it is, the final one included, as it came; `None` after that. It is what a relay needs,
+    /// and gives a failure as a message.
+    pub async fn next_message(&mut self) -> Result<Option<Message>, CallError> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    /// The next intermediate response, or `None` when the final one has come: [`finish`](Self::finish) gives that.
+    pub async fn next(&mut self) -> Result<Option<Fields>, CallError> {
+        if matches!(self.state, State::Final(_) | State::Over) {
+            return Ok(None);
+        }
+
+        match self.next_message().await? {
+            Some(message) if message.is_final() => match message.failure() {
+                Some(failure) => Err(CallError::Failed(failure)),
+                None => {
+                    self.state = State::Final(message);
+                    Ok(None)
+                }
+            },
+            message => Ok(message.map(Message::into_fields)),
+        }
+    }
+
+    /// The fields of the final response. Intermediate ones that were not taken are passed over.
+    pub async fn finish(mut self) -> Result<Fields, CallError> {
+        loop {
+            match self.next_message().await? {
+                Some(message) if !message.is_final() => {}
+                Some(message) => {
+                    return match message.failure() {
+                        Some(failure) => Err(CallError::Failed(failure)),
+                        None => Ok(message.into_fields()),
+                    };
+                }
+                // It gave its final response already, as a message.
+                None => return Ok(Fields::empty()),
+            }
+        }
+    }
+}
+
+impl IntoFuture for Call {
+    type Output = Result<Fields, CallError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.finish())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let State::Open(id) = self.state {
+            self.client.shared.with(|connection| connection.forget(id));
+        }
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = formatter.debug_struct("Call");
+
+        match &self.state {
+            State::Open(id) => debug.field("id", id),
+            State::Failed(error) => debug.field("error", error),
+            State::Final(message) => debug.field("final", message),
+            State::Over => &mut debug,
+        }
+        .finish_non_exhaustive()
+    }
+}

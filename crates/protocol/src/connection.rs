@@ -1,0 +1,620 @@
+//! One side of one connection as a state machine: bytes in, events out, bytes out. It has no socket and no clock.
+
+use std::{mem, task::Waker, time::Instant};
+
+use bytes::BytesMut;
+use serde::Serialize;
+
+use crate::{
+    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken},
+    encode::{self, Entries},
+    error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
+    failure::{Failure, class},
+    fields::Fields,
+    frame::{self, Framing, HEADER},
+    json,
+    message::{self, Id, Invalid, Message},
+    settings::Settings,
+};
+
+/// Which side of a connection this is. It decides the ids that its calls have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The side that connected: even ids from 2.
+    Connected,
+    /// The side that accepted: odd ids from 3.
+    Accepted,
+}
+
+/// What came of the input.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The other side made a call.
+    Call {
+        /// What to answer to.
+        key: CallKey,
+        /// The operation and its parameters.
+        message: Message,
+    },
+    /// The other side no longer wants the answer to a call, which is forgotten already.
+    Cancelled(CallKey),
+    /// There is a response to a call of this side: see [`Connection::take_response`].
+    Response(u64),
+}
+
+/// One side of a connection.
+///
+/// Whoever drives it does this, in any order and as often as there is reason to:
+/// - while [`wants_input`](Self::wants_input), appends what was read to a buffer and calls
+///   [`poll_event`](Self::poll_event) with it until there is none;
+/// - takes what is to be written with [`take_output`](Self::take_output), and says with
+///   [`handle_written`](Self::handle_written) and [`handle_blocked`](Self::handle_blocked) how the writing goes;
+/// - at the time that [`poll_timeout`](Self::poll_timeout) gives, calls [`handle_timeout`](Self::handle_timeout);
+/// - once [`is_closing`](Self::is_closing), writes what there is and calls [`close`](Self::close).
+///
+/// In between, calls and answers are encoded straight into the output: [`call`](Self::call),
+/// [`respond`](Self::respond), [`fail`](Self::fail).
+pub struct Connection {
+    settings: Settings,
+    framing: Option<Framing>,
+    incoming: IncomingCalls,
+    outgoing: OutgoingCalls,
+    output: Vec<u8>,
+    /// Bytes ever put into the output, and of these the ones that were written.
+    queued: u64,
+    written: u64,
+    /// An upper bound of the bytes of answers that wait to be written.
+    answers: u64,
+    searched: usize,
+    write_deadline: Option<Instant>,
+    read_deadline: Option<Instant>,
+    closing: bool,
+    closed: bool,
+    error: Option<ConnectionError>,
+    /// Tasks that wait until there is room for more output.
+    writers: Vec<Waker>,
+    wakers: Vec<Waker>,
+}
+
+impl Connection {
+    /// A connection on which nothing was said yet.
+    pub fn new(side: Side, settings: Settings) -> Self {
+        let first = match side {
+            Side::Connected => 2,
+            Side::Accepted => 3,
+        };
+
+        Self {
+            outgoing: OutgoingCalls::new(first, settings.queue_limit),
+            incoming: IncomingCalls::default(),
+            settings,
+            framing: None,
+            output: Vec::new(),
+            queued: 0,
+            written: 0,
+            answers: 0,
+            searched: 0,
+            write_deadline: None,
+            read_deadline: None,
+            closing: false,
+            closed: false,
+            error: None,
+            writers: Vec::new(),
+            wakers: Vec::new(),
+        }
+    }
+
+    /// How the peer delimits and encodes its messages, once it said anything.
+    pub fn framing(&self) -> Option<Framing> {
+        self.framing
+    }
+
+    /// The bounds of this connection.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether more may be read now. Not while a call has as many responses waiting to be taken as it may, nor while the
+    /// peer makes calls without reading the answers: that is how back-pressure reaches it.
+    pub fn wants_input(&self) -> bool {
+        !self.closing && !self.outgoing.is_full() && self.answers <= self.settings.backlog_limit as u64
+    }
+
+    /// Whether the connection is to be closed as soon as the output is written.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether the connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Why the connection is closing, if that is somebody's fault. It is given once.
+    pub fn take_error(&mut self) -> Option<ConnectionError> {
+        self.error.take()
+    }
+
+    /// Wants the connection closed once the output is written.
+    pub fn finish(&mut self) {
+        self.closing = true;
+    }
+
+    // Input.
+
+    /// Takes the next message off the input and says what came of it.
+    pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
+        while self.wants_input() {
+            let message = match self.take_message(input) {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err((id, error)) => {
+                    self.refuse(id, error);
+                    return None;
+                }
+            };
+
+            let event = self.handle_message(message);
+
+            if self.outgoing.is_full() {
+                let read_stall = self.settings.read_stall;
+                self.read_deadline.get_or_insert_with(|| now + read_stall);
+            }
+
+            if event.is_some() {
+                return event;
+            }
+        }
+
+        None
+    }
+
+    fn take_message(&mut self, input: &mut BytesMut) -> Result<Option<Message>, (Option<Id>, ConnectionError)> {
+        let broken = |error: FrameError| (None, ConnectionError::Frame(error));
+        let invalid = |Invalid { id, reason }: Invalid| (id, ConnectionError::Message(reason));
+        let limit = self.settings.frame_limit;
+
+        let framing = match (self.framing, input.first()) {
+            (Some(framing), _) => framing,
+            (None, Some(first)) => *self.framing.insert(Framing::of(*first)),
+            (None, None) => return Ok(None),
+        };
+
+        if framing == Framing::MessagePack {
+            return match frame::take_frame(input, limit).map_err(broken)? {
+                Some(payload) => Message::parse(payload.freeze()).map(Some).map_err(invalid),
+                None => Ok(None),
+            };
+        }
+
+        while let Some(line) = frame::take_line(input, &mut self.searched, limit).map_err(broken)? {
+            // A person presses return on an empty line at times.
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+
+            let mut payload = Vec::with_capacity(line.len());
+
+            if let Err(reason) = json::parse(&line, &mut payload) {
+                let id = message::find_id(&payload);
+                return Err(invalid(Invalid { id, reason }));
+            }
+
+            return Message::parse(payload.into()).map(Some).map_err(invalid);
+        }
+
+        Ok(None)
+    }
+
+    fn handle_message(&mut self, message: Message) -> Option<Event> {
+        let id = message.id();
+
+        if message.operation().is_some() {
+            return self.handle_call(message);
+        }
+
+        if message.is_cancel() {
+            return self.incoming.cancel(id, &mut self.wakers).map(Event::Cancelled);
+        }
+
+        match id.as_outgoing() {
+            Some(id) if self.outgoing.deliver(id, message, &mut self.wakers) => Some(Event::Response(id)),
+            _ => {
+                tracing::debug!(%id, "dropped a response to a call that is over");
+                None
+            }
+        }
+    }
+
+    fn handle_call(&mut self, message: Message) -> Option<Event> {
+        let id = message.id();
+
+        let refusal = if self.incoming.contains(id) {
+            Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
+        } else if self.incoming.len() >= self.settings.calls_limit {
+            let limit = self.settings.calls_limit;
+            Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
+        } else {
+            let key = self.incoming.insert(id);
+            return Some(Event::Call { key, message });
+        };
+
+        self.put_failure(id, &refusal);
+        None
+    }
+
+    /// Answers a peer that broke the protocol, where there is something to answer to, and takes no more from it.
+    fn refuse(&mut self, id: Option<Id>, error: ConnectionError) {
+        if let Some(id) = id {
+            let failure = Failure::new(class::INVALID_MESSAGE, error.to_string());
+            self.put_failure(id, &failure);
+        }
+
+        self.closing = true;
+        self.error = Some(error);
+    }
+
+    // Calls of this side.
+
+    /// Makes a call. Its id is what its responses come for.
+    pub fn call(&mut self, operation: &str, parameters: &(impl Serialize + ?Sized)) -> Result<u64, CallError> {
+        self.begin_call(operation, |entries| parameters.serialize(entries))
+    }
+
+    /// Makes a call with parameters that are encoded already.
+    pub fn call_fields(&mut self, operation: &str, parameters: &Fields) -> Result<u64, CallError> {
+        self.begin_call(operation, |entries| {
+            parameters.put(entries);
+            Ok(())
+        })
+    }
+
+    fn begin_call(
+        &mut self,
+        operation: &str,
+        parameters: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
+    ) -> Result<u64, CallError> {
+        if self.closing || self.closed {
+            return Err(CallError::ConnectionClosed);
+        }
+
+        let limit = self.settings.calls_limit;
+
+        if self.outgoing.open() >= limit {
+            return Err(CallError::TooManyCalls { limit });
+        }
+
+        let id = self.outgoing.next();
+        self.put(|entries| {
+            message::put_id(id.into(), entries);
+            entries.text("do", operation);
+            parameters(entries)
+        })?;
+
+        Ok(self.outgoing.insert())
+    }
+
+    /// Sets when a call ends without an answer.
+    pub fn set_deadline(&mut self, id: u64, deadline: Instant) {
+        self.outgoing.set_deadline(id, deadline);
+    }
+
+    /// Takes a response to a call: `Ok(None)` while there is none.
+    pub fn take_response(&mut self, id: u64) -> Result<Option<Message>, CallError> {
+        let taken = self.outgoing.take(id);
+
+        if !self.outgoing.is_full() {
+            self.read_deadline = None;
+        }
+
+        match taken {
+            Taken::Message(message) => Ok(Some(message)),
+            Taken::Nothing => Ok(None),
+            Taken::Ended(Progress::TimedOut) => Err(CallError::TimedOut),
+            Taken::Ended(Progress::NotTaken) => Err(CallError::NotTaken(self.settings.read_stall)),
+            Taken::Ended(_) => Err(CallError::ConnectionClosed),
+        }
+    }
+
+    /// Forgets a call, and tells the other side if it is not over.
+    pub fn forget(&mut self, id: u64) {
+        if self.outgoing.remove(id) {
+            self.put_cancel(id);
+        }
+
+        if !self.outgoing.is_full() {
+            self.read_deadline = None;
+        }
+    }
+
+    pub(crate) fn wait_for_response(&mut self, id: u64, waker: &Waker) {
+        if let Some(call) = self.outgoing.get(id) {
+            keep(&mut call.waker, waker);
+        }
+    }
+
+    // Answers of this side.
+
+    /// Sends a response to a call that came in. A final one ends it.
+    pub fn respond(&mut self, key: CallKey, last: bool, fields: &(impl Serialize + ?Sized)) -> Result<(), SendError> {
+        self.answer(key, last, |entries| {
+            put_response(key.id, last, entries);
+            fields.serialize(entries)
+        })
+    }
+
+    /// Sends a response whose fields are encoded already.
+    pub fn respond_fields(&mut self, key: CallKey, last: bool, fields: &Fields) -> Result<(), SendError> {
+        self.answer(key, last, |entries| {
+            put_response(key.id, last, entries);
+            fields.put(entries);
+            Ok(())
+        })
+    }
+
+    /// Passes a response on that came to another call, as it is.
+    pub fn relay(&mut self, key: CallKey, message: &Message) -> Result<(), SendError> {
+        self.answer(key, message.is_final(), |entries| {
+            message.relay(key.id, entries);
+            Ok(())
+        })
+    }
+
+    /// Ends a call with a failure.
+    pub fn fail(&mut self, key: CallKey, failure: &Failure) -> Result<(), SendError> {
+        self.answer(key, true, |entries| {
+            message::put_id(key.id, entries);
+            message::put_failure(failure, entries)
+        })
+    }
+
+    fn answer(
+        &mut self,
+        key: CallKey,
+        last: bool,
+        body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
+    ) -> Result<(), SendError> {
+        if self.incoming.get(key).is_none() {
+            return Err(SendError::Cancelled);
+        }
+
+        let before = self.queued;
+        self.put(body)?;
+        self.answers += self.queued - before;
+
+        if last {
+            self.incoming.remove(key);
+        } else if let Some(call) = self.incoming.get(key) {
+            call.sent(self.queued);
+        }
+
+        Ok(())
+    }
+
+    /// Whether another response to this call may be sent now, or should wait for the peer to read.
+    pub fn has_room(&mut self, key: CallKey) -> Result<bool, SendError> {
+        let call = self.incoming.get(key).ok_or(SendError::Cancelled)?;
+
+        Ok(call.queued(self.written) < self.settings.queue_limit && self.answers <= self.settings.backlog_limit as u64)
+    }
+
+    /// Whether the call still wants an answer.
+    pub fn is_wanted(&mut self, key: CallKey) -> bool {
+        self.incoming.get(key).is_some()
+    }
+
+    pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
+        if !self.writers.iter().any(|known| known.will_wake(waker)) {
+            self.writers.push(waker.clone());
+        }
+    }
+
+    pub(crate) fn wait_for_cancel(&mut self, key: CallKey, waker: &Waker) {
+        if let Some(call) = self.incoming.get(key) {
+            keep(&mut call.cancelled, waker);
+        }
+    }
+
+    /// Notes that a task carries the handler of this call on. Returns whether the call wants an answer still.
+    pub(crate) fn begin_task(&mut self, key: CallKey) -> bool {
+        self.incoming.begin_task(key)
+    }
+
+    /// Whether such a task should stop; if not, it is woken when it should.
+    pub(crate) fn is_task_over(&mut self, key: CallKey, waker: &Waker) -> bool {
+        if let Some(call) = self.incoming.get(key) {
+            keep(&mut call.task, waker);
+        }
+
+        self.incoming.is_task_over(key)
+    }
+
+    /// Such a task ended.
+    pub(crate) fn end_task(&mut self, key: CallKey) {
+        self.incoming.end_task(key);
+    }
+
+    // Output.
+
+    fn put_failure(&mut self, id: Id, failure: &Failure) {
+        let before = self.queued;
+        let result = self.put(|entries| {
+            message::put_id(id, entries);
+            message::put_failure(failure, entries)
+        });
+        self.answers += self.queued - before;
+
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not send a failure");
+        }
+    }
+
+    fn put_cancel(&mut self, id: u64) {
+        if self.closing || self.closed {
+            return;
+        }
+
+        let result = self.put(|entries| {
+            message::put_id(id.into(), entries);
+            entries.boolean("cancel", true);
+            Ok(())
+        });
+
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not send a cancellation");
+        }
+    }
+
+    /// Encodes one message at the end of the output. Should the encoding of somebody's value fail or panic, nothing of
+    /// it stays there.
+    fn put(&mut self, body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
+        let start = self.output.len();
+        let limit = self.settings.frame_limit;
+        let message = Unfinished { output: &mut self.output, start };
+        message.output.extend_from_slice(&[0; HEADER]);
+        encode::map(message.output, body)?;
+        let length = message.output.len() - start - HEADER;
+
+        if length > limit {
+            return Err(EncodeError::TooLarge { length, limit });
+        }
+
+        if self.framing == Some(Framing::JsonLines) {
+            let payload = message.output.split_off(start + HEADER);
+            message.output.truncate(start);
+            json::write(&payload, message.output).map_err(|error| EncodeError::Value(error.to_string()))?;
+            let length = message.output.len() - start;
+
+            if length > limit {
+                return Err(EncodeError::TooLarge { length, limit });
+            }
+        } else {
+            let header = (length as u32).to_be_bytes();
+            message.output[start..start + HEADER].copy_from_slice(&header);
+        }
+
+        let end = message.output.len();
+        mem::forget(message);
+        self.queued += (end - start) as u64;
+        Ok(())
+    }
+
+    /// Takes all that is to be written, in exchange for an empty buffer. Returns whether there is anything.
+    pub fn take_output(&mut self, buffer: &mut Vec<u8>) -> bool {
+        debug_assert!(buffer.is_empty());
+        mem::swap(&mut self.output, buffer);
+        !buffer.is_empty()
+    }
+
+    /// Whether there is something to be written that was not taken yet.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// The socket took this many bytes of what was taken.
+    pub fn handle_written(&mut self, bytes: usize) {
+        self.written += bytes as u64;
+        self.answers = self.answers.min(self.queued - self.written);
+        self.write_deadline = None;
+        self.wakers.append(&mut self.writers);
+    }
+
+    /// The socket takes no more for now.
+    pub fn handle_blocked(&mut self, now: Instant) {
+        let write_stall = self.settings.write_stall;
+        self.write_deadline.get_or_insert_with(|| now + write_stall);
+    }
+
+    /// How many bytes were put into the output, ever.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// How many bytes of the output were written, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    // Time.
+
+    /// When [`handle_timeout`](Self::handle_timeout) has to be called next. `None` while nothing waits.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.write_deadline, self.read_deadline, self.outgoing.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Ends whatever has waited for too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(id) = self.outgoing.expire(now, &mut self.wakers) {
+            self.put_cancel(id);
+        }
+
+        if self.read_deadline.is_some_and(|deadline| deadline <= now) {
+            self.read_deadline = None;
+
+            for id in self.outgoing.give_up_full(&mut self.wakers) {
+                tracing::warn!(call = id, "gave up a call whose responses were not taken");
+                self.put_cancel(id);
+            }
+        }
+
+        if self.write_deadline.is_some_and(|deadline| deadline <= now) {
+            // What waits will never be written, so there is nothing to wait for.
+            self.close();
+            self.error = Some(ConnectionError::Stalled(self.settings.write_stall));
+        }
+    }
+
+    // The end.
+
+    /// Ends all calls of both directions: nothing more will be read or written.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.closed = true;
+        self.output = Vec::new();
+        self.write_deadline = None;
+        self.read_deadline = None;
+        self.incoming.clear(&mut self.wakers);
+        self.outgoing.close(&mut self.wakers);
+        self.wakers.append(&mut self.writers);
+    }
+
+    /// Tasks to be woken for what happened. They are collected, because they should be woken without the lock under
+    /// which it did.
+    pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
+        mem::take(&mut self.wakers)
+    }
+}
+
+fn put_response(id: Id, last: bool, entries: &mut Entries<'_>) {
+    message::put_id(id, entries);
+
+    if last {
+        entries.boolean("finished", true);
+    }
+}
+
+fn keep(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(known) => known.clone_from(waker),
+        None => *place = Some(waker.clone()),
+    }
+}
+
+/// A message that is being encoded: what there is of it is taken back, unless it is forgotten when it is complete.
+struct Unfinished<'a> {
+    output: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.output.truncate(self.start);
+    }
+}
+
+impl From<MessageError> for ConnectionError {
+    fn from(error: MessageError) -> Self {
+        Self::Message(error)
+    }
+}

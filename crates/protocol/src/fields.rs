@@ -1,0 +1,340 @@
+//! The fields of a message, as far as they are the operation's own.
+
+use std::fmt;
+
+use bytes::Bytes;
+use rmpv::Value;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeSeed, MapAccess, Visitor, value::BorrowedStrDeserializer},
+    forward_to_deserialize_any,
+    ser::SerializeMap,
+};
+
+use crate::{
+    encode::Entries,
+    error::{DecodeError, EncodeError, MessageError},
+    json::Cursor,
+    message::is_reserved,
+    reader::Reader,
+};
+
+/// The parameters of a call or the fields of a response: a map with string keys, kept as it came and decoded when asked
+/// for.
+///
+/// The names that the protocol keeps for itself (`id`, `do`, `finished`, `failed`, `error`, `cancel`) are not among
+/// them.
+///
+/// ```
+/// use async_container_protocol::Fields;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Sample { duration: f64, path: Option<String> }
+///
+/// let fields = Fields::new(&Sample { duration: 30.0, path: None })?;
+/// assert_eq!(fields.get::<f64>("duration")?, Some(30.0));
+/// assert_eq!(fields.get::<f64>("frequency")?, None);
+/// assert_eq!(fields.deserialize::<Sample>()?.duration, 30.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Fields {
+    payload: Bytes,
+    body: usize,
+    entries: u32,
+}
+
+impl Fields {
+    /// No fields.
+    pub const fn empty() -> Self {
+        Self { payload: Bytes::new(), body: 0, entries: 0 }
+    }
+
+    /// The fields of a struct or the entries of a map, encoded. Nothing (`()`, `None`) has none.
+    pub fn new<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
+        let mut out = Vec::new();
+        let mut entries = Entries { out: &mut out, count: 0 };
+        value.serialize(&mut entries)?;
+        let entries = entries.count;
+
+        Ok(Self { payload: out.into(), body: 0, entries })
+    }
+
+    /// A view into a message that was scanned.
+    pub(crate) fn within(payload: Bytes, body: usize, entries: u32) -> Self {
+        Self { payload, body, entries }
+    }
+
+    /// A view of one value that was scanned, which has to be a map with string keys.
+    pub(crate) fn from_value(payload: Bytes) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(&payload);
+        let entries = reader.map()?.ok_or(MessageError::NotAMap)?;
+        let body = reader.position();
+
+        for _ in 0..entries {
+            reader.string()?.ok_or(MessageError::KeyNotText)?;
+            reader.skip(1)?;
+        }
+
+        Ok(Self { payload, body, entries })
+    }
+
+    fn all(&self) -> Iter<'_> {
+        Iter { reader: Reader::starting_at(&self.payload, self.body), remaining: self.entries }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.all().filter(|entry| !is_reserved(entry.key))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Their names, in the order in which they came.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|entry| entry.key)
+    }
+
+    /// Whether there is a field of that name.
+    pub fn contains(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
+    fn find(&self, key: &str) -> Option<Entry<'_>> {
+        self.iter().find(|entry| entry.key == key)
+    }
+
+    /// One field. `None` if there is none of that name, or if it is nil.
+    pub fn get<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<Option<T>, DecodeError> {
+        let Some(entry) = self.find(key) else {
+            return Ok(None);
+        };
+
+        decode(entry.key, entry.value, std::marker::PhantomData::<Option<T>>)
+    }
+
+    /// One field that is a map itself, without decoding or copying it. `None` if there is none of that name.
+    pub fn nested(&self, key: &str) -> Result<Option<Self>, DecodeError> {
+        let Some(entry) = self.find(key) else {
+            return Ok(None);
+        };
+
+        let payload = self.payload.slice_ref(entry.value);
+        Self::from_value(payload).map(Some).map_err(|error| {
+            let reason = match error {
+                MessageError::NotAMap => "it has to be a map".to_owned(),
+                error => error.to_string(),
+            };
+            DecodeError::Field { field: key.to_owned(), reason }
+        })
+    }
+
+    /// The operation that a nested map names, where it is the body of a call to be made elsewhere: its `do`.
+    pub fn operation(&self) -> Option<&str> {
+        let entry = self.all().find(|entry| entry.key == "do")?;
+        Reader::new(entry.value).string().ok().flatten()
+    }
+
+    /// All of them as a struct or a map. Unknown ones are ignored unless `T` objects.
+    pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
+        T::deserialize(Map(self))
+    }
+
+    /// All of them as a value to look around in.
+    pub fn to_value(&self) -> Value {
+        let entries = self.iter().map(|entry| {
+            let mut bytes = entry.value;
+            let value = rmpv::decode::read_value(&mut bytes).unwrap_or(Value::Nil);
+            (Value::from(entry.key), value)
+        });
+
+        Value::Map(entries.collect())
+    }
+
+    /// All of them as JSON. Binary values become base64; keys that are no strings become their JSON text.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// The same fields in memory of their own. Those of a message share the buffer that it was read into, and would
+    /// keep all of it for as long as they are kept.
+    pub fn compact(&self) -> Self {
+        self.without(&[])
+    }
+
+    /// These fields and one more, which replaces one of the same name.
+    pub fn with<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<Self, EncodeError> {
+        self.build(&[key], |entries| entries.entry(key, value))
+    }
+
+    /// These fields and those of `other`, which replace ones of the same name.
+    pub fn merge(&self, other: &Self) -> Self {
+        let keys: Vec<&str> = other.keys().collect();
+        self.build(&keys, |entries| {
+            other.put(entries);
+            Ok(())
+        })
+        .unwrap_or_default()
+    }
+
+    /// These fields but for some.
+    pub fn without(&self, keys: &[&str]) -> Self {
+        self.build(keys, |_| Ok(())).unwrap_or_default()
+    }
+
+    fn build(
+        &self,
+        without: &[&str],
+        more: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
+    ) -> Result<Self, EncodeError> {
+        let mut out = Vec::with_capacity(self.payload.len());
+        let mut entries = Entries { out: &mut out, count: 0 };
+
+        for entry in self.iter().filter(|entry| !without.contains(&entry.key)) {
+            entries.raw(entry.whole, 1);
+        }
+
+        more(&mut entries)?;
+        let entries = entries.count;
+        out.shrink_to_fit();
+
+        Ok(Self { payload: out.into(), body: 0, entries })
+    }
+
+    /// Writes them into a message.
+    pub(crate) fn put(&self, entries: &mut Entries<'_>) {
+        // What was encoded here has no reserved names, and goes out in one piece.
+        if self.body == 0 {
+            return entries.raw(&self.payload, self.entries);
+        }
+
+        for entry in self.iter() {
+            entries.raw(entry.whole, 1);
+        }
+    }
+}
+
+impl PartialEq for Fields {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().map(|entry| entry.whole).eq(other.iter().map(|entry| entry.whole))
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_json(), formatter)
+    }
+}
+
+/// In any format, by walking the MessagePack.
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.len()))?;
+
+        for entry in self.iter() {
+            map.serialize_entry(entry.key, &Cursor::new(entry.value))?;
+        }
+
+        map.end()
+    }
+}
+
+/// One field.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    key: &'a str,
+    value: &'a [u8],
+    whole: &'a [u8],
+}
+
+/// Goes over entries that were scanned once; should they be broken all the same, it ends.
+struct Iter<'a> {
+    reader: Reader<'a>,
+    remaining: u32,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Entry<'a>;
+
+    fn next(&mut self) -> Option<Entry<'a>> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        let start = self.reader.position();
+        let key = self.reader.string().ok()??;
+        let middle = self.reader.position();
+        self.reader.skip(1).ok()?;
+
+        Some(Entry { key, value: self.reader.since(middle), whole: self.reader.since(start) })
+    }
+}
+
+fn decode<'a, S: DeserializeSeed<'a>>(key: &str, value: &'a [u8], seed: S) -> Result<S::Value, DecodeError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(value);
+
+    seed.deserialize(&mut deserializer)
+        .map_err(|error| DecodeError::Field { field: key.to_owned(), reason: error.to_string() })
+}
+
+/// The fields as serde sees them.
+struct Map<'a>(&'a Fields);
+
+impl<'de> Deserializer<'de> for Map<'de> {
+    type Error = DecodeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_map(Access { entries: self.0.all(), current: None })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit_struct seq tuple
+        tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+struct Access<'a> {
+    entries: Iter<'a>,
+    current: Option<Entry<'a>>,
+}
+
+impl<'a> MapAccess<'a> for Access<'a> {
+    type Error = DecodeError;
+
+    fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
+        self.current = self.entries.find(|entry| !is_reserved(entry.key));
+
+        match self.current {
+            Some(entry) => seed.deserialize(BorrowedStrDeserializer::new(entry.key)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'a>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
+        match self.current.take() {
+            Some(entry) => decode(entry.key, entry.value, seed),
+            None => Err(serde::de::Error::custom("a value was asked for before its key")),
+        }
+    }
+}

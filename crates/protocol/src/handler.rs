@@ -1,0 +1,314 @@
+//! The answering side.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    calls::CallKey,
+    client::{Call, Client},
+    connection::Side,
+    error::{DecodeError, SendError},
+    failure::{Failure, class},
+    fields::Fields,
+    message::{Message, Name},
+    shared::Shared,
+};
+
+/// What a handler does after it returned.
+pub type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
+
+/// Answers the calls that come in over a connection.
+///
+/// [`Operations`](crate::Operations) is the one to use; this is what it stands on.
+///
+/// ```
+/// use async_container_protocol::{BoxFuture, Handler, Request, Responder};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
+///         responder.finish_fields(request.fields());
+///         None
+///     }
+/// }
+/// ```
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a call: now, and returns `None`; or later, by a future.
+    ///
+    /// It runs on the task of the connection, which does nothing else meanwhile. The future is polled there once, and goes
+    /// on in a task of its own unless it is ready. It is dropped when the call is cancelled or the connection closed, but no
+    /// longer once it has answered.
+    fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture>;
+}
+
+impl<H: Handler + ?Sized> Handler for Arc<H> {
+    fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
+        (**self).call(request, responder)
+    }
+}
+
+/// A side that takes no calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoOperations;
+
+impl Handler for NoOperations {
+    fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
+        responder.fail(unknown(request.operation()));
+        None
+    }
+}
+
+pub(crate) fn unknown(operation: &str) -> Failure {
+    Failure::new(class::UNKNOWN_OPERATION, format!("there is no operation '{operation}'"))
+}
+
+/// A call that came in.
+#[derive(Clone)]
+pub struct Request {
+    operation: Name,
+    fields: Fields,
+}
+
+impl Request {
+    pub(crate) fn new(message: Message) -> Self {
+        let (operation, fields) = message.into_call();
+        Self { operation, fields }
+    }
+
+    /// What is to be done.
+    pub fn operation(&self) -> &str {
+        self.operation.as_str()
+    }
+
+    /// The parameters.
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// The parameters, to keep.
+    pub fn into_fields(self) -> Fields {
+        self.fields
+    }
+
+    /// One parameter; `None` if it is missing or nil. One of another type is a failure to answer with.
+    pub fn get<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<Option<T>, Failure> {
+        self.fields.get(key).map_err(invalid)
+    }
+
+    /// One parameter that has to be there.
+    pub fn require<'a, T: Deserialize<'a>>(&'a self, key: &str) -> Result<T, Failure> {
+        self.get(key)?.ok_or_else(|| Failure::invalid_parameters(format!("the parameter '{key}' is missing")))
+    }
+
+    /// All parameters as a struct.
+    pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        self.fields.deserialize().map_err(invalid)
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Request").field("operation", &self.operation()).field("fields", &self.fields).finish()
+    }
+}
+
+fn invalid(error: DecodeError) -> Failure {
+    Failure::invalid_parameters(error.to_string())
+}
+
+/// The way back to a caller.
+///
+/// One that is dropped without an answer fails the call with class `Internal`, so that no caller waits for ever.
+pub struct Responder {
+    shared: Arc<Shared>,
+    key: CallKey,
+    side: Side,
+    answered: bool,
+}
+
+impl Responder {
+    pub(crate) fn new(shared: Arc<Shared>, key: CallKey, side: Side) -> Self {
+        Self { shared, key, side, answered: false }
+    }
+
+    /// A handle to make calls to the side that made this one.
+    pub fn peer(&self) -> Client {
+        Client::new(self.shared.clone(), self.side)
+    }
+
+    /// Sends an intermediate response. Waits while too many of them are on their way and the peer does not read.
+    pub async fn send<T: Serialize + ?Sized>(&self, fields: &T) -> Result<(), SendError> {
+        self.room().await?;
+        self.shared.with(|connection| connection.respond(self.key, false, fields))
+    }
+
+    /// As [`send`](Self::send), with fields that are encoded already.
+    pub async fn send_fields(&self, fields: &Fields) -> Result<(), SendError> {
+        self.room().await?;
+        self.shared.with(|connection| connection.respond_fields(self.key, false, fields))
+    }
+
+    /// Waits until another response can be sent without piling up.
+    async fn room(&self) -> Result<(), SendError> {
+        poll_fn(|cx| {
+            self.shared.with(|connection| match connection.has_room(self.key) {
+                Ok(true) => Poll::Ready(Ok(())),
+                Ok(false) => {
+                    connection.wait_for_room(cx.waker());
+                    connection.wait_for_cancel(self.key, cx.waker());
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            })
+        })
+        .await
+    }
+
+    /// Sends the final response. If it cannot be encoded, the call fails with class `Internal`.
+    pub fn finish<T: Serialize + ?Sized>(mut self, fields: &T) -> Sent {
+        let result = self.shared.with(|connection| connection.respond(self.key, true, fields));
+        self.end(result)
+    }
+
+    /// As [`finish`](Self::finish), with fields that are encoded already.
+    pub fn finish_fields(mut self, fields: &Fields) -> Sent {
+        let result = self.shared.with(|connection| connection.respond_fields(self.key, true, fields));
+        self.end(result)
+    }
+
+    /// Fails the call.
+    pub fn fail(mut self, failure: impl Into<Failure>) -> Sent {
+        let failure = failure.into();
+        let result = self.shared.with(|connection| connection.fail(self.key, &failure));
+        self.end(result)
+    }
+
+    /// Answers with what a handler came to.
+    pub fn answer<T: Serialize>(self, result: Result<T, Failure>) -> Sent {
+        match result {
+            Ok(fields) => self.finish(&fields),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    /// Passes all responses of another call on, as they come and without decoding them. When this one is cancelled and the
+    /// future dropped, so is the other.
+    pub async fn relay(mut self, mut call: Call) {
+        loop {
+            let message = match call.next_message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(error) => {
+                    self.fail(error.into_failure());
+                    return;
+                }
+            };
+
+            let last = message.is_final();
+
+            if !last && self.room().await.is_err() {
+                return;
+            }
+
+            let result = self.shared.with(|connection| connection.relay(self.key, &message));
+
+            if last || result.is_err() {
+                self.end(result);
+                return;
+            }
+        }
+    }
+
+    fn end(&mut self, result: Result<(), SendError>) -> Sent {
+        if let Err(SendError::Encode(error)) = result {
+            tracing::error!(%error, "an answer could not be encoded");
+            let failure = Failure::new(class::INTERNAL, error.to_string());
+            self.refuse(&failure);
+        }
+
+        self.answered = true;
+
+        Sent { position: self.shared.lock().connection.queued(), shared: self.shared.clone() }
+    }
+
+    fn refuse(&self, failure: &Failure) {
+        // Nobody is left to be told if that fails too.
+        let _ = self.shared.with(|connection| connection.fail(self.key, failure));
+    }
+
+    /// Whether the caller wants no answer any more.
+    pub fn is_cancelled(&self) -> bool {
+        !self.shared.lock().connection.is_wanted(self.key)
+    }
+
+    /// Waits until the caller wants no answer any more, or is gone. Handlers need it only for work that dropping their
+    /// future does not end.
+    pub async fn cancelled(&self) {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+
+            if !state.connection.is_wanted(self.key) {
+                return Poll::Ready(());
+            }
+
+            state.connection.wait_for_cancel(self.key, cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+
+        let message = match std::thread::panicking() {
+            true => "the handler panicked",
+            false => "the handler ended without an answer",
+        };
+
+        self.refuse(&Failure::new(class::INTERNAL, message));
+    }
+}
+
+impl std::fmt::Debug for Responder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Responder").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// An answer that was given. Nearly nobody needs it.
+#[derive(Clone)]
+pub struct Sent {
+    shared: Arc<Shared>,
+    position: u64,
+}
+
+impl Sent {
+    /// Waits until the answer is written to the socket, or the connection closed. It is for a handler that is about to do
+    /// something that this process may not survive.
+    pub async fn flushed(self) {
+        poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            let connection = &mut state.connection;
+
+            if connection.is_closed() || connection.written() >= self.position {
+                return Poll::Ready(());
+            }
+
+            connection.wait_for_room(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl std::fmt::Debug for Sent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Sent").finish_non_exhaustive()
+    }
+}

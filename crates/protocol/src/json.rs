@@ -1,0 +1,213 @@
+//! JSON lines: the same messages as MessagePack, for people with a terminal and for peers that speak the older protocol.
+//!
+//! A line is turned into MessagePack where it comes in and back where it goes out, so that nothing in between knows of
+//! it. That costs such a connection about a microsecond a message, and the others nothing.
+
+use std::{cell::Cell, fmt};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde::{
+    Deserializer, Serialize, Serializer,
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
+    ser::{Error, SerializeMap, SerializeSeq},
+};
+
+use crate::{
+    encode,
+    error::MessageError,
+    reader::{Reader, Token},
+};
+
+/// Reads a line into a payload. Where it is broken, `out` holds what could be read.
+pub(crate) fn parse(line: &[u8], out: &mut Vec<u8>) -> Result<(), MessageError> {
+    if line.trim_ascii_start().first() != Some(&b'{') {
+        return Err(MessageError::NotAMap);
+    }
+
+    let mut deserializer = serde_json::Deserializer::from_slice(line);
+    let json = |error: serde_json::Error| MessageError::Json(error.to_string());
+    Writer(out).deserialize(&mut deserializer).map_err(json)?;
+    deserializer.end().map_err(json)
+}
+
+/// Writes a payload as a line.
+pub(crate) fn write(payload: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    serde_json::to_writer(&mut *out, &Cursor::new(payload))?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// Writes what it visits as MessagePack.
+struct Writer<'a>(&'a mut Vec<u8>);
+
+impl<'de> DeserializeSeed<'de> for Writer<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Writer<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        encode::put_nil(self.0);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        encode::put_boolean(self.0, value);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        encode::put_unsigned(self.0, value);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        encode::put_signed(self.0, value);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        encode::put_float(self.0, value);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        encode::put_text(self.0, value);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let start = encode::open(self.0);
+        let mut elements = 0;
+
+        while seq.next_element_seed(Writer(self.0))?.is_some() {
+            elements += 1;
+        }
+
+        encode::close_array(self.0, start, elements);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let start = encode::open(self.0);
+        let mut entries = 0;
+
+        while map.next_key_seed(Writer(self.0))?.is_some() {
+            map.next_value_seed(Writer(self.0))?;
+            entries += 1;
+        }
+
+        encode::close_map(self.0, start, entries);
+        Ok(())
+    }
+}
+
+/// MessagePack as something to serialize: each time, one value from where it stands.
+///
+/// The position is shared by a value and its children, because they are read in the order in which they are written,
+/// and to find where a child ends by passing over it first would cost time that grows with the square of the depth.
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: Cell<usize>,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: Cell::new(0) }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&mut Reader<'a>) -> Result<T, MessageError>) -> Result<T, MessageError> {
+        let mut reader = Reader::starting_at(self.bytes, self.at.get());
+        let value = read(&mut reader)?;
+        self.at.set(reader.position());
+        Ok(value)
+    }
+
+    /// A key, for a format whose keys are strings: others become their own text, so that one odd map of one worker
+    /// does not cost everybody else the whole answer.
+    fn key_text(&self) -> Result<String, MessageError> {
+        let start = self.at.get();
+        let text = self.read(|reader| {
+            let text = match reader.token()? {
+                Token::Text(text) => Some(text.to_owned()),
+                _ => None,
+            };
+            Ok(text)
+        })?;
+
+        match text {
+            Some(text) => Ok(text),
+            None => {
+                self.at.set(start);
+                let value = self.read(|reader| {
+                    reader.skip(1)?;
+                    Ok(reader.since(start))
+                })?;
+                serde_json::to_string(&Cursor::new(value)).map_err(|error| MessageError::Json(error.to_string()))
+            }
+        }
+    }
+}
+
+impl Serialize for Cursor<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let readable = serializer.is_human_readable();
+
+        match self.read(Reader::token).map_err(S::Error::custom)? {
+            Token::Nil => serializer.serialize_unit(),
+            Token::Boolean(value) => serializer.serialize_bool(value),
+            Token::Unsigned(value) => serializer.serialize_u64(value),
+            Token::Signed(value) => serializer.serialize_i64(value),
+            Token::Float(value) => serializer.serialize_f64(value),
+            Token::Text(text) => serializer.serialize_str(text),
+            Token::Binary(bytes) | Token::Extension(_, bytes) if readable => {
+                serializer.serialize_str(&BASE64.encode(bytes))
+            }
+            Token::Binary(bytes) => serializer.serialize_bytes(bytes),
+            Token::Extension(kind, bytes) => {
+                serializer.serialize_newtype_struct(rmp_serde::MSGPACK_EXT_STRUCT_NAME, &(kind, Binary(bytes)))
+            }
+            Token::Array(elements) => {
+                let mut seq = serializer.serialize_seq(Some(elements as usize))?;
+
+                for _ in 0..elements {
+                    seq.serialize_element(self)?;
+                }
+
+                seq.end()
+            }
+            Token::Map(entries) => {
+                let mut map = serializer.serialize_map(Some(entries as usize))?;
+
+                for _ in 0..entries {
+                    if readable {
+                        map.serialize_key(&self.key_text().map_err(S::Error::custom)?)?;
+                    } else {
+                        map.serialize_key(self)?;
+                    }
+
+                    map.serialize_value(self)?;
+                }
+
+                map.end()
+            }
+        }
+    }
+}
+
+struct Binary<'a>(&'a [u8]);
+
+impl Serialize for Binary<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}

@@ -1,0 +1,118 @@
+//! What the driver of a connection shares with the handles to it.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use crate::connection::Connection;
+
+/// A connection under a lock. Handles encode into its output themselves, and wake the driver only if it would not come
+/// by on its own: that, and that it takes all there is at once, is what makes many calls cheap.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    handles: AtomicUsize,
+    pub(crate) closed: Notify,
+}
+
+pub(crate) struct State {
+    pub(crate) connection: Connection,
+    pub(crate) driver: Driver,
+}
+
+/// What the driver waits for.
+pub(crate) enum Driver {
+    /// It is at work, and looks at everything before it rests.
+    Running,
+    /// It waits, and has to be woken if anything but this happens.
+    Waiting {
+        waker: Waker,
+        /// It will be told when more can be read.
+        reading: bool,
+        /// It will be told when more can be written.
+        blocked: bool,
+        /// It will look again then.
+        timeout: Option<Instant>,
+    },
+    /// It is gone.
+    Gone,
+}
+
+impl State {
+    /// Whether something happened that the driver does not know of.
+    fn has_news(&self) -> bool {
+        let Driver::Waiting { reading, blocked, timeout, .. } = &self.driver else {
+            return false;
+        };
+
+        let connection = &self.connection;
+        let earlier = match (connection.poll_timeout(), timeout) {
+            (Some(wanted), Some(armed)) => wanted < *armed,
+            (wanted, _) => wanted.is_some(),
+        };
+
+        (connection.has_output() && !blocked)
+            || (connection.wants_input() && !reading)
+            || connection.is_closing()
+            || earlier
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            state: Mutex::new(State { connection, driver: Driver::Running }),
+            handles: AtomicUsize::new(0),
+            closed: Notify::new(),
+        }
+    }
+
+    /// A panic under the lock can only come from somebody's `Serialize`, and what that wrote was taken back.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the connection, then wakes whoever has to know.
+    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        let mut state = self.lock();
+        let result = act(&mut state.connection);
+        let wakers = state.connection.take_wakers();
+        let driver = match state.has_news() {
+            true => match std::mem::replace(&mut state.driver, Driver::Running) {
+                Driver::Waiting { waker, .. } => Some(waker),
+                _ => None,
+            },
+            false => None,
+        };
+        drop(state);
+
+        if let Some(waker) = driver {
+            waker.wake();
+        }
+
+        wakers.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether that was the last one.
+    pub(crate) fn remove_handle(&self) -> bool {
+        self.handles.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Ends everything that the connection has under way.
+    pub(crate) fn close(&self) {
+        self.lock().driver = Driver::Gone;
+        self.with(Connection::close);
+        self.closed.notify_waiters();
+    }
+}
