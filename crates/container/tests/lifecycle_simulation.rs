@@ -10,46 +10,48 @@ use async_container::{Backoff, ExitStatus, Restart};
 
 const STEPS: usize = 80;
 
+/// The default of `Backoff`.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
 /// A process of the simulated world.
 #[derive(Debug)]
 struct Process {
-    /// When it has been asked to end.
-    interrupted: Option<Instant>,
-    killed: Option<Instant>,
     started: Instant,
-    ready: bool,
+    ready_since: Option<Instant>,
     last_message: Instant,
+    interrupted: bool,
+    killed: Option<Instant>,
 }
 
+/// The world around one lifecycle, with its own bookkeeping of what may and must happen.
 struct World {
     random: fastrand::Rng,
     settings: Settings,
     lifecycle: Lifecycle,
     now: Instant,
     process: Option<Process>,
-    stop_asked: Option<(Instant, Duration)>,
-    last_spawn: Option<Instant>,
-    /// When the last run ended or the last attempt failed, and whether the run was healthy.
-    last_end: Option<(Instant, bool)>,
-    /// Ends in a row without a healthy run between them.
+    /// By when everything must be over or killed, once it was asked to stop.
+    stop_deadline: Option<Instant>,
+    /// By when the process must be killed or gone, once it was asked to be replaced.
+    replace_deadline: Option<Instant>,
+    /// When the last run ended or the last attempt failed.
+    last_end: Option<Instant>,
+    /// Ends and failed attempts in a row without a healthy run among them.
     short_runs: u32,
-    replace_asked: Option<Instant>,
+    spawns: u64,
 }
-
-/// How late a deadline may be noticed: the world advances time only to the next deadline, so not at all.
-const TOLERANCE: Duration = Duration::ZERO;
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let optional = |random: &mut fastrand::Rng, low: u64, high: u64| {
-            random.bool().then(|| Duration::from_millis(random.u64(low..high)))
-        };
+        let mut limit = || random.bool().then(|| Duration::from_millis(random.u64(1..4000)));
+        let (startup_timeout, health_check_timeout) = (limit(), limit());
+        let restarts = [Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never];
         let settings = Settings {
-            restart: *random.choice(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]).unwrap(),
+            restart: restarts[random.usize(..restarts.len())],
             backoff: Backoff::new().maximum(Duration::from_secs(5)),
-            startup_timeout: optional(&mut random, 1, 4000),
-            health_check_timeout: optional(&mut random, 1, 4000),
+            startup_timeout,
+            health_check_timeout,
             grace: Duration::from_millis(random.u64(0..3000)),
             ready_when_spawned: random.u8(..) < 40,
         };
@@ -59,12 +61,53 @@ impl World {
             settings,
             now: Instant::now(),
             process: None,
-            stop_asked: None,
-            last_spawn: None,
+            stop_deadline: None,
+            replace_deadline: None,
             last_end: None,
             short_runs: 0,
-            replace_asked: None,
+            spawns: 0,
         }
+    }
+
+    fn run(&mut self) {
+        self.lifecycle.handle_start();
+        self.act();
+        for _ in 0..STEPS {
+            match self.random.u8(0..100) {
+                0..45 => self.let_time_pass(),
+                45..60 => self.message(),
+                60..75 => self.become_ready(),
+                75..88 => self.exit(),
+                88..90 => self.become_unready(),
+                90..95 => self.replace(),
+                95..98 => self.stop(),
+                _ => self.lifecycle.handle_start(),
+            }
+            self.act();
+            self.check();
+        }
+        self.stop();
+        self.act();
+        self.end();
+    }
+
+    /// Whatever the process does, stopping comes to an end.
+    fn end(&mut self) {
+        for _ in 0..4 {
+            if self.process.as_ref().is_some_and(|process| process.killed.is_some()) {
+                self.exit();
+                self.act();
+            }
+            if let Some(at) = self.lifecycle.poll_timeout() {
+                self.now = self.now.max(at);
+                self.lifecycle.handle_timeout(self.now);
+                self.act();
+            }
+            self.check();
+        }
+        assert!(matches!(self.lifecycle.state(), State::Stopped(_)), "still {:?}", self.lifecycle.state());
+        assert!(self.process.is_none());
+        assert_eq!(self.lifecycle.poll_timeout(), None);
     }
 
     fn act(&mut self) {
@@ -73,7 +116,8 @@ impl World {
                 Action::Spawn => self.spawn(),
                 Action::Interrupt => {
                     let process = self.process.as_mut().expect("an interrupt needs a process");
-                    process.interrupted = Some(self.now);
+                    assert!(!process.interrupted, "interrupted twice");
+                    process.interrupted = true;
                 }
                 Action::Kill => {
                     let process = self.process.as_mut().expect("a kill needs a process");
@@ -86,48 +130,153 @@ impl World {
 
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "two processes in one slot");
-        assert!(self.stop_asked.is_none(), "spawned although asked to stop");
-        if let Some((end, _)) = self.last_end {
-            // The jitter takes off at most 30 %.
+        assert!(self.stop_deadline.is_none(), "spawned although asked to stop");
+        if let Some(end) = self.last_end {
             let full = self.settings.backoff.delay(self.short_runs.saturating_sub(1), 0.0);
             let waited = self.now - end;
-            assert!(waited >= full.mul_f64(0.69), "waited {waited:?} of {full:?} after {} short runs", self.short_runs);
-            assert!(waited <= full + TOLERANCE, "waited {waited:?}, more than {full:?}");
+            // Chance takes off at most 30 %; the rest is rounding.
+            assert!(
+                waited >= full.mul_f64(0.699),
+                "waited {waited:?} of {full:?} after {} short runs",
+                self.short_runs
+            );
+            assert!(waited <= full, "waited {waited:?}, more than {full:?}");
         }
-        self.last_spawn = Some(self.now);
+        self.replace_deadline = None;
         if self.random.u8(..) < 40 {
-            let transient = self.random.bool();
-            // The first attempt that fails is never retried at once.
-            self.short_runs = (self.short_runs + 1).max(2);
-            self.last_end = Some((self.now, false));
-            self.lifecycle.handle_spawn_failed(self.now, transient);
+            // The first attempt that fails is not repeated at once either.
+            self.short_runs = self.short_runs.max(1) + 1;
+            self.last_end = Some(self.now);
+            self.lifecycle.handle_spawn_failed(self.now, self.random.bool());
         } else {
+            self.spawns += 1;
+            let ready_since = self.settings.ready_when_spawned.then_some(self.now);
             self.process = Some(Process {
-                interrupted: None,
-                killed: None,
                 started: self.now,
-                ready: self.settings.ready_when_spawned,
+                ready_since,
                 last_message: self.now,
+                interrupted: false,
+                killed: None,
             });
-            self.replace_asked = None;
             self.lifecycle.handle_spawned(self.now);
+            assert_eq!(self.lifecycle.restarts(), self.spawns - 1);
         }
     }
 
     fn exit(&mut self) {
-        let Some(process) = self.process.take() else {
-            return;
-        };
+        let Some(process) = self.process.take() else { return };
         let status = match (process.killed, self.random.u8(0..3)) {
             (Some(_), _) => ExitStatus::Signaled(9),
             (None, 0) => ExitStatus::Exited(0),
             (None, 1) => ExitStatus::Exited(1),
             (None, _) => ExitStatus::Signaled(11),
         };
-        // Whether it was healthy is for the machine to know by itself; here it is followed independently.
-        let healthy = self.ready_since.is_some_and(|since| self.now - since >= Duration::from_secs(10));
+        let healthy = process.ready_since.is_some_and(|since| self.now - since >= HEALTHY_AFTER);
         self.short_runs = if healthy { 1 } else { self.short_runs + 1 };
-        self.last_end = Some((self.now, healthy));
+        self.last_end = Some(self.now);
         self.lifecycle.handle_exited(self.now, status);
+    }
+
+    fn message(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.last_message = self.now;
+            self.lifecycle.handle_message(self.now);
+        }
+    }
+
+    fn become_ready(&mut self) {
+        if let Some(process) = &mut self.process {
+            let was_starting = self.lifecycle.state() == State::Starting;
+            process.last_message = self.now;
+            if was_starting {
+                process.ready_since = Some(self.now);
+            }
+            assert_eq!(self.lifecycle.handle_ready(self.now), was_starting);
+        }
+    }
+
+    fn become_unready(&mut self) {
+        if let Some(process) = &mut self.process
+            && self.lifecycle.state() == State::Ready
+        {
+            process.started = self.now;
+            self.lifecycle.handle_unready(self.now);
+            assert_eq!(self.lifecycle.state(), State::Starting);
+        }
+    }
+
+    fn replace(&mut self) {
+        if matches!(self.lifecycle.state(), State::Starting | State::Ready) {
+            self.replace_deadline = Some(self.now + self.settings.grace);
+        }
+        self.lifecycle.handle_replace(self.now);
+    }
+
+    fn stop(&mut self) {
+        let grace = Duration::from_millis(self.random.u64(0..3000));
+        let deadline = self.now + grace;
+        self.stop_deadline = Some(self.stop_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.lifecycle.handle_stop(self.now, grace);
+    }
+
+    /// To the next deadline, or somewhere before it: the shell never sleeps past one.
+    fn let_time_pass(&mut self) {
+        let step = Duration::from_millis(self.random.u64(0..6000));
+        let target = self.now + step;
+        match self.lifecycle.poll_timeout() {
+            Some(at) if at <= target => {
+                self.now = self.now.max(at);
+                self.lifecycle.handle_timeout(self.now);
+            }
+            _ => {
+                self.now = target;
+                // A timer that comes too early changes nothing.
+                self.lifecycle.handle_timeout(self.now);
+            }
+        }
+    }
+
+    /// The promises that hold at every moment.
+    fn check(&self) {
+        let state = self.lifecycle.state();
+        assert_eq!(state.is_running(), self.process.is_some(), "{state:?}");
+        assert!(!self.lifecycle.has_actions());
+        if let Some(at) = self.lifecycle.poll_timeout() {
+            assert!(at >= self.now, "a deadline was missed");
+        }
+        let Some(process) = &self.process else {
+            if self.stop_deadline.is_some() {
+                assert!(matches!(state, State::Stopped(_)), "{state:?} although asked to stop");
+            }
+            return;
+        };
+        let ended = process.killed.is_some();
+        for deadline in [self.stop_deadline, self.replace_deadline].into_iter().flatten() {
+            assert!(ended || self.now < deadline, "not killed at the end of its grace");
+        }
+        match state {
+            State::Starting => {
+                let limit = self.settings.startup_timeout;
+                assert!(limit.is_none_or(|limit| self.now < process.started + limit), "start-up time-out missed");
+            }
+            State::Ready => {
+                let limit = self.settings.health_check_timeout;
+                assert!(limit.is_none_or(|limit| self.now < process.last_message + limit), "health check missed");
+            }
+            State::Stopping => assert!(ended || process.interrupted, "stopping without having been told"),
+            State::New | State::Waiting { .. } | State::Stopped(_) => unreachable!("there is a process"),
+        }
+    }
+}
+
+#[test]
+fn random_schedules_break_no_promise() {
+    let schedules = std::env::var("LIFECYCLE_SCHEDULES").ok().and_then(|number| number.parse().ok()).unwrap_or(20_000);
+    for seed in 0..schedules {
+        let result = std::panic::catch_unwind(|| World::new(seed).run());
+        if let Err(panic) = result {
+            eprintln!("the schedule with seed {seed} broke a promise");
+            std::panic::resume_unwind(panic);
+        }
     }
 }

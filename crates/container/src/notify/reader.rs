@@ -98,7 +98,13 @@ impl AsFd for LineReader {
 }
 
 fn parse(line: &[u8], lines: &mut Lines) {
-    if line.trim_ascii().is_empty() {
+    let line = line.trim_ascii();
+    if line.is_empty() {
+        return;
+    }
+    // An array would be taken for the fields in their order.
+    if !line.starts_with(b"{") {
+        lines.garbage.get_or_insert((excerpt(line), "not a JSON object".to_owned()));
         return;
     }
     match serde_json::from_slice(line) {
