@@ -1,0 +1,122 @@
+//! `cargo xtask bench`: what the architecture promises, measured.
+//!
+//! Each figure stands beside a floor: what the cheapest program that could do the same takes on this machine, at
+//! the same time. `bench` builds everything as a release and has the release of this program `measure`.
+
+pub(crate) mod bare_loop;
+pub(crate) mod echo;
+mod idle;
+mod memory;
+mod report;
+mod restart;
+mod rpc;
+mod stamps;
+mod status;
+
+use std::{process::ExitCode, thread, time::Duration};
+
+use async_container_supervisor_tests::{Dir, Launch};
+
+use self::report::Report;
+use crate::{Result, workspace};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// What to measure
+    what: Subject,
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Exit with status 1 if a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    /// From the end of a child to the first instruction of the next one, and to its registration
+    Restart,
+    /// From a call to its answer
+    Rpc,
+    /// What the root costs while nothing happens
+    Idle,
+    /// What fifty workers cost, and how long they take to start
+    Memory,
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Subject::Restart => "restart",
+            Subject::Rpc => "rpc",
+            Subject::Idle => "idle",
+            Subject::Memory => "memory",
+        }
+    }
+}
+
+/// How long programs may take to be where the measuring begins.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Builds the release and runs the measurement in it.
+pub(crate) fn run(arguments: &Arguments) -> Result {
+    let built = workspace::succeeds(workspace::cargo().args(["build", "--release", "--package", "xtask", "--bins"]))?
+        && workspace::succeeds(workspace::cargo().args([
+            "build",
+            "--release",
+            "--package",
+            "async-container-supervisor-examples",
+            "--example",
+            "commands",
+            "--example",
+            "simple",
+        ]))?;
+    if !built {
+        return Err("nothing was measured, because the release did not build".into());
+    }
+    let program = workspace::metadata()?.target_directory.join("release").join("xtask");
+    let mut measure = std::process::Command::new(&program);
+    measure.args(["measure", arguments.what.name()]);
+    if arguments.json {
+        measure.arg("--json");
+    }
+    if arguments.check {
+        measure.arg("--check");
+    }
+    Ok(if workspace::succeeds(&mut measure)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures, beside the programs that `run` has built.
+pub(crate) fn measure(arguments: &Arguments) -> Result {
+    if cfg!(debug_assertions) {
+        return Err("this is not a release build: run `cargo xtask bench`".into());
+    }
+    let report = match arguments.what {
+        Subject::Restart => restart::measure()?,
+        Subject::Rpc => rpc::measure()?,
+        Subject::Idle => idle::measure()?,
+        Subject::Memory => memory::measure()?,
+    };
+    print(&report, arguments.json)?;
+    Ok(if arguments.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report.to_json())?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+/// A subcommand of this program, to be started in `dir`. It ends with its standard input, so that nothing is left
+/// when the measuring is interrupted.
+fn own(dir: &Dir, subcommand: &str) -> Result<Launch> {
+    Ok(dir.command(std::env::current_exe()?).arg(subcommand).with_input())
+}
+
+/// Gives what was just started or ended the time to finish its own work.
+fn settle(time: Duration) {
+    thread::sleep(time);
+}

@@ -1,0 +1,51 @@
+//! The floor of a call: a server on tokio that reads as many bytes as a call has, and writes as many as an answer.
+
+use std::{
+    io::{self, Read as _},
+    path::PathBuf,
+    process, thread,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+};
+
+use crate::Result;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The path to listen on
+    #[arg(long)]
+    socket: PathBuf,
+    /// The length of a request in bytes
+    #[arg(long)]
+    request: usize,
+    /// The length of a response in bytes
+    #[arg(long)]
+    response: usize,
+}
+
+/// Serves until standard input ends.
+pub(crate) fn run(arguments: &Arguments) -> Result {
+    thread::spawn(|| {
+        // What arrives is of no interest, and an error is an end as well.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let listener = UnixListener::bind(&arguments.socket)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(serve(stream, arguments.request, arguments.response));
+        }
+    })
+}
+
+async fn serve(mut stream: UnixStream, request: usize, response: usize) {
+    let mut request = vec![0; request];
+    let response = vec![0; response];
+    // The client leaves when it is done, which ends either of the two.
+    while stream.read_exact(&mut request).await.is_ok() && stream.write_all(&response).await.is_ok() {}
+}

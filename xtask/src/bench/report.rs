@@ -1,0 +1,242 @@
+//! What was measured, beside its floor and its target.
+
+use std::{
+    fmt::{self, Write as _},
+    fs, thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+/// The result of one benchmark.
+#[derive(Debug)]
+pub(super) struct Report {
+    name: &'static str,
+    /// What was done, in a sentence.
+    what: String,
+    rows: Vec<Row>,
+}
+
+/// One figure.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) what: String,
+    pub(super) unit: Unit,
+    pub(super) floor: Option<f64>,
+    pub(super) ours: f64,
+    pub(super) target: Option<Target>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Unit {
+    Microseconds,
+    Milliseconds,
+    /// 1,000,000 bytes.
+    Megabytes,
+    Times,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Target {
+    /// Ours over the floor is at most this.
+    Ratio(f64),
+    /// Ours is less than this.
+    Below(f64),
+    /// Ours is at most this.
+    AtMost(f64),
+}
+
+impl Report {
+    pub(super) fn new(name: &'static str, what: impl Into<String>) -> Report {
+        Report { name, what: what.into(), rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// Whether all targets are met.
+    pub(super) fn is_met(&self) -> bool {
+        self.rows.iter().all(|row| row.is_met() != Some(false))
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        json!({
+            "benchmark": self.name,
+            "what": self.what,
+            "machine": machine(),
+            "met": self.is_met(),
+            "rows": self.rows.iter().map(Row::to_json).collect::<Vec<Value>>(),
+        })
+    }
+}
+
+impl Row {
+    /// A figure without a floor or a target.
+    pub(super) fn plain(what: impl Into<String>, unit: Unit, ours: f64) -> Row {
+        Row { what: what.into(), unit, floor: None, ours, target: None }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.floor.filter(|floor| *floor > 0.0).map(|floor| self.ours / floor)
+    }
+
+    fn is_met(&self) -> Option<bool> {
+        Some(match self.target? {
+            Target::Ratio(limit) => self.ratio()? <= limit,
+            Target::Below(limit) => self.ours < limit,
+            Target::AtMost(limit) => self.ours <= limit,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "what": self.what,
+            "unit": self.unit.name(),
+            "floor": self.floor,
+            "ours": self.ours,
+            "ratio": self.ratio(),
+            "target": self.target.map(|target| match target {
+                Target::Ratio(limit) => json!({"ratio_at_most": limit}),
+                Target::Below(limit) => json!({"below": limit}),
+                Target::AtMost(limit) => json!({"at_most": limit}),
+            }),
+            "met": self.is_met(),
+        })
+    }
+
+    fn cells(&self) -> [String; 6] {
+        let target = self.target.map(|target| match target {
+            Target::Ratio(limit) => format!("ratio at most {limit}"),
+            Target::Below(limit) => format!("less than {}", self.unit.amount(limit)),
+            Target::AtMost(limit) => format!("at most {}", self.unit.amount(limit)),
+        });
+        let met = match self.is_met() {
+            None => "",
+            Some(true) => "met",
+            Some(false) => "MISSED",
+        };
+        [
+            self.what.clone(),
+            self.floor.map(|floor| self.unit.amount(floor)).unwrap_or_default(),
+            self.unit.amount(self.ours),
+            self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            target.unwrap_or_default(),
+            met.to_owned(),
+        ]
+    }
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Unit::Microseconds => "µs",
+            Unit::Milliseconds => "ms",
+            Unit::Megabytes => "MB",
+            Unit::Times => "times",
+        }
+    }
+
+    fn amount(self, number: f64) -> String {
+        match self {
+            Unit::Times => format!("{number:.0}"),
+            _ => format!("{number:.1} {}", self.name()),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "{}: {}\n({})\n", self.name, self.what, machine())?;
+        let head = ["", "floor", "ours", "ratio", "target", ""].map(str::to_owned);
+        let table: Vec<[String; 6]> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
+        let mut widths = [0; 6];
+        for row in &table {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for row in &table {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+                match column {
+                    0 => write!(line, "{cell:width$}")?,
+                    1..=3 => write!(line, "  {cell:>width$}")?,
+                    _ => write!(line, "  {cell:width$}")?,
+                }
+            }
+            writeln!(formatter, "{}", line.trim_end())?;
+        }
+        let missed = self.rows.iter().filter(|row| row.is_met() == Some(false)).count();
+        match missed {
+            0 => writeln!(formatter, "\nAll targets are met."),
+            1 => writeln!(formatter, "\n1 target is MISSED."),
+            _ => writeln!(formatter, "\n{missed} targets are MISSED."),
+        }
+    }
+}
+
+/// What the figures depend on first.
+fn machine() -> String {
+    let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let noun = if processors == 1 { "processor" } else { "processors" };
+    format!("{processors} {noun}, Linux {}", kernel.trim())
+}
+
+/// The value below which that part of the sorted values lies, by the nearest rank.
+pub(super) fn percentile(sorted: &[Duration], part: f64) -> Duration {
+    let rank = (part * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+pub(super) fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+pub(super) fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(floor: Option<f64>, ours: f64, target: Target) -> Row {
+        Row { what: "it".to_owned(), unit: Unit::Microseconds, floor, ours, target: Some(target) }
+    }
+
+    #[test]
+    fn targets_are_limits() {
+        assert_eq!(row(Some(2.0), 3.0, Target::Ratio(1.5)).is_met(), Some(true));
+        assert_eq!(row(Some(2.0), 3.1, Target::Ratio(1.5)).is_met(), Some(false));
+        assert_eq!(row(None, 4.0, Target::Below(4.0)).is_met(), Some(false));
+        assert_eq!(row(None, 4.0, Target::AtMost(4.0)).is_met(), Some(true));
+        assert_eq!(Row::plain("it", Unit::Times, 4.0).is_met(), None);
+    }
+
+    #[test]
+    fn a_missed_target_is_said_clearly() {
+        let mut report = Report::new("restart", "Something was done.");
+        report.row(row(Some(2.0), 3.0, Target::Ratio(1.5)));
+        assert!(report.is_met() && report.to_string().ends_with("All targets are met.\n"));
+        report.row(row(Some(2.0), 4.0, Target::Ratio(1.5)));
+        let text = report.to_string();
+        assert!(!report.is_met() && text.contains("MISSED\n") && text.ends_with("1 target is MISSED.\n"), "{text}");
+        assert_eq!(report.to_json()["rows"][1]["ratio"], 2.0);
+        assert_eq!(report.to_json()["met"], false);
+    }
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let times: Vec<Duration> = (1..=30).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&times, 0.5), Duration::from_millis(15));
+        assert_eq!(percentile(&times, 0.9), Duration::from_millis(27));
+        assert_eq!(percentile(&times, 1.0), Duration::from_millis(30));
+        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
+    }
+}

@@ -1,0 +1,118 @@
+//! `cargo xtask ci`: what a change must satisfy. Stops at the first step that fails, and names it.
+
+use std::{
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Result, test, tidy,
+    workspace::{self, Package},
+};
+
+pub(crate) fn run() -> Result {
+    let begin = Instant::now();
+    let metadata = workspace::metadata()?;
+    let mut steps = Steps::default();
+
+    let done = steps.cargo("fmt", &["fmt", "--all", "--check"])?
+        && steps.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?
+        && steps.documentation()?
+        && steps.run("tidy", "cargo xtask tidy", tidy::succeeds)?
+        && steps.cargo("build", &["build", "--workspace", "--examples", "--benches"])?
+        && steps.features(&metadata.packages)?
+        && steps.run("test", "cargo xtask test", || test::succeeds(&[]))?;
+
+    steps.summarise(begin.elapsed(), done);
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The steps that were run, with their times; only the last one can have failed.
+#[derive(Debug, Default)]
+struct Steps {
+    done: Vec<(String, Duration)>,
+}
+
+impl Steps {
+    fn run(&mut self, name: &str, what: &str, step: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        eprintln!("==> {name}: {what}");
+        let begin = Instant::now();
+        let passed = step()?;
+        let time = begin.elapsed();
+        eprintln!("    {name} {} in {:.1} s", if passed { "passed" } else { "failed" }, time.as_secs_f64());
+        self.done.push((name.to_owned(), time));
+        Ok(passed)
+    }
+
+    fn cargo(&mut self, name: &str, arguments: &[&str]) -> Result<bool> {
+        self.command(name, workspace::cargo().args(arguments))
+    }
+
+    fn documentation(&mut self) -> Result<bool> {
+        let mut command = workspace::cargo();
+        command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
+        self.command("doc", &mut command)
+    }
+
+    fn command(&mut self, name: &str, command: &mut Command) -> Result<bool> {
+        // The two that a minimal toolchain comes without.
+        let component = match name {
+            "fmt" => Some("rustfmt"),
+            "clippy" => Some("clippy"),
+            _ => None,
+        };
+        let what = describe(command);
+        self.run(name, &what, || {
+            let passed = workspace::succeeds(command)?;
+            if let Some(component) = component.filter(|_| !passed && !workspace::has(name)) {
+                eprintln!("`cargo {name}` is not installed: run `rustup component add {component}`");
+            }
+            Ok(passed)
+        })
+    }
+
+    /// Each feature of each crate must compile alone, and so must the crate without any.
+    fn features(&mut self, packages: &[Package]) -> Result<bool> {
+        for package in packages {
+            let features = package.features.keys().filter(|feature| *feature != "default");
+            let mut alone: Vec<Option<&String>> = features.map(Some).collect();
+            if alone.is_empty() {
+                continue;
+            }
+            alone.insert(0, None);
+            for feature in alone {
+                let mut command = workspace::cargo();
+                command.args(["check", "--package", &package.name, "--no-default-features"]);
+                let mut name = format!("features of {}: none", package.name);
+                if let Some(feature) = feature {
+                    command.args(["--features", feature]);
+                    name = format!("features of {}: {feature}", package.name);
+                }
+                if !self.command(&name, &mut command)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn summarise(&self, total: Duration, passed: bool) {
+        eprintln!();
+        let last = self.done.len().saturating_sub(1);
+        for (index, (name, time)) in self.done.iter().enumerate() {
+            let mark = if passed || index < last { "passed" } else { "FAILED" };
+            eprintln!("{mark} {:8.1} s  {name}", time.as_secs_f64());
+        }
+        match self.done.last() {
+            Some((name, _)) if !passed => {
+                eprintln!("error: ci failed at the step `{name}`, see above")
+            }
+            _ => eprintln!("ci passed in {:.1} s", total.as_secs_f64()),
+        }
+    }
+}
+
+fn describe(command: &Command) -> String {
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    format!("cargo {}", arguments.join(" "))
+}
