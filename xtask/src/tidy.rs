@@ -88,6 +88,10 @@ fn files(root: &Path) -> Result<Vec<File>> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
+            // A folder, or in a working tree beside another one a file that tells where that is.
+            if entry.file_name() == ".git" {
+                continue;
+            }
             let (path, kind) = (entry.path(), entry.file_type()?);
             if kind.is_dir() && is_ours(&path) {
                 folders.push(path);
@@ -105,7 +109,7 @@ fn files(root: &Path) -> Result<Vec<File>> {
 
 /// Cargo tags the folders that it fills, wherever they lie and whatever they are called.
 fn is_ours(folder: &Path) -> bool {
-    !folder.ends_with(".git") && !folder.join("CACHEDIR.TAG").exists()
+    !folder.join("CACHEDIR.TAG").exists()
 }
 
 fn within(root: &Path, path: &Path) -> String {

@@ -44,8 +44,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
 }
 
 async fn serve(mut stream: UnixStream, request: usize, response: usize) {
-    let mut request = vec![0; request];
+    let mut room = room(request);
     let response = vec![0; response];
     // The client leaves when it is done, which ends either of the two.
-    while stream.read_exact(&mut request).await.is_ok() && stream.write_all(&response).await.is_ok() {}
+    while receive(&mut stream, &mut room, request).await.is_ok() && stream.write_all(&response).await.is_ok() {}
+}
+
+/// A buffer to receive messages of that length in. It is longer than they are: a read that does not fill its buffer
+/// tells tokio that there is no more, which saves the next one the call that would find out. `read_exact` does not.
+pub(super) fn room(length: usize) -> Vec<u8> {
+    vec![0; length + 1]
+}
+
+/// Reads one message, after which the peer sends nothing until it is answered.
+pub(super) async fn receive(stream: &mut UnixStream, room: &mut [u8], length: usize) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < length {
+        match stream.read(&mut room[filled..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+    }
+    Ok(())
 }

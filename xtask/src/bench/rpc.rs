@@ -9,10 +9,10 @@ use std::{
 
 use async_container_protocol::Client;
 use async_container_supervisor_tests::Dir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 use super::{
-    START_LIMIT, own,
+    START_LIMIT, echo, own,
     report::{Report, Row, Target, Unit, microseconds, percentile},
     settle,
     status::Supervisor,
@@ -49,14 +49,14 @@ pub(super) fn measure() -> Result<Report> {
 
     let mut raw = Raw::connect(&socket)?;
     let answer = raw.answer()?;
-    let echo = dir.file("echo");
+    let echo_socket = dir.file("echo");
     let mut server = own(&dir, "echo")?
         .arg("--socket")
-        .arg(&echo)
+        .arg(&echo_socket)
         .args(["--request", &REQUEST.len().to_string(), "--response", &answer.length.to_string()])
         .start()?;
     let mut raw_echo = Echo {
-        stream: server.wait_for("the echo to listen", START_LIMIT, || Ok(UnixStream::connect(&echo).ok()))?,
+        stream: server.wait_for("the echo to listen", START_LIMIT, || Ok(UnixStream::connect(&echo_socket).ok()))?,
         response: vec![0; answer.length],
     };
     raw_echo.stream.set_read_timeout(Some(LIMIT))?;
@@ -64,8 +64,8 @@ pub(super) fn measure() -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut times: [Vec<Duration>; 4] = std::array::from_fn(|_| Vec::with_capacity(WARM_UP + CALLS));
     runtime.block_on(async {
-        let mut tokio_echo = tokio::net::UnixStream::connect(&echo).await?;
-        let mut response = vec![0; answer.length];
+        let mut tokio_echo = tokio::net::UnixStream::connect(&echo_socket).await?;
+        let mut room = echo::room(answer.length);
         let client = Client::connect(&socket).await?;
         // In turn, so that whatever else the machine does meets all of them.
         while times[0].len() < WARM_UP + CALLS {
@@ -73,7 +73,7 @@ pub(super) fn measure() -> Result<Report> {
             for _ in 0..ROUND {
                 let begin = Instant::now();
                 tokio_echo.write_all(REQUEST).await?;
-                tokio_echo.read_exact(&mut response).await?;
+                echo::receive(&mut tokio_echo, &mut room, answer.length).await?;
                 floor.push(begin.elapsed());
             }
             for _ in 0..ROUND {
