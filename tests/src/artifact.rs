@@ -7,10 +7,7 @@ use std::{
 
 /// The path of an example of the workspace, built with the same profile as the running program.
 pub fn example(name: &str) -> io::Result<PathBuf> {
-    existing(
-        profile_directory()?.join("examples").join(name),
-        "--examples",
-    )
+    existing(profile_directory()?.join("examples").join(name), "--examples")
 }
 
 /// The path of a binary of the workspace, such as `acs`, built with the same profile as the running program.
@@ -24,9 +21,7 @@ fn profile_directory() -> io::Result<PathBuf> {
     let executable = env::current_exe()?;
     let folder = executable.parent().unwrap_or(Path::new("/"));
     match folder.file_name() {
-        Some(name) if name == "deps" || name == "examples" => {
-            Ok(folder.parent().unwrap_or(folder).to_owned())
-        }
+        Some(name) if name == "deps" || name == "examples" => Ok(folder.parent().unwrap_or(folder).to_owned()),
         _ => Ok(folder.to_owned()),
     }
 }
@@ -37,10 +32,7 @@ fn existing(path: PathBuf, flag: &str) -> io::Result<PathBuf> {
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
-        format!(
-            "{} is not built: run `cargo xtask test`, or `cargo build --workspace {flag}` first",
-            path.display()
-        ),
+        format!("{} is not built: run `cargo xtask test`, or `cargo build --workspace {flag}` first", path.display()),
     ))
 }
 
@@ -52,11 +44,6 @@ mod tests {
     fn a_missing_artifact_says_how_to_build_it() {
         let error = example("no-such-example").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(
-            error
-                .to_string()
-                .contains("cargo build --workspace --examples"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("cargo build --workspace --examples"), "{error}");
     }
 }

@@ -54,12 +54,7 @@ impl Dir {
         if directory.path().as_os_str().len() > LONGEST_PATH {
             directory = builder.tempdir_in("/tmp")?;
         }
-        Ok(Dir {
-            shared: Arc::new(Shared {
-                directory,
-                programs: AtomicU32::new(1),
-            }),
-        })
+        Ok(Dir { shared: Arc::new(Shared { directory, programs: AtomicU32::new(1) }) })
     }
 
     /// The path of the directory.
@@ -99,16 +94,10 @@ impl Drop for Shared {
         let path = self.directory.path();
         let mark = [path.as_os_str().as_bytes(), b"/"].concat();
         let swept = sweep(|process| {
-            process
-                .variable(MARK)
-                .is_some_and(|value| value.starts_with(&mark))
-                || process.works_in(path)
+            process.variable(MARK).is_some_and(|value| value.starts_with(&mark)) || process.works_in(path)
         });
         if let Err(error) = swept {
-            eprintln!(
-                "processes of {} could not all be ended: {error}",
-                path.display()
-            );
+            eprintln!("processes of {} could not all be ended: {error}", path.display());
         }
     }
 }
@@ -131,7 +120,5 @@ pub(crate) fn sweep(ours: impl Fn(&Process) -> bool) -> io::Result<()> {
 
 /// Reads a file that may not exist yet.
 pub(crate) fn read(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

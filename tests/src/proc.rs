@@ -48,12 +48,9 @@ impl Process {
     /// The value of a variable in the environment that the process was started with.
     pub fn variable(&self, name: &str) -> Option<Vec<u8>> {
         let environment = fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
-        environment.split(|&byte| byte == 0).find_map(|entry| {
-            entry
-                .strip_prefix(name.as_bytes())?
-                .strip_prefix(b"=")
-                .map(<[u8]>::to_vec)
-        })
+        environment
+            .split(|&byte| byte == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec))
     }
 
     /// Sends the process a signal, and tells whether it was still there to be sent one.
@@ -102,12 +99,7 @@ pub fn process(pid: u32) -> Option<Process> {
     let parent = fields.next()?.parse().ok()?;
     // proc(5) counts the fields from the id; this is the 22nd, and the 4th was the last one taken.
     let started = fields.nth(17)?.parse().ok()?;
-    Some(Process {
-        pid,
-        parent,
-        state,
-        started,
-    })
+    Some(Process { pid, parent, state, started })
 }
 
 /// All processes that can be seen.
@@ -115,9 +107,7 @@ pub fn processes() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let pid = std::str::from_utf8(name.as_bytes())
-            .ok()
-            .and_then(|name| name.parse().ok());
+        let pid = std::str::from_utf8(name.as_bytes()).ok().and_then(|name| name.parse().ok());
         all.extend(pid.and_then(process));
     }
     Ok(all)
@@ -160,12 +150,7 @@ pub fn proportional_set_size(pid: u32) -> io::Result<u64> {
     let text = fs::read_to_string(&path)?;
     field(&text, "Pss:")
         .map(|kibibytes| kibibytes * 1024)
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{path} has no line Pss"),
-            )
-        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has no line Pss")))
 }
 
 /// How often the threads of a process were taken off the processor since they began, willingly or not.
@@ -176,10 +161,7 @@ pub fn context_switches(pid: u32) -> io::Result<u64> {
         let text = fs::read_to_string(&path)?;
         for name in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
             sum += field(&text, name).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{} has no line {name}", path.display()),
-                )
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} has no line {name}", path.display()))
             })?;
         }
     }
@@ -189,14 +171,9 @@ pub fn context_switches(pid: u32) -> io::Result<u64> {
 /// The deepest process that is an ancestor of every one of `pids`: of workers, the one that looks after them.
 pub fn common_ancestor(pids: &[u32]) -> Option<u32> {
     let (first, others) = pids.split_first()?;
-    let others: Vec<HashSet<u32>> = others
-        .iter()
-        .map(|&pid| ancestors(pid).iter().map(|process| process.pid).collect())
-        .collect();
-    ancestors(*first)
-        .into_iter()
-        .map(|process| process.pid)
-        .find(|pid| others.iter().all(|above| above.contains(pid)))
+    let others: Vec<HashSet<u32>> =
+        others.iter().map(|&pid| ancestors(pid).iter().map(|process| process.pid).collect()).collect();
+    ancestors(*first).into_iter().map(|process| process.pid).find(|pid| others.iter().all(|above| above.contains(pid)))
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -216,38 +193,21 @@ mod tests {
         let seen = super::process(child.id()).unwrap();
         assert_eq!(seen.parent, process::id());
         assert!(seen.is_alive());
-        assert!(
-            descendants(process::id())
-                .unwrap()
-                .iter()
-                .any(|process| process.pid == child.id())
-        );
+        assert!(descendants(process::id()).unwrap().iter().any(|process| process.pid == child.id()));
         assert_eq!(ancestors(child.id())[0].pid, process::id());
         assert!(proportional_set_size(child.id()).unwrap() > 0);
         assert!(context_switches(process::id()).unwrap() > 0);
 
-        let another = Process {
-            started: seen.started - 1,
-            ..seen.clone()
-        };
-        assert!(
-            !another.signal(Signal::KILL).unwrap(),
-            "the id was that of another process"
-        );
+        let another = Process { started: seen.started - 1, ..seen.clone() };
+        assert!(!another.signal(Signal::KILL).unwrap(), "the id was that of another process");
         assert!(seen.signal(Signal::KILL).unwrap());
         child.wait().unwrap();
-        assert!(
-            !seen.signal(Signal::KILL).unwrap(),
-            "nobody is left to be told"
-        );
+        assert!(!seen.signal(Signal::KILL).unwrap(), "nobody is left to be told");
     }
 
     #[test]
     fn finds_who_looks_after_several() {
-        let mut shell = Command::new("sh")
-            .args(["-c", "sleep 1000000 & sleep 1000000 & wait"])
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("sh").args(["-c", "sleep 1000000 & sleep 1000000 & wait"]).spawn().unwrap();
         let sleepers = crate::wait_for("two sleepers", std::time::Duration::from_secs(5), || {
             let below = descendants(shell.id())?;
             Ok((below.len() == 2).then_some(below))

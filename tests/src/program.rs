@@ -43,19 +43,8 @@ impl Launch {
         mark.push(format!("/{number}"));
         let mut command = Command::new(program);
         command.current_dir(dir.path()).env(MARK, &mark);
-        let name = Path::new(program)
-            .file_name()
-            .unwrap_or(program)
-            .to_string_lossy()
-            .into_owned();
-        Launch {
-            dir,
-            command,
-            mark,
-            name,
-            number,
-            input: false,
-        }
+        let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+        Launch { dir, command, mark, name, number, input: false }
     }
 
     /// Adds an argument.
@@ -88,40 +77,17 @@ impl Launch {
 
     /// Starts the program.
     pub fn start(mut self) -> io::Result<Program> {
-        let stdout = self
-            .dir
-            .file(format!("{}-{}.stdout", self.name, self.number));
-        let stderr = self
-            .dir
-            .file(format!("{}-{}.stderr", self.name, self.number));
+        let stdout = self.dir.file(format!("{}-{}.stdout", self.name, self.number));
+        let stderr = self.dir.file(format!("{}-{}.stderr", self.name, self.number));
         self.command
-            .stdin(if self.input {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
+            .stdin(if self.input { Stdio::piped() } else { Stdio::null() })
             .stdout(File::create(&stdout)?)
             .stderr(File::create(&stderr)?);
         let mut child = self.command.spawn().map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!(
-                    "could not start {}: {error}",
-                    self.command.get_program().display()
-                ),
-            )
+            io::Error::new(error.kind(), format!("could not start {}: {error}", self.command.get_program().display()))
         })?;
         let input = child.stdin.take();
-        Ok(Program {
-            child,
-            status: None,
-            input,
-            mark: self.mark,
-            name: self.name,
-            stdout,
-            stderr,
-            _dir: self.dir,
-        })
+        Ok(Program { child, status: None, input, mark: self.mark, name: self.name, stdout, stderr, _dir: self.dir })
     }
 }
 
@@ -153,11 +119,7 @@ impl Program {
     pub fn descendants_running(&self, program: &Path) -> io::Result<Vec<Process>> {
         let program = program.canonicalize()?;
         let mut found = self.descendants()?;
-        found.retain(|process| {
-            process
-                .executable()
-                .is_some_and(|executable| executable == program)
-        });
+        found.retain(|process| process.executable().is_some_and(|executable| executable == program));
         Ok(found)
     }
 
@@ -199,10 +161,7 @@ impl Program {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }
-        let id = i32::try_from(self.pid())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("the id of a child is a process id");
+        let id = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("the id of a child is a process id");
         let pidfd = pidfd_open(id, PidfdFlags::empty())?;
         let deadline = Instant::now() + limit;
         loop {
@@ -239,19 +198,11 @@ impl Program {
             }
         });
         match (waited, ended) {
-            (Err(error), Some(status)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                Err(io::Error::new(
-                    io::ErrorKind::BrokenPipe,
-                    format!(
-                        "{} ended ({status}) before {what}{}",
-                        self.name,
-                        self.quote()
-                    ),
-                ))
-            }
-            (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => {
-                Err(self.late(what, limit))
-            }
+            (Err(error), Some(status)) if error.kind() == io::ErrorKind::BrokenPipe => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                format!("{} ended ({status}) before {what}{}", self.name, self.quote()),
+            )),
+            (Err(error), _) if error.kind() == io::ErrorKind::TimedOut => Err(self.late(what, limit)),
             (waited, _) => waited,
         }
     }
@@ -260,22 +211,14 @@ impl Program {
     pub fn wait_for_stderr(&mut self, text: &str, limit: Duration) -> io::Result<String> {
         let path = self.stderr.clone();
         self.wait_for(&format!("`{text}` on standard error"), limit, || {
-            Ok(read(&path)
-                .lines()
-                .find(|line| line.contains(text))
-                .map(str::to_owned))
+            Ok(read(&path).lines().find(|line| line.contains(text)).map(str::to_owned))
         })
     }
 
     fn late(&self, what: &str, limit: Duration) -> io::Error {
         io::Error::new(
             io::ErrorKind::TimedOut,
-            format!(
-                "waited {} s in vain for {what} of {}{}",
-                limit.as_secs_f64(),
-                self.name,
-                self.quote()
-            ),
+            format!("waited {} s in vain for {what} of {}{}", limit.as_secs_f64(), self.name, self.quote()),
         )
     }
 
@@ -293,11 +236,7 @@ impl Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Program")
-            .field("name", &self.name)
-            .field("pid", &self.pid())
-            .finish_non_exhaustive()
+        formatter.debug_struct("Program").field("name", &self.name).field("pid", &self.pid()).finish_non_exhaustive()
     }
 }
 
@@ -313,11 +252,7 @@ impl Drop for Program {
         for process in below {
             let _ = process.signal(Signal::KILL);
         }
-        if let Err(error) = sweep(|process| {
-            process
-                .variable(MARK)
-                .is_some_and(|value| value == self.mark.as_bytes())
-        }) {
+        if let Err(error) = sweep(|process| process.variable(MARK).is_some_and(|value| value == self.mark.as_bytes())) {
             eprintln!("processes of {} could not all be ended: {error}", self.name);
         }
     }
@@ -330,16 +265,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     fn marked(mark: &OsStr) -> usize {
-        let carries = |process: &Process| {
-            process
-                .variable(MARK)
-                .is_some_and(|value| value == mark.as_bytes())
-        };
-        proc::processes()
-            .unwrap()
-            .iter()
-            .filter(|process| process.is_alive() && carries(process))
-            .count()
+        let carries = |process: &Process| process.variable(MARK).is_some_and(|value| value == mark.as_bytes());
+        proc::processes().unwrap().iter().filter(|process| process.is_alive() && carries(process)).count()
     }
 
     #[test]
@@ -350,11 +277,7 @@ mod tests {
         let mut program = dir.command("sh").args(["-c", script]).start().unwrap();
         let mark = program.mark.clone();
         let path = dir.path().to_owned();
-        program
-            .wait_for("three processes", LIMIT, || {
-                Ok((marked(&mark) == 3).then_some(()))
-            })
-            .unwrap();
+        program.wait_for("three processes", LIMIT, || Ok((marked(&mark) == 3).then_some(()))).unwrap();
         drop(dir);
         assert!(path.exists(), "the program keeps the directory");
         drop(program);
@@ -367,23 +290,12 @@ mod tests {
         let dir = Dir::new().unwrap();
         let path = dir.path().to_owned();
         let unmarked = || {
-            let escaped =
-                |process: &Process| process.works_in(&path) && process.variable(MARK).is_none();
-            proc::processes()
-                .unwrap()
-                .iter()
-                .any(|process| process.is_alive() && escaped(process))
+            let escaped = |process: &Process| process.works_in(&path) && process.variable(MARK).is_none();
+            proc::processes().unwrap().iter().any(|process| process.is_alive() && escaped(process))
         };
         let script = "env -i setsid sleep 1000000 & read line; exit 3";
-        let mut program = dir
-            .command("sh")
-            .args(["-c", script])
-            .with_input()
-            .start()
-            .unwrap();
-        program
-            .wait_for("the sleeper", LIMIT, || Ok(unmarked().then_some(())))
-            .unwrap();
+        let mut program = dir.command("sh").args(["-c", script]).with_input().start().unwrap();
+        program.wait_for("the sleeper", LIMIT, || Ok(unmarked().then_some(()))).unwrap();
         *program.input() = None;
         assert_eq!(program.wait(LIMIT).unwrap().code(), Some(3));
         drop(program);
@@ -395,20 +307,11 @@ mod tests {
     #[test]
     fn a_wait_for_a_dead_program_fails_at_once_and_quotes_it() {
         let dir = Dir::new().unwrap();
-        let mut program = dir
-            .command("sh")
-            .args(["-c", "echo it broke >&2; exit 1"])
-            .start()
-            .unwrap();
-        let error = program
-            .wait_for::<()>("a miracle", LIMIT, || Ok(None))
-            .unwrap_err();
+        let mut program = dir.command("sh").args(["-c", "echo it broke >&2; exit 1"]).start().unwrap();
+        let error = program.wait_for::<()>("a miracle", LIMIT, || Ok(None)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         let text = error.to_string();
-        assert!(
-            text.contains("before a miracle") && text.contains("it broke"),
-            "{text}"
-        );
+        assert!(text.contains("before a miracle") && text.contains("it broke"), "{text}");
     }
 
     #[test]
@@ -416,20 +319,13 @@ mod tests {
         use std::io::Write as _;
 
         let dir = Dir::new().unwrap();
-        let mut program = dir
-            .command("sh")
-            .args(["-c", "read line; echo $line >&2; read line"])
-            .with_input()
-            .start()
-            .unwrap();
+        let mut program =
+            dir.command("sh").args(["-c", "read line; echo $line >&2; read line"]).with_input().start().unwrap();
         writeln!(program.input().as_mut().unwrap(), "hello").unwrap();
         assert_eq!(program.wait_for_stderr("hello", LIMIT).unwrap(), "hello");
         program.signal(Signal::TERM).unwrap();
         let status = program.wait(LIMIT).unwrap();
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&status),
-            Some(15)
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
         assert_eq!(program.stdout(), "");
     }
 }

@@ -10,11 +10,7 @@ const INTERVAL: Duration = Duration::from_millis(1);
 
 /// Calls `probe` every millisecond until it gives a value. After `limit` the wait fails with
 /// [`io::ErrorKind::TimedOut`], naming `what` was waited for; an error of `probe` ends it at once.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl FnMut() -> io::Result<Option<T>>,
-) -> io::Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         // The clock is read before the look, so that there is one more look after a pause that took too long.

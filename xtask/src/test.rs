@@ -75,38 +75,42 @@ const WITHOUT_VALUE: &[&str] = &[
 ];
 /// Those of them that the programs of end-to-end tests must be built with as well.
 const FOR_BUILD: &[&str] = &["-r", "--release", "--target", "--locked", "--offline", "--frozen"];
+
 impl Plan {
     fn new(arguments: &[String], nextest: bool, metadata: &Metadata) -> Plan {
         let selection = Selection::new(arguments);
-        let whole = if selection.packages.is_empty() { &["--workspace"][..] } else { &[] };
+        let given = |option: &str| arguments.iter().any(|argument| argument == option);
+        let whole = if selection.packages.is_empty() && !given("--workspace") { &["--workspace"][..] } else { &[] };
 
         let build = strings(&["build", "--workspace", "--bins", "--examples"], &[], &selection.build);
-        let decided = arguments.iter().any(|argument| {
-            matches!(argument.as_str(), "--no-fail-fast" | "--nff" | "--fail-fast" | "--ff")
-                || argument.starts_with("--max-fail")
-        });
+        let decided = ["--no-fail-fast", "--nff", "--fail-fast", "--ff"].into_iter().any(given)
+            || arguments.iter().any(|argument| argument.starts_with("--max-fail"));
         let fail_late = if decided { &[][..] } else { &["--no-fail-fast"] };
         if !nextest {
             let runner = strings(&["test"], &[whole, fail_late].concat(), arguments);
             return Plan { build, documentation: Documentation::InRunner, runner };
         }
 
-        let runner = strings(&["nextest", "run"], &[whole, fail_late].concat(), arguments);
-        let documentation = match selection.only_runner {
+        let documentation = match &selection.only_runner {
             Some(option) => Documentation::LeftOut(format!("`{option}` is for the other tests")),
             None if !selection.has_library(metadata) => Documentation::LeftOut("no library was chosen".to_owned()),
             None => {
                 let mut call = strings(&["test", "--doc"], whole, &selection.shared);
-                if !call.iter().any(|argument| argument == "--no-fail-fast") {
+                if !given("--no-fail-fast") {
                     call.push("--no-fail-fast".to_owned());
                 }
                 if !selection.tests.is_empty() {
                     call.push("--".to_owned());
-                    call.extend(selection.tests);
+                    call.extend(selection.tests.clone());
                 }
                 Documentation::Run(call)
             }
         };
+        // What was chosen may have documentation tests only, which is no reason to fail.
+        let chosen = !selection.packages.is_empty() || !selection.tests.is_empty();
+        let none =
+            if chosen && matches!(documentation, Documentation::Run(_)) { &["--no-tests=warn"][..] } else { &[] };
+        let runner = strings(&["nextest", "run"], &[whole, fail_late, none].concat(), arguments);
         Plan { build, documentation, runner }
     }
 }
@@ -140,6 +144,11 @@ impl Selection {
             }
             let (name, value) = match argument.split_once('=') {
                 Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+                _ if !argument.starts_with("--") && argument.len() > 2 && argument.is_char_boundary(2) => {
+                    // As in `-pname`.
+                    let (name, value) = argument.split_at(2);
+                    if WITH_VALUE.contains(&name) { (name, Some(value.to_owned())) } else { (argument.as_str(), None) }
+                }
                 _ => (argument.as_str(), None),
             };
             let mut given = vec![argument.clone()];
@@ -221,7 +230,7 @@ mod tests {
         assert_eq!(plan.build.join(" "), "build --workspace --bins --examples --release");
         assert_eq!(
             plan.runner.join(" "),
-            "nextest run --no-fail-fast --release -p library --features=x name -- --ignored"
+            "nextest run --no-fail-fast --no-tests=warn --release -p library --features=x name -- --ignored"
         );
         assert_eq!(
             plan.documentation,
@@ -238,12 +247,14 @@ mod tests {
         assert!(documentation(&["-E", "test(name)"]).contains("`-E`"));
         assert!(documentation(&["--test", "restart"]).contains("`--test`"));
         assert!(documentation(&["--package", "program"]).contains("no library"));
-        assert!(documentation(&["--package=library"]).starts_with("test --doc --package=library"));
+        assert_eq!(documentation(&["--package=library"]), "test --doc --package=library --no-fail-fast");
+        assert_eq!(documentation(&["-plibrary"]), "test --doc -plibrary --no-fail-fast");
     }
 
     #[test]
     fn a_choice_of_when_to_stop_is_kept() {
         assert_eq!(plan(&["--fail-fast"], true).runner.join(" "), "nextest run --workspace --fail-fast");
+        assert_eq!(plan(&["--workspace", "--ff"], true).runner.join(" "), "nextest run --workspace --ff");
         assert_eq!(plan(&["--no-fail-fast"], false).runner.join(" "), "test --workspace --no-fail-fast");
     }
 }
