@@ -30,6 +30,8 @@ pub(crate) struct Package {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Dependency {
     pub(crate) name: String,
+    /// `dev` or `build`; none for what the crate itself depends on.
+    pub(crate) kind: Option<String>,
     pub(crate) optional: bool,
     pub(crate) uses_default_features: bool,
     pub(crate) features: Vec<String>,

@@ -107,10 +107,16 @@ impl Contender {
     fn new(mut program: Program, stamps: Stamps, stamp: &Path) -> Result<Contender> {
         let mut started = Vec::new();
         while started.len() < CHILDREN {
-            if let Some(status) = program.try_wait()? {
-                return Err(format!("the program to be measured ended ({status}): {}", program.stderr()).into());
+            match stamps.next() {
+                Ok(stamp) => started.push(stamp.pid),
+                Err(error) => {
+                    let state = match program.try_wait()? {
+                        Some(status) => format!("ended ({status})"),
+                        None => format!("started {} of {CHILDREN} children", started.len()),
+                    };
+                    return Err(format!("{error}; the program {state}, and wrote:\n{}", program.stderr()).into());
+                }
             }
-            started.push(stamps.next()?.pid);
         }
         let mut victims = program.descendants_running(stamp)?;
         victims.retain(|process| started.contains(&process.pid));

@@ -55,6 +55,9 @@ const OPTIONAL: &[(&str, &str)] = &[
     ("async-container-supervisor-worker", "async-container-utilization"),
 ];
 
+/// The crate whose helpers xtask uses, too, and the only sibling that those may depend on. Its tests may use all.
+const HELPERS: (&str, &str) = ("async-container-supervisor-tests", "async-container-protocol");
+
 /// A dependency on the trait alone.
 const TRAIT_ONLY: (&str, &str) = ("async-container-supervisor-server", "async-container-monitors");
 
@@ -83,6 +86,13 @@ pub(super) fn check(packages: &[Package], root: &Path) -> Vec<Violation> {
             let sibling = packages.iter().any(|package| package.name == dependency.name);
             if sibling && !allowed.contains(&dependency.name.as_str()) {
                 report(format!("{} depends on {}", package.name, dependency.name), WHY_LAYERS);
+            }
+            if sibling && package.name == HELPERS.0 && dependency.name != HELPERS.1 && dependency.kind.is_none() {
+                report(
+                    format!("{} depends on {} not for its tests only", package.name, dependency.name),
+                    "xtask is built from its helpers and must not need all crates: make it a dev-dependency, and programs \
+                     that tests start an example",
+                );
             }
             let pair = (package.name.as_str(), dependency.name.as_str());
             if OPTIONAL.contains(&pair) && !dependency.optional {
@@ -126,7 +136,13 @@ mod tests {
     }
 
     fn dependency(name: &str) -> Dependency {
-        Dependency { name: name.to_owned(), optional: false, uses_default_features: true, features: Vec::new() }
+        Dependency {
+            name: name.to_owned(),
+            kind: None,
+            optional: false,
+            uses_default_features: true,
+            features: Vec::new(),
+        }
     }
 
     fn found(packages: &[Package]) -> Vec<String> {
@@ -173,6 +189,16 @@ mod tests {
     fn diagnostics_of_workers_are_a_choice() {
         let worker = package("async-container-supervisor-worker", &[dependency("async-container-diagnostics")]);
         assert!(found(&[worker, package("async-container-diagnostics", &[])])[0].contains("without being asked"));
+    }
+
+    #[test]
+    fn helpers_of_tests_do_not_need_what_is_tested() {
+        let tested = dependency("async-container-supervisor");
+        let for_tests = Dependency { kind: Some("dev".to_owned()), ..tested.clone() };
+        let facade = package("async-container-supervisor", &[]);
+        let tests = |dependency| found(&[package("async-container-supervisor-tests", &[dependency]), facade.clone()]);
+        assert!(tests(tested)[0].contains("not for its tests only"));
+        assert!(tests(for_tests).is_empty());
     }
 
     #[test]
