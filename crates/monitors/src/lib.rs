@@ -73,4 +73,18 @@
 
 mod monitor;
 
+#[cfg(feature = "memory")]
+pub mod memory;
+#[cfg(feature = "process")]
+pub mod process;
+#[cfg(any(feature = "memory", feature = "process"))]
+mod roster;
+#[cfg(feature = "sample")]
+pub mod sample;
+
 pub use monitor::{Action, Monitor, Status, Worker};
+
+#[cfg(feature = "memory")]
+pub use memory::MemoryMonitor;
+#[cfg(feature = "process")]
+pub use process::{ProcessMetrics, ProcessMonitor};

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// Below this, checks would be all that the supervisor does.
+#[cfg(any(feature = "memory", feature = "process"))]
+pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
 /// What a monitor shows of itself: any value that serialises, usually to a map.
 ///
 /// It is boxed and erased, so that a supervisor can hold monitors of which it knows nothing, and
@@ -53,7 +57,7 @@ pub trait Monitor: Send + 'static {
     /// The key of this monitor in the supervisor's status; unique among its monitors.
     fn name(&self) -> &str;
 
-    /// The time between two checks. Checks are aligned to the wall clock modulo the interval, so
+    /// The time between two checks; never zero. Checks are aligned to the wall clock modulo the interval, so
     /// that the samples of several supervisors can be laid side by side.
     fn interval(&self) -> Duration;
 

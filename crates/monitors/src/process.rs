@@ -1,0 +1,388 @@
+//! Measures every process of the application.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::{Duration, Instant},
+};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    Action, Monitor, Status, Worker,
+    monitor::SHORTEST_INTERVAL,
+    roster::Roster,
+    sample::{self, Directory, Stat},
+};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Proportional sizes are measured as often as this part of the time allows: 1 in 1,000.
+const PROPORTIONAL_SHARE: u32 = 1_000;
+
+/// Measures every process of the application, and reports each in one structured log event.
+///
+/// The application is the tree below [its root](Self::root_process_id), the root included, and
+/// every registered worker wherever it runs. It never asks for anything to be done.
+///
+/// A check reads `stat` of every process that is visible, about 10 µs each, since only that tells
+/// who belongs to the tree. The proportional size is read for the tree alone and costs a
+/// thousand times as much for a large process; it is refreshed so rarely that it takes at most a
+/// thousandth of the time, which for a process of 4 GB means once in 46 seconds.
+///
+/// # Status
+///
+/// Under the key `process`: `{"root_process_id": …, "processes": [ProcessMetrics…]}`, parents
+/// before their children, as of the last check. `root_process_id` is null before the first one.
+///
+/// # Example
+///
+/// ```
+/// use std::{sync::mpsc, time::Instant};
+/// use async_container_monitors::{Monitor, ProcessMonitor};
+///
+/// let (sender, receiver) = mpsc::channel();
+/// let mut monitor = ProcessMonitor::new()
+///     .root_process_id(std::process::id())
+///     .emit(move |metrics| { let _ = sender.send(metrics.clone()); });
+/// monitor.check(Instant::now());
+///
+/// let metrics = receiver.recv().unwrap();
+/// assert_eq!(metrics.process_id, std::process::id());
+/// assert!(metrics.resident_size > 0);
+/// ```
+pub struct ProcessMonitor {
+    interval: Duration,
+    root_process_id: Option<u32>,
+    emit: Box<dyn FnMut(&ProcessMetrics) + Send>,
+    roster: Roster<()>,
+    /// The root as it was found at the first check; a later process with its id is not the root.
+    root: Option<(u32, Option<u64>)>,
+    /// By process id and start time, for the processes of the last check.
+    known: HashMap<(u32, u64), Known>,
+    processes: Vec<ProcessMetrics>,
+}
+
+/// What is remembered of a process from one check to the next.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The clock of the last utilization, and the processor time used by then.
+    at: Duration,
+    processor_time: Duration,
+    utilization: f64,
+    proportional_size: Option<u64>,
+    /// When the proportional size may be measured again.
+    proportional_due: Duration,
+}
+
+/// What was measured of one process. Sizes are in bytes; times serialise as seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ProcessMetrics {
+    /// The process's id.
+    pub process_id: u32,
+    /// The process that started it, or the reaper that it came to.
+    pub parent_process_id: u32,
+    /// Its process group.
+    pub process_group_id: u32,
+    /// The processors that it kept busy since the check before: 1.0 is one core all the time.
+    /// At the first check of a process it is the average since it was started.
+    pub processor_utilization: f64,
+    /// The memory that it accounts for: the proportional size, where a page shared by two counts
+    /// half for each; the resident size where the kernel does not tell, as of a process of
+    /// another user. For a large process it may be some checks old.
+    pub total_size: u64,
+    /// Its address space.
+    pub virtual_size: u64,
+    /// What it has resident, shared pages included.
+    pub resident_size: u64,
+    /// The processor time of all its threads since it was started, user and system.
+    #[serde(serialize_with = "seconds")]
+    pub processor_time: Duration,
+    /// The time since it was started.
+    #[serde(serialize_with = "seconds")]
+    pub elapsed_time: Duration,
+    /// Its command line, cut to 4 KiB, or the name of its executable if that is empty.
+    pub command: String,
+}
+
+impl Default for ProcessMonitor {
+    fn default() -> Self {
+        Self {
+            interval: DEFAULT_INTERVAL,
+            root_process_id: None,
+            emit: Box::new(log),
+            roster: Roster::default(),
+            root: None,
+            known: HashMap::new(),
+            processes: Vec::new(),
+        }
+    }
+}
+
+impl ProcessMonitor {
+    /// A monitor of the tree that the parent of this process is the root of.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The time between two checks; at least one millisecond.
+    ///
+    /// Default is 60 seconds.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval.max(SHORTEST_INTERVAL);
+        self
+    }
+
+    /// The process whose tree is measured. Set it where the supervisor was not started by the
+    /// application's root, for example by hand.
+    ///
+    /// Default is the parent, at the first check, of the process that runs the monitor.
+    pub fn root_process_id(mut self, process_id: u32) -> Self {
+        self.root_process_id = Some(process_id);
+        self
+    }
+
+    /// What to do with the metrics of each process at each check.
+    ///
+    /// Default is a `tracing` event "process metrics captured" at level info, with the metrics as
+    /// its fields.
+    pub fn emit(mut self, emit: impl FnMut(&ProcessMetrics) + Send + 'static) -> Self {
+        self.emit = Box::new(emit);
+        self
+    }
+
+    /// The root, if it is (still) the process that it was at the first check.
+    fn find_root(&mut self, stats: &HashMap<u32, Stat>) -> Option<u32> {
+        let (process_id, start_time) = *self.root.get_or_insert_with(|| {
+            let process_id = self.root_process_id.unwrap_or_else(std::os::unix::process::parent_id);
+            (process_id, stats.get(&process_id).map(|stat| stat.start_time))
+        });
+        let stat = stats.get(&process_id)?;
+        (Some(stat.start_time) == start_time).then_some(process_id)
+    }
+}
+
+impl Monitor for ProcessMonitor {
+    fn name(&self) -> &str {
+        "process"
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn register(&mut self, worker: &Worker) {
+        let start_time = Stat::read(worker.process_id).ok().map(|stat| stat.start_time);
+        self.roster.register(worker, start_time, ());
+    }
+
+    fn remove(&mut self, worker: &Worker) {
+        self.roster.remove(worker);
+    }
+
+    fn check(&mut self, _now: Instant) -> Vec<Action> {
+        let stats = match read_all() {
+            Ok(stats) => stats,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot list processes, trying again at the next check"
+                );
+                return Vec::new();
+            }
+        };
+
+        let mut process_ids = match self.find_root(&stats) {
+            Some(root) => tree(root, &stats),
+            None => Vec::new(),
+        };
+        let members: HashSet<u32> = process_ids.iter().copied().collect();
+        let elsewhere = self.roster.iter().filter(|(process_id, entry)| {
+            !members.contains(process_id) && stats.get(process_id).map(|stat| stat.start_time) == entry.start_time
+        });
+        process_ids.extend(elsewhere.map(|(process_id, _)| process_id));
+
+        let previous = std::mem::take(&mut self.known);
+        self.processes.clear();
+        for process_id in process_ids {
+            // It may have ended since it was listed, or not be ours to read.
+            let Ok((metrics, identity, known)) = measure(process_id, &previous) else {
+                continue;
+            };
+            (self.emit)(&metrics);
+            self.known.insert(identity, known);
+            self.processes.push(metrics);
+        }
+        Vec::new()
+    }
+
+    fn status(&self) -> Status {
+        Box::new(ProcessStatus {
+            root_process_id: self.root.map(|(process_id, _)| process_id),
+            processes: self.processes.clone(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct ProcessStatus {
+    root_process_id: Option<u32>,
+    processes: Vec<ProcessMetrics>,
+}
+
+type Identity = (u32, u64);
+
+fn measure(process_id: u32, previous: &HashMap<Identity, Known>) -> io::Result<(ProcessMetrics, Identity, Known)> {
+    let directory = Directory::open(process_id)?;
+    let stat = directory.stat()?;
+    if stat.ended {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let command = directory.command()?;
+    let at = sample::uptime();
+    let elapsed_time = stat.elapsed_time(at);
+    let identity = (process_id, stat.start_time);
+
+    // The first time, as if it had been seen when it was started.
+    let mut known = previous.get(&identity).copied().unwrap_or(Known {
+        at: at.saturating_sub(elapsed_time),
+        processor_time: Duration::ZERO,
+        utilization: 0.0,
+        proportional_size: None,
+        proportional_due: Duration::ZERO,
+    });
+    known.advance(at, stat.processor_time);
+    if at >= known.proportional_due {
+        known.proportional_size = directory.memory().ok().map(|memory| memory.proportional_size);
+        let cost = sample::uptime().saturating_sub(at);
+        known.proportional_due = at + cost * PROPORTIONAL_SHARE;
+    }
+
+    let metrics = ProcessMetrics {
+        process_id,
+        parent_process_id: stat.parent_process_id,
+        process_group_id: stat.process_group_id,
+        processor_utilization: known.utilization,
+        total_size: known.proportional_size.unwrap_or(stat.resident_size),
+        virtual_size: stat.virtual_size,
+        resident_size: stat.resident_size,
+        processor_time: stat.processor_time,
+        elapsed_time,
+        command,
+    };
+    Ok((metrics, identity, known))
+}
+
+impl Known {
+    /// Processor time counts in ticks of 10 ms, so over less than a few of them the utilization
+    /// would be noise.
+    const SHORTEST: Duration = Duration::from_millis(50);
+
+    fn advance(&mut self, at: Duration, processor_time: Duration) {
+        let elapsed = at.saturating_sub(self.at);
+        let used = processor_time.saturating_sub(self.processor_time);
+        if elapsed >= Self::SHORTEST {
+            self.utilization = used.as_secs_f64() / elapsed.as_secs_f64();
+            self.at = at;
+            self.processor_time = processor_time;
+        }
+    }
+}
+
+fn read_all() -> io::Result<HashMap<u32, Stat>> {
+    let stats = sample::process_ids()?.filter_map(|process_id| Some((process_id, Stat::read(process_id).ok()?)));
+    Ok(stats.collect())
+}
+
+/// The root and its descendants, parents first.
+fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for stat in stats.values() {
+        children.entry(stat.parent_process_id).or_default().push(stat.process_id);
+    }
+    let mut process_ids = Vec::new();
+    let mut waiting = vec![root];
+    let mut seen = HashSet::new();
+    while let Some(process_id) = waiting.pop() {
+        // The readings are not of one moment: where an id was reused meanwhile, the "tree" may
+        // have a cycle.
+        if !seen.insert(process_id) {
+            continue;
+        }
+        process_ids.push(process_id);
+        let mut next = children.remove(&process_id).unwrap_or_default();
+        next.sort_unstable_by(|left, right| right.cmp(left));
+        waiting.extend(next);
+    }
+    process_ids
+}
+
+fn log(metrics: &ProcessMetrics) {
+    tracing::info!(
+        process_id = metrics.process_id,
+        parent_process_id = metrics.parent_process_id,
+        process_group_id = metrics.process_group_id,
+        processor_utilization = metrics.processor_utilization,
+        total_size = metrics.total_size,
+        virtual_size = metrics.virtual_size,
+        resident_size = metrics.resident_size,
+        processor_time = metrics.processor_time.as_secs_f64(),
+        elapsed_time = metrics.elapsed_time.as_secs_f64(),
+        command = metrics.command,
+        "process metrics captured"
+    );
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(process_id: u32, parent_process_id: u32) -> (u32, Stat) {
+        let stat = Stat {
+            process_id,
+            parent_process_id,
+            process_group_id: 1,
+            executable: String::new(),
+            ended: false,
+            processor_time: Duration::ZERO,
+            start_time: 0,
+            virtual_size: 0,
+            resident_size: 0,
+        };
+        (process_id, stat)
+    }
+
+    #[test]
+    fn a_tree_is_the_root_and_what_descends_from_it() {
+        let stats = HashMap::from([stat(1, 0), stat(5, 1), stat(9, 5), stat(7, 5), stat(8, 7), stat(6, 1)]);
+        assert_eq!(tree(5, &stats), [5, 7, 8, 9]);
+        assert_eq!(tree(6, &stats), [6]);
+    }
+
+    #[test]
+    fn a_cycle_ends() {
+        let stats = HashMap::from([stat(5, 7), stat(7, 5)]);
+        assert_eq!(tree(5, &stats), [5, 7]);
+    }
+
+    #[test]
+    fn utilization_is_of_the_last_interval_and_not_of_an_instant() {
+        let seconds = Duration::from_secs;
+        let mut known = Known {
+            at: seconds(100),
+            processor_time: seconds(10),
+            utilization: 0.25,
+            proportional_size: None,
+            proportional_due: Duration::ZERO,
+        };
+        known.advance(seconds(100) + Duration::from_millis(1), seconds(10) + Duration::from_millis(10));
+        assert_eq!(known.utilization, 0.25);
+        known.advance(seconds(110), seconds(25));
+        assert_eq!(known.utilization, 1.5);
+    }
+}

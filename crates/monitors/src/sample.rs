@@ -1,0 +1,446 @@
+//! What the operating system says about a process and about the host, read at the lowest cost.
+//!
+//! | read | costs about | gives |
+//! | --- | --- | --- |
+//! | [`Process::resident_size`] | 1–2 µs | resident size, from a file that is kept open |
+//! | [`Process::open`], [`Stat::read`], [`Directory`] | 10 µs | times, parent, sizes |
+//! | [`Process::memory`] | 1 ms for 50 MB, 46 ms for 4 GB | private, shared and proportional sizes |
+//!
+//! The last one walks the page tables and holds the process's memory map lock while it does, so it
+//! slows the process that it looks at. Use it on demand, or at a pace that falls with its price.
+//!
+//! Linux only: everything but [`HostMemory`] reads `/proc`. A process that ended is an
+//! [`io::Error`] of kind `NotFound` or, once a file of it was open, no value; see [`has_ended`].
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    time::{ClockId, clock_gettime},
+};
+use serde::Serialize;
+
+/// A command line is shown to people; one of many megabytes would only fill the log.
+const COMMAND_LIMIT: u64 = 4096;
+
+/// `stat` is 52 numbers of at most 20 digits and a name of at most 64 bytes.
+const STAT_LIMIT: usize = 2048;
+
+/// Bytes a page, and clock ticks a second. Neither changes while the system runs.
+static PAGE_SIZE: LazyLock<u64> = LazyLock::new(|| rustix::param::page_size() as u64);
+static TICKS_PER_SECOND: LazyLock<u64> = LazyLock::new(rustix::param::clock_ticks_per_second);
+
+/// Whether this error means that the process is no longer there, which is in the nature of
+/// sampling and no fault.
+pub fn has_ended(error: &io::Error) -> bool {
+    // Opening a file of a process that is gone gives ENOENT; reading one that was opened before
+    // gives ESRCH, for which std has no kind.
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+/// The time since the host was started, in the clock that [`Stat::start_time`] uses.
+pub fn uptime() -> Duration {
+    // BOOTTIME and not MONOTONIC: start times count the time that the host was suspended.
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+}
+
+/// The process ids that are visible to this process, in no particular order.
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn process_ids() -> io::Result<impl Iterator<Item = u32>> {
+    Ok(std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// A process whose resident size is read again and again.
+///
+/// It refers to this one process and never to a later one with the same id: the kernel binds an
+/// open file of `/proc` to the process it was opened for. It costs one file descriptor.
+#[derive(Debug)]
+pub struct Process {
+    process_id: u32,
+    start_time: u64,
+    statm: File,
+}
+
+impl Process {
+    /// Finds the process that has this id now.
+    ///
+    /// # Errors
+    /// Of kind `NotFound` if there is none; others, such as too many open files, as they come.
+    pub fn open(process_id: u32) -> io::Result<Self> {
+        let directory = Directory::open(process_id)?;
+        let stat = directory.stat()?;
+        let statm = directory.file("statm")?;
+        Ok(Self { process_id, start_time: stat.start_time, statm })
+    }
+
+    /// The process's id.
+    pub fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    /// When it was started; see [`Stat::start_time`].
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// The memory that it has resident, in bytes, shared pages included; `None` once it ended.
+    ///
+    /// Before Linux 6.16 the kernel adds this up lazily, and may be off by some hundred KiB for
+    /// each processor.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read, for another reason than that the process ended.
+    pub fn resident_size(&self) -> io::Result<Option<u64>> {
+        let mut buffer = [0; 256];
+        let length = match self.statm.read_at(&mut buffer, 0) {
+            Ok(length) => length,
+            Err(error) if has_ended(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // A process that ended and was not reaped yet has no memory map: every number is zero.
+        Ok(Some(parse_statm(&buffer[..length])?).filter(|size| *size > 0))
+    }
+
+    /// Private, shared and proportional sizes. Expensive: see the module's table.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or belongs to somebody else (`PermissionDenied`).
+    pub fn memory(&self) -> io::Result<Memory> {
+        let directory = Directory::open(self.process_id)?;
+        if directory.stat()?.start_time != self.start_time {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        directory.memory()
+    }
+}
+
+/// One reading of a process's vital figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stat {
+    /// Its id.
+    pub process_id: u32,
+    /// The process that started it, or the reaper that it came to; 0 if that is out of sight.
+    pub parent_process_id: u32,
+    /// The process group.
+    pub process_group_id: u32,
+    /// The name of its executable, cut to 15 bytes by the kernel.
+    pub executable: String,
+    /// Whether it ended, and waits only to be reaped.
+    pub ended: bool,
+    /// The processor time of all its threads, user and system.
+    pub processor_time: Duration,
+    /// When it was started, in clock ticks since the host was. With the process id this tells a
+    /// process from every other one until the host is restarted.
+    pub start_time: u64,
+    /// The address space, in bytes.
+    pub virtual_size: u64,
+    /// The memory that is resident, in bytes, shared pages included.
+    pub resident_size: u64,
+}
+
+impl Stat {
+    /// Reads the figures of the process that has this id now.
+    ///
+    /// # Errors
+    /// Where there is no such process ([`has_ended`]), or it cannot be read.
+    pub fn read(process_id: u32) -> io::Result<Self> {
+        // One open instead of two: all that is wanted is in one file, so there is nothing that
+        // could come from two processes.
+        let path: PathBuf = ["/proc", &process_id.to_string(), "stat"].iter().collect();
+        Self::from_file(process_id, File::open(path)?)
+    }
+
+    /// The time since it was started, `uptime` being the [`uptime`] of the host.
+    pub fn elapsed_time(&self, uptime: Duration) -> Duration {
+        uptime.saturating_sub(ticks(self.start_time))
+    }
+
+    fn from_file(process_id: u32, mut file: File) -> io::Result<Self> {
+        let mut buffer = [0; STAT_LIMIT];
+        let length = file.read(&mut buffer)?;
+        Self::parse(process_id, &buffer[..length]).ok_or_else(|| unexpected("stat"))
+    }
+
+    fn parse(process_id: u32, text: &[u8]) -> Option<Self> {
+        // "PID (NAME) STATE …", where NAME may itself contain spaces and parentheses; only the
+        // last one closes it.
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let executable = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
+        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+
+        Some(Self {
+            process_id,
+            parent_process_id: fields.get(1)?.parse().ok()?,
+            // Negative, or 0, for a group that lives outside of this pid namespace.
+            process_group_id: fields.get(2)?.parse().unwrap_or(0),
+            executable,
+            ended: matches!(*fields.first()?, "Z" | "X" | "x"),
+            processor_time: ticks(number(11)?.saturating_add(number(12)?)),
+            start_time: number(19)?,
+            virtual_size: number(20)?,
+            resident_size: number(21)?.saturating_mul(*PAGE_SIZE),
+        })
+    }
+}
+
+/// A process whose figures are read together, once.
+///
+/// All of them are of the same process, whatever becomes of its id meanwhile. It costs one file
+/// descriptor.
+#[derive(Debug)]
+pub struct Directory {
+    process_id: u32,
+    descriptor: OwnedFd,
+}
+
+impl Directory {
+    /// Finds the process that has this id now.
+    ///
+    /// # Errors
+    /// Where there is no such process ([`has_ended`]), or it cannot be opened.
+    pub fn open(process_id: u32) -> io::Result<Self> {
+        let path = Path::new("/proc").join(process_id.to_string());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { process_id, descriptor })
+    }
+
+    /// Its vital figures.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or the figures cannot be read.
+    pub fn stat(&self) -> io::Result<Stat> {
+        Stat::from_file(self.process_id, self.file("stat")?)
+    }
+
+    /// Its command line, the arguments joined by spaces and cut to 4 KiB; where that is empty,
+    /// as for kernel threads, the name of its executable.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or the command line cannot be read.
+    pub fn command(&self) -> io::Result<String> {
+        for name in ["cmdline", "comm"] {
+            let mut text = Vec::new();
+            self.file(name)?.take(COMMAND_LIMIT).read_to_end(&mut text)?;
+            let command = parse_command(&text);
+            if !command.is_empty() {
+                return Ok(command);
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// Private, shared and proportional sizes. Expensive: see the module's table.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or belongs to somebody else (`PermissionDenied`).
+    pub fn memory(&self) -> io::Result<Memory> {
+        let mut text = String::new();
+        self.file("smaps_rollup")?.read_to_string(&mut text)?;
+        Memory::parse(&text).ok_or_else(|| unexpected("smaps_rollup"))
+    }
+
+    fn file(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.descriptor, name, flags, Mode::empty())?;
+        Ok(file.into())
+    }
+}
+
+/// Where a process's memory is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Memory {
+    /// What is resident.
+    pub resident_size: u64,
+    /// What is resident, each shared page divided by the number of processes that share it. The
+    /// proportional sizes of all processes add up to the memory that is in use.
+    pub proportional_size: u64,
+    /// What only this process uses: what would be free if it ended.
+    pub private_size: u64,
+    /// What other processes use as well.
+    pub shared_size: u64,
+    /// What was moved to swap.
+    pub swap_size: u64,
+}
+
+impl Memory {
+    fn parse(text: &str) -> Option<Self> {
+        let size = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            let size: u64 = line.trim().strip_suffix(" kB")?.trim_end().parse().ok()?;
+            Some(size.saturating_mul(1024))
+        };
+        Some(Self {
+            resident_size: size("Rss")?,
+            proportional_size: size("Pss")?,
+            private_size: size("Private_Clean")?.saturating_add(size("Private_Dirty")?),
+            shared_size: size("Shared_Clean")?.saturating_add(size("Shared_Dirty")?),
+            swap_size: size("Swap").unwrap_or(0),
+        })
+    }
+}
+
+/// The memory of the host, or of the cgroup where that allows less; in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HostMemory {
+    /// What there is.
+    pub total_size: u64,
+    /// What programs can still have. The page cache counts as available, since the kernel gives
+    /// it up on demand.
+    pub available_size: u64,
+    /// The swap space.
+    pub swap_total_size: u64,
+    /// The swap space that is used.
+    pub swap_used_size: u64,
+}
+
+impl HostMemory {
+    /// Reads the figures, in about 50 µs; `None` where the platform does not tell.
+    pub fn read() -> Option<Self> {
+        let mut system = sysinfo::System::new().ok()?;
+        system.refresh_memory();
+        let mut memory = Self {
+            total_size: system.total_memory(),
+            available_size: system.available_memory(),
+            swap_total_size: system.total_swap(),
+            swap_used_size: system.used_swap(),
+        };
+        if memory.total_size == 0 {
+            return None;
+        }
+        if let Some(limits) = system.cgroup_limits() {
+            // The cgroup's own "free" counts the page cache as used, so a program that reads
+            // files would seem to exhaust it. Anonymous memory is what cannot be given up.
+            memory.total_size = memory.total_size.min(limits.total_memory);
+            let available = memory.total_size.saturating_sub(limits.rss);
+            memory.available_size = memory.available_size.min(available);
+        }
+        Some(memory)
+    }
+}
+
+fn ticks(count: u64) -> Duration {
+    let rate = (*TICKS_PER_SECOND).max(1);
+    // Whole seconds and the rest apart, for a start time in nanoseconds would overflow.
+    let rest = count % rate * 1_000_000_000 / rate;
+    Duration::from_secs(count / rate) + Duration::from_nanos(rest)
+}
+
+fn parse_statm(text: &[u8]) -> io::Result<u64> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
+        .map(|pages| pages.saturating_mul(*PAGE_SIZE))
+        .ok_or_else(|| unexpected("statm"))
+}
+
+fn parse_command(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).replace('\0', " ");
+    text.trim().to_owned()
+}
+
+fn unexpected(file: &str) -> io::Error {
+    let message = format!("/proc/PID/{file} is not in the form that the kernel documents");
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "4464 (a) b (c) R 4456 4450 2831 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 \
+                        70784 3133440 359 18446744073709551615 94414680735744";
+
+    #[test]
+    fn names_may_contain_what_closes_them() {
+        let stat = Stat::parse(4464, STAT.as_bytes()).unwrap();
+        assert_eq!(stat.executable, "a) b (c");
+        assert_eq!(stat.parent_process_id, 4456);
+        assert_eq!(stat.process_group_id, 4450);
+        assert_eq!(stat.processor_time, ticks(200));
+        assert_eq!(stat.start_time, 70784);
+        assert_eq!(stat.virtual_size, 3_133_440);
+        assert_eq!(stat.resident_size, 359 * *PAGE_SIZE);
+        assert!(!stat.ended);
+    }
+
+    #[test]
+    fn names_need_not_be_text() {
+        let text = [b"7 (\xff)", &STAT.as_bytes()[STAT.rfind(')').unwrap() + 1..]].concat();
+        assert_eq!(Stat::parse(7, &text).unwrap().executable, "\u{fffd}");
+    }
+
+    #[test]
+    fn zombies_have_ended() {
+        assert!(Stat::parse(1, STAT.replace(") R", ") Z").as_bytes()).unwrap().ended);
+    }
+
+    #[test]
+    fn malformed_files_are_refused_and_do_not_panic() {
+        for text in ["", "1", "1 (", "1 )x(", "1 (x)", "1 (x) R", "1 (x) R a b c"] {
+            assert_eq!(Stat::parse(1, text.as_bytes()), None, "{text:?}");
+        }
+        assert!(parse_statm(b"").is_err());
+        assert!(parse_statm(b"12 x").is_err());
+        assert_eq!(Memory::parse("Rss: 12"), None);
+    }
+
+    #[test]
+    fn rollup_is_in_bytes_and_keeps_similar_names_apart() {
+        let text = "56302c647000-7ffdf483e000 ---p 00000000 00:00 0 [rollup]\n\
+                    Rss:                1724 kB\nPss:                 459 kB\nPss_Dirty: 108 kB\n\
+                    Shared_Clean:       1564 kB\nShared_Dirty:          4 kB\n\
+                    Private_Clean:        52 kB\nPrivate_Dirty:       108 kB\n\
+                    Swap:                  8 kB\nSwapPss:               2 kB\n";
+        let memory = Memory::parse(text).unwrap();
+        assert_eq!(memory.resident_size, 1724 << 10);
+        assert_eq!(memory.proportional_size, 459 << 10);
+        assert_eq!(memory.private_size, 160 << 10);
+        assert_eq!(memory.shared_size, 1568 << 10);
+        assert_eq!(memory.swap_size, 8 << 10);
+    }
+
+    #[test]
+    fn command_lines_are_joined_by_spaces() {
+        assert_eq!(parse_command(b"sleep\x0010\0"), "sleep 10");
+        assert_eq!(parse_command(b""), "");
+        assert_eq!(parse_command(b"title\0\0\0"), "title");
+    }
+
+    #[test]
+    fn ticks_of_a_host_that_ran_for_centuries_do_not_overflow() {
+        assert_eq!(ticks(u64::MAX).as_secs(), u64::MAX / *TICKS_PER_SECOND);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let process_id = std::process::id();
+        let process = Process::open(process_id).unwrap();
+        let size = process.resident_size().unwrap().unwrap();
+        assert!(size > 100 << 10, "{size}");
+        let stat = Stat::read(process_id).unwrap();
+        assert_eq!(stat.start_time, process.start_time());
+        assert!(stat.elapsed_time(uptime()) < Duration::from_secs(3600));
+        assert!(process_ids().unwrap().any(|id| id == process_id));
+    }
+
+    #[test]
+    fn the_host_has_memory() {
+        let memory = HostMemory::read().unwrap();
+        assert!(memory.available_size > 0 && memory.available_size <= memory.total_size);
+    }
+}

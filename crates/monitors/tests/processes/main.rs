@@ -1,0 +1,8 @@
+//! Monitors against real processes.
+
+#![cfg(all(feature = "memory", feature = "process"))]
+
+mod helper;
+mod memory;
+mod process;
+mod sample;

@@ -1,0 +1,149 @@
+use std::{
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
+
+use async_container_monitors::{Monitor, ProcessMetrics, ProcessMonitor, sample::Stat};
+use serde_json::Value;
+
+use crate::helper::{Helper, eventually};
+
+fn monitor(root: u32) -> (ProcessMonitor, Receiver<ProcessMetrics>) {
+    let (sender, receiver) = channel();
+    let monitor =
+        ProcessMonitor::new().root_process_id(root).emit(move |metrics| sender.send(metrics.clone()).unwrap());
+    (monitor, receiver)
+}
+
+fn process_ids(receiver: &Receiver<ProcessMetrics>) -> Vec<u32> {
+    receiver.try_iter().map(|metrics| metrics.process_id).collect()
+}
+
+#[test]
+fn defaults() {
+    let mut monitor = ProcessMonitor::new();
+    assert_eq!(monitor.name(), "process");
+    assert_eq!(Monitor::interval(&monitor), Duration::from_secs(60));
+    let status = serde_json::to_value(monitor.status()).unwrap();
+    assert_eq!(status["root_process_id"], Value::Null);
+
+    monitor.check(Instant::now());
+    let status = serde_json::to_value(monitor.status()).unwrap();
+    assert_eq!(status["root_process_id"], std::os::unix::process::parent_id());
+    let processes = status["processes"].as_array().unwrap();
+    assert_eq!(processes[0]["process_id"], std::os::unix::process::parent_id());
+    assert!(processes.iter().any(|process| process["process_id"] == std::process::id()));
+}
+
+#[test]
+fn every_process_of_the_tree_is_measured_once() {
+    let mut helper = Helper::spawn();
+    let (first, second) = (helper.spawn_child(), helper.spawn_child());
+    let (mut monitor, receiver) = monitor(helper.process_id());
+    // A member of the tree that registered, and one of another tree.
+    let other = Helper::spawn();
+    monitor.register(&helper.worker("a"));
+    monitor.register(&other.worker("b"));
+
+    assert_eq!(monitor.check(Instant::now()), []);
+    let mut found = process_ids(&receiver);
+    let mut expected = vec![helper.process_id(), first, second, other.process_id()];
+    assert_eq!(found[0], helper.process_id(), "parents come first");
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+
+    monitor.remove(&other.worker("b"));
+    helper.run(&format!("kill {first}"));
+    helper.run(&format!("kill {second}"));
+    eventually(|| [first, second].iter().all(|id| Stat::read(*id).unwrap().ended));
+    monitor.check(Instant::now());
+    assert_eq!(process_ids(&receiver), [helper.process_id()], "zombies are not measured");
+}
+
+#[test]
+fn a_root_that_ended_has_no_tree() {
+    let mut helper = Helper::spawn();
+    let (mut monitor, receiver) = monitor(helper.process_id());
+    monitor.check(Instant::now());
+    assert_eq!(process_ids(&receiver), [helper.process_id()]);
+    helper.kill();
+    helper.reap();
+    monitor.check(Instant::now());
+    assert!(process_ids(&receiver).is_empty());
+}
+
+#[test]
+fn utilization_is_measured() {
+    let mut helper = Helper::spawn();
+    let idle = helper.spawn_child();
+    let (mut monitor, receiver) = monitor(helper.process_id());
+    monitor.check(Instant::now());
+    let before: Vec<_> = receiver.try_iter().collect();
+
+    helper.run("burn");
+    let used =
+        |metrics: &ProcessMetrics| Stat::read(metrics.process_id).unwrap().processor_time - metrics.processor_time;
+    eventually(|| used(&before[0]) > Duration::from_millis(300));
+    monitor.check(Instant::now());
+    let after: Vec<_> = receiver.try_iter().collect();
+
+    // What it must be by the figures of the two checks themselves, however busy the machine is.
+    let time = (after[0].processor_time - before[0].processor_time).as_secs_f64();
+    let elapsed = (after[0].elapsed_time - before[0].elapsed_time).as_secs_f64();
+    let utilization = after[0].processor_utilization;
+    assert!((utilization - time / elapsed).abs() < 0.1 * utilization, "{before:?} {after:?}");
+    assert!(utilization > 0.0 && utilization < 2.0, "{utilization}");
+    assert_eq!(after[1].process_id, idle);
+    assert!(after[1].processor_utilization < utilization / 2.0, "{after:?}");
+}
+
+#[test]
+fn the_first_utilization_is_the_average_since_the_start() {
+    let mut helper = Helper::spawn();
+    helper.run("burn");
+    let process_id = helper.process_id();
+    eventually(|| Stat::read(process_id).unwrap().processor_time > Duration::from_millis(300));
+    let (mut monitor, receiver) = monitor(process_id);
+    monitor.check(Instant::now());
+    let metrics = receiver.recv().unwrap();
+    let average = metrics.processor_time.as_secs_f64() / metrics.elapsed_time.as_secs_f64();
+    assert!((metrics.processor_utilization - average).abs() < 0.01, "{metrics:?}");
+    assert!(average > 0.0);
+}
+
+#[test]
+fn status_is_in_bytes_and_seconds() {
+    let mut helper = Helper::spawn();
+    helper.run("allocate 20000000");
+    let (mut monitor, _receiver) = monitor(helper.process_id());
+    monitor.check(Instant::now());
+    let status = serde_json::to_value(monitor.status()).unwrap();
+    assert_eq!(status["root_process_id"], helper.process_id());
+    let process = &status["processes"][0];
+
+    let mut keys: Vec<_> = process.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "command",
+            "elapsed_time",
+            "parent_process_id",
+            "process_group_id",
+            "process_id",
+            "processor_time",
+            "processor_utilization",
+            "resident_size",
+            "total_size",
+            "virtual_size",
+        ]
+    );
+    let size = |key: &str| process[key].as_u64().unwrap();
+    assert!(size("resident_size") > 20_000_000 && size("virtual_size") > size("resident_size"));
+    assert!(size("total_size") > 20_000_000 && size("total_size") <= size("resident_size") + (4 << 20));
+    assert!(process["elapsed_time"].as_f64().unwrap() < 600.0);
+    assert!(process["processor_time"].as_f64().unwrap() < 600.0);
+    assert_eq!(process["parent_process_id"], std::process::id());
+    assert!(process["command"].as_str().unwrap().ends_with(" --exact helper::helper --nocapture --test-threads=1"));
+}
