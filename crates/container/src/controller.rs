@@ -273,6 +273,8 @@ struct Root {
     /// The generation that is being started beside the active one.
     incoming: Option<Incoming>,
     latest_generation: u64,
+    /// The generation that was last said to be ready.
+    announced: u64,
     /// True if a reload was asked for while one was under way.
     reload_again: bool,
     stops: Stops,
@@ -296,6 +298,7 @@ impl Root {
             status,
             incoming: None,
             latest_generation: 0,
+            announced: 0,
             reload_again: false,
             stops: Stops::default(),
             stopping: None,
@@ -422,6 +425,7 @@ impl Root {
         let after = self.incoming.as_ref().map(|incoming| incoming.since.elapsed());
         tracing::info!(generation, ?after, "the new generation is ready: stopping the old one");
         self.status.generation = generation;
+        self.announced = generation;
         self.container.stop(|child| child.generation() < generation, self.grace);
         self.reloaded(None);
     }
@@ -447,8 +451,11 @@ impl Root {
             self.status.ready = ready;
             self.container.set_root(self.status.clone());
             if ready {
-                let children = self.container.count(|child| child.generation() == self.status.generation);
-                tracing::info!(children, generation = self.status.generation, after = ?self.started.elapsed(), "all children are ready");
+                // Whenever a child was replaced they all are again; news is only the first time.
+                if std::mem::replace(&mut self.announced, self.status.generation) != self.status.generation {
+                    let children = self.container.count(|child| child.generation() == self.status.generation);
+                    tracing::info!(children, generation = self.status.generation, after = ?self.started.elapsed(), "all children are ready");
+                }
                 self.announce();
             }
         }

@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::BoxError;
 use crate::instance::{Instance, child_name};
-use crate::link::{LINK_PIPE, Link};
 use crate::notify::Notify;
+use crate::notify::link::{LINK_PIPE, Link};
 use crate::spec::{Runtime, Service, Start};
 use crate::sys::inherit;
 use crate::sys::spawn::FIRST_DESCRIPTOR;

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::InstanceError;
-use crate::link::Link;
 use crate::notify::Notify;
+use crate::notify::link::Link;
 
 /// One instance of a service, as its own code sees it. Clones are the same instance.
 #[derive(Clone, Debug)]

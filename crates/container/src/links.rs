@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
 
 use crate::container::{Key, Slot};
-use crate::link::Topic;
+use crate::notify::link::Topic;
 use crate::status::{RootStatus, Update};
 
 /// The lines to all linked children, of which there are few.

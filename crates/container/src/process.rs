@@ -11,7 +11,7 @@ use crate::command::{Command, Prepared};
 use crate::entry::{ENTRY, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::error::SpawnError;
 use crate::instance::child_name;
-use crate::link::{LINK_PIPE, LinkWriter};
+use crate::notify::link::{LINK_PIPE, LinkWriter};
 use crate::notify::{LineReader, NOTIFY_PIPE};
 use crate::spec::{Service, Start};
 use crate::sys::signal;

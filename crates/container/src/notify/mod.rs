@@ -5,6 +5,7 @@
 //! language can speak it.
 
 mod client;
+pub(crate) mod link;
 mod message;
 mod reader;
 

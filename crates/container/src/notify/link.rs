@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use crate::notify::{Message, Notify, ReplaceRequest, Request};
+use super::{Message, Notify, ReplaceRequest, Request};
 use crate::status::{Status, Update};
 
 /// The variable that names the descriptor of the pipe from the root.
