@@ -64,8 +64,10 @@ pub struct Connection {
     /// Bytes ever put into the output, and of these the ones that were written.
     queued: u64,
     written: u64,
-    /// An upper bound of the bytes of answers that wait to be written.
-    answers: u64,
+    /// Bytes of final answers that may wait to be written, and how far the output has to be written until none of them
+    /// does.
+    finals: u64,
+    finals_mark: u64,
     searched: usize,
     write_deadline: Option<Instant>,
     read_deadline: Option<Instant>,
@@ -93,7 +95,8 @@ impl Connection {
             output: Vec::new(),
             queued: 0,
             written: 0,
-            answers: 0,
+            finals: 0,
+            finals_mark: 0,
             searched: 0,
             write_deadline: None,
             read_deadline: None,
@@ -118,7 +121,7 @@ impl Connection {
     /// Whether more may be read now. Not while a call has as many responses waiting to be taken as it may, nor while the
     /// peer makes calls without reading the answers: that is how back-pressure reaches it.
     pub fn wants_input(&self) -> bool {
-        !self.closing && !self.outgoing.is_full() && self.answers <= self.settings.backlog_limit as u64
+        !self.closing && !self.outgoing.is_full() && self.finals <= self.settings.backlog_limit as u64
     }
 
     /// Whether the connection is to be closed as soon as the output is written.
@@ -381,9 +384,9 @@ impl Connection {
 
         let before = self.queued;
         self.put(body)?;
-        self.answers += self.queued - before;
 
         if last {
+            self.count_final(before);
             self.incoming.remove(key);
         } else if let Some(call) = self.incoming.get(key) {
             call.sent(self.queued);
@@ -392,11 +395,19 @@ impl Connection {
         Ok(())
     }
 
+    /// Final answers never wait for room, so what bounds them is that no more calls are read. Others do not count: a stream
+    /// that fills the output must not keep its own cancellation from being read.
+    fn count_final(&mut self, before: u64) {
+        self.finals += self.queued - before;
+        self.finals_mark = self.queued;
+    }
+
     /// Whether another response to this call may be sent now, or should wait for the peer to read.
     pub fn has_room(&mut self, key: CallKey) -> Result<bool, SendError> {
         let call = self.incoming.get(key).ok_or(SendError::Cancelled)?;
 
-        Ok(call.queued(self.written) < self.settings.queue_limit && self.answers <= self.settings.backlog_limit as u64)
+        Ok(call.queued(self.written) < self.settings.queue_limit
+            && self.queued - self.written <= self.settings.backlog_limit as u64)
     }
 
     /// Whether the call still wants an answer.
@@ -443,7 +454,7 @@ impl Connection {
             message::put_id(id, entries);
             message::put_failure(failure, entries)
         });
-        self.answers += self.queued - before;
+        self.count_final(before);
 
         if let Err(error) = result {
             tracing::warn!(%error, "could not send a failure");
@@ -515,7 +526,11 @@ impl Connection {
     /// The socket took this many bytes of what was taken.
     pub fn handle_written(&mut self, bytes: usize) {
         self.written += bytes as u64;
-        self.answers = self.answers.min(self.queued - self.written);
+
+        if self.written >= self.finals_mark {
+            self.finals = 0;
+        }
+
         self.write_deadline = None;
         self.wakers.append(&mut self.writers);
     }

@@ -26,11 +26,9 @@ use crate::{
     shared::{Driver as DriverState, Shared},
 };
 
-/// How much is read at once. A connection that is idle keeps one such buffer at most.
+/// How much is read at once, at first. A connection that is idle keeps one such buffer at most.
 const READ_SIZE: usize = 4096;
-/// Below this, the rest of a buffer is not worth a read.
-const READ_MINIMUM: usize = 512;
-/// How much is read at once while a large message comes in.
+/// How much is read at once while reads fill what they are given.
 const READ_LARGE: usize = 256 << 10;
 /// A buffer for output that grew beyond this is given back once it is written.
 const WRITE_KEPT: usize = 64 << 10;
@@ -54,8 +52,7 @@ pub struct Driver<S, H> {
     written: usize,
     sleep: Option<Pin<Box<Sleep>>>,
     read: Reading,
-    /// The input buffer grew for a large message.
-    large: bool,
+    read_size: usize,
 }
 
 /// Nothing in it is pinned: the stream has to be `Unpin`, and the handler is only called.
@@ -109,7 +106,7 @@ where
             written: 0,
             sleep: None,
             read: Reading::Open,
-            large: false,
+            read_size: READ_SIZE,
         };
 
         (client, driver)
@@ -129,24 +126,37 @@ where
 
     /// Reads once.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let spare = self.input.capacity() - self.input.len();
-
-        if spare < READ_MINIMUM {
-            // What is there already of a large message is the measure for what else to make room for: the peer has to
-            // send memory before it can take some.
-            let size = self.input.len().clamp(READ_SIZE, READ_LARGE);
-            self.large |= size > READ_SIZE;
-            self.input.reserve(size);
+        // The peer has to send memory before it can take some: room is made by what came, not by what a frame announces.
+        if self.input.capacity() - self.input.len() < self.read_size / 2 {
+            self.input.reserve(self.read_size);
         }
+
+        let spare = self.input.capacity() - self.input.len();
 
         match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
             Poll::Ready(Ok(0)) => self.read = Reading::Ended,
-            Poll::Ready(Ok(_)) => self.read = Reading::Open,
+            Poll::Ready(Ok(count)) => {
+                self.read = Reading::Open;
+
+                if count == spare {
+                    self.read_size = (self.read_size * 2).min(READ_LARGE);
+                }
+            }
             Poll::Ready(Err(error)) => {
                 self.read = Reading::Ended;
                 return Err(error);
             }
-            Poll::Pending => self.read = Reading::Pending,
+            Poll::Pending => {
+                self.read = Reading::Pending;
+
+                if self.read_size > READ_SIZE {
+                    self.read_size /= 2;
+
+                    if self.input.is_empty() {
+                        self.input = BytesMut::new();
+                    }
+                }
+            }
         }
 
         Ok(())
@@ -175,11 +185,6 @@ where
                 Some((key, message)) => self.handle_call(key, message),
                 None => break,
             }
-        }
-
-        if self.large && self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.large = false;
         }
     }
 

@@ -55,7 +55,8 @@ impl Settings {
         self
     }
 
-    /// How many bytes of answers may wait to be written before no more calls are read. Default is 1 MiB.
+    /// How many bytes may wait to be written before streams wait, and how many bytes of final answers before no more calls
+    /// are read. Default is 1 MiB.
     pub fn backlog_limit(mut self, bytes: usize) -> Self {
         self.backlog_limit = bytes.max(1);
         self
