@@ -30,10 +30,12 @@ mod artifact;
 mod dir;
 pub mod proc;
 mod program;
+mod supervisor;
 mod wait;
 
 pub use artifact::{binary, example};
 pub use dir::Dir;
 pub use program::{Launch, Program};
 pub use rustix::process::Signal;
+pub use supervisor::{Supervisor, Worker};
 pub use wait::wait_for;

@@ -5,7 +5,7 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -72,6 +72,13 @@ impl Launch {
     #[must_use]
     pub fn with_input(mut self) -> Launch {
         self.input = true;
+        self
+    }
+
+    /// Puts the program into a process group of its own, which the signals of a terminal do not reach.
+    #[must_use]
+    pub fn own_group(mut self) -> Launch {
+        self.command.process_group(0);
         self
     }
 

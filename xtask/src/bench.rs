@@ -11,7 +11,6 @@ mod report;
 mod restart;
 mod rpc;
 mod stamps;
-mod status;
 
 use std::{process::ExitCode, thread, time::Duration};
 

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod demo;
 mod test;
 mod tidy;
 mod workspace;
@@ -26,6 +27,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show a real application survive everything that can happen to it
+    Demo(demo::Arguments),
     /// Run all tests of the workspace; arguments are passed on to the test runner
     Test(test::Arguments),
     /// Check all that a change must satisfy, from formatting to tests
@@ -47,6 +50,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),

@@ -92,6 +92,8 @@ impl Controller {
             Some(grace) => grace,
             None => graceful_stop_from_environment()?,
         };
+        // Before there is a thread, and before a child could inherit the variable that names the pipe.
+        Notify::open();
         let guard = self.guardian.then(enter_guardian).flatten();
 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -365,6 +367,9 @@ impl Root {
 
     fn stop(&mut self, grace: Duration) {
         self.stopping = Some(grace);
+        if self.incoming.take().is_some() {
+            self.status.reloading = false;
+        }
         // Linked children may still be asked how the others are doing.
         self.container.stop(|child| grace.is_zero() || !child.is_linked(), grace);
         self.stop_linked();

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use async_container_supervisor_tests::{Dir, Program, binary, proc};
+use async_container_supervisor_tests::{Dir, Program, Supervisor, binary, proc};
 
 use super::{
-    own,
+    START_LIMIT, own,
     report::{Report, Row, Target, Unit, megabytes, milliseconds},
     settle,
     stamps::{Moment, Stamps},
-    status::Supervisor,
 };
 use crate::Result;
 
@@ -76,8 +75,8 @@ fn ours() -> Result<(Duration, Vec<u64>)> {
     let launch = dir.example("simple")?.args(["--workers", &WORKERS.to_string()]);
     let begin = Moment::now();
     let mut program = launch.start()?;
-    let mut supervisor = Supervisor::connect(&mut program, &dir.socket())?;
-    supervisor.wait_for(WORKERS, &mut program)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), START_LIMIT)?;
+    supervisor.wait_for_workers(&format!("{WORKERS} workers"), START_LIMIT, |workers| workers.len() >= WORKERS)?;
     let time = Moment::now().since(begin);
     settle(SETTLED);
     Ok((time, memory(&program)?))

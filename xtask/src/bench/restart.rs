@@ -6,17 +6,16 @@ use std::{
 };
 
 use async_container_supervisor_tests::{
-    Dir, Program, Signal, binary,
+    Dir, Program, Signal, Supervisor, Worker, binary,
     proc::{Process, process},
 };
 use rustix::process::pidfd_send_signal;
 
 use super::{
-    own,
+    START_LIMIT, own,
     report::{Report, Row, Target, Unit, microseconds, milliseconds, percentile},
     settle,
     stamps::{Moment, Stamps},
-    status::{Supervisor, Worker},
 };
 use crate::Result;
 
@@ -151,8 +150,8 @@ impl Contender {
 fn workers() -> Result<Vec<Duration>> {
     let dir = Dir::new()?;
     let mut program = dir.example("simple")?.args(["--workers", &KILLS.to_string()]).start()?;
-    let mut supervisor = Supervisor::connect(&mut program, &dir.socket())?;
-    let victims = supervisor.wait_for(KILLS, &mut program)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), START_LIMIT)?;
+    let victims = supervisor.wait_for_workers(&format!("{KILLS} workers"), START_LIMIT, |workers| workers.len() >= KILLS)?;
     settle(SETTLED);
 
     let mut times = Vec::with_capacity(KILLS);

@@ -8,14 +8,13 @@ use std::{
 };
 
 use async_container_protocol::Client;
-use async_container_supervisor_tests::Dir;
+use async_container_supervisor_tests::{Dir, Supervisor};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{
     START_LIMIT, echo, own,
     report::{Report, Row, Target, Unit, microseconds, percentile},
     settle,
-    status::Supervisor,
 };
 use crate::Result;
 
@@ -42,8 +41,8 @@ pub(super) fn measure() -> Result<Report> {
     let dir = Dir::new()?;
     let mut program = dir.example("simple")?.args(["--workers", &WORKERS.to_string()]).start()?;
     let socket = dir.socket();
-    let mut supervisor = Supervisor::connect(&mut program, &socket)?;
-    supervisor.wait_for(WORKERS, &mut program)?;
+    let mut supervisor = Supervisor::of(&mut program, &socket, START_LIMIT)?;
+    supervisor.wait_for_workers(&format!("{WORKERS} workers"), START_LIMIT, |workers| workers.len() >= WORKERS)?;
     drop(supervisor);
     settle(Duration::from_millis(500));
 

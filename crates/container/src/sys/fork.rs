@@ -33,8 +33,10 @@ pub(crate) struct Blocked {
 impl Blocked {
     /// Blocks the signals on this thread.
     pub(crate) fn new(signals: &[Signal]) -> Self {
-        // SAFETY: the set is plain data, initialized by sigemptyset.
+        // SAFETY: sets a default action; the set is plain data, initialized by sigemptyset.
         unsafe {
+            // Where it is ignored, as a parent may have arranged, children vanish without a status.
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut set);
             for signal in signals {
