@@ -324,7 +324,8 @@ async fn garbage_is_answered_and_closed() {
 
 #[tokio::test]
 async fn driver_says_what_was_wrong() {
-    let cases: [(&[u8], fn(ConnectionError) -> bool); 3] = [
+    type Check = fn(ConnectionError) -> bool;
+    let cases: [(&[u8], Check); 3] = [
         (b"\x00\x00\x00\x05\x81", |error| matches!(error, ConnectionError::Truncated(5))),
         (b"\x7f\x00\x00\x00", |error| matches!(error, ConnectionError::Frame(_))),
         (b"\x00\x00\x00\x01\xc0", |error| matches!(error, ConnectionError::Message(_))),
