@@ -112,8 +112,8 @@ impl Controller {
                 .map_err(|source| StartError::System { action: "watch the guardian", source })?;
             let container = Container::new(self.name, listeners)
                 .map_err(|source| StartError::System { action: "create an epoll instance", source })?;
-            let mut root = Root::new(container, plan, grace);
-            Ok(root.run(signals, children, watch).await)
+            let mut root = Root::new(container, plan, grace, watch);
+            Ok(root.run(signals, children).await)
         });
         guardian::sweep();
         code
@@ -268,6 +268,8 @@ impl Stops {
 /// The running root.
 struct Root {
     container: Container,
+    watch: Option<Watch>,
+    manager: Manager,
     plan: Vec<Planned>,
     grace: Duration,
     started: Instant,
@@ -290,10 +292,12 @@ struct Incoming {
 }
 
 impl Root {
-    fn new(container: Container, plan: Vec<Planned>, grace: Duration) -> Self {
+    fn new(container: Container, plan: Vec<Planned>, grace: Duration, watch: Option<Watch>) -> Self {
         let status = RootStatus { process_id: std::process::id(), ..RootStatus::default() };
         Root {
             container,
+            watch,
+            manager: Manager::new(),
             plan,
             grace,
             started: Instant::now(),
@@ -307,14 +311,15 @@ impl Root {
         }
     }
 
-    async fn run(&mut self, mut signals: Signals, mut children: Signal, mut watch: Option<Watch>) -> ExitCode {
+    async fn run(&mut self, mut signals: Signals, mut children: Signal) -> ExitCode {
+        self.tell(&Message { status: Some("Initializing controller...".to_owned()), ..Message::default() });
         self.status.generation = self.start_generation();
         self.container.set_root(self.status.clone());
         loop {
             tokio::select! {
                 biased;
                 order = signals.next() => self.handle_order(order, false),
-                forwarded = next_forwarded(&mut watch) => match forwarded {
+                forwarded = next_forwarded(&mut self.watch) => match forwarded {
                     Some(number) => self.handle_order(order(number), true),
                     None => {
                         tracing::error!("the guardian was killed: ending everything");
@@ -322,6 +327,7 @@ impl Root {
                     }
                 },
                 event = self.container.next() => self.handle_event(event),
+                () = self.manager.tick() => self.tell(&Message { healthy: Some(true), ..Message::default() }),
                 // Last, so that no restart waits for it.
                 _ = children.recv() => self.container.reap_orphans(),
             }
@@ -329,6 +335,10 @@ impl Root {
                 return code;
             }
         }
+    }
+
+    fn tell(&self, message: &Message) {
+        self.manager.tell(self.watch.as_ref(), message);
     }
 
     fn start_generation(&mut self) -> u64 {
@@ -347,7 +357,7 @@ impl Root {
                 match (earlier, self.stops.wishes()) {
                     (0, _) => {
                         tracing::info!(grace = ?self.grace, "stopping");
-                        let _ = notify(&Message { stopping: Some(true), ..Message::default() });
+                        self.tell(&Message { stopping: Some(true), ..Message::default() });
                         self.stop(self.grace);
                     }
                     (earlier, now) if now > earlier => {
@@ -397,7 +407,7 @@ impl Root {
         }
         let generation = self.start_generation();
         tracing::info!(generation, "starting a new generation");
-        let _ = notify(&Message {
+        self.tell(&Message {
             ready: Some(false),
             reloading: Some(true),
             status: Some("Restarting...".to_owned()),
@@ -473,8 +483,9 @@ impl Root {
             Some(error) => format!("Container failed to start: {error}"),
             None => format!("Running with {children} children."),
         };
-        let _ =
-            notify(&Message { ready: self.status.ready.then_some(true), status: Some(status), ..Message::default() });
+        let errno = self.status.reload_error.as_ref().map(|_| -1);
+        let ready = self.status.ready.then_some(true);
+        self.tell(&Message { ready, status: Some(status), errno, ..Message::default() });
     }
 
     fn is_incoming(&self, generation: u64) -> bool {
@@ -517,8 +528,56 @@ async fn next_forwarded(watch: &mut Option<Watch>) -> Option<i32> {
     }
 }
 
-/// Tells the process that started the root, if it wants to know. The log has it all already.
-fn notify(message: &Message) -> std::io::Result<()> {
-    let notify = Notify::open();
-    if notify.is_connected() { notify.send(message) } else { Ok(()) }
+/// The way to whoever started the root.
+struct Manager {
+    /// Ticks twice in the time that a service manager allows between signs of life, if it wants any.
+    watchdog: Option<tokio::time::Interval>,
+}
+
+impl Manager {
+    fn new() -> Self {
+        Manager { watchdog: watchdog_timeout().map(|timeout| tokio::time::interval(timeout / 2)) }
+    }
+
+    /// Tells, if anybody wants to know. The log has it all already.
+    fn tell(&self, watch: Option<&Watch>, message: &Message) {
+        let notify = Notify::open();
+        if !notify.is_connected() {
+            return;
+        }
+        let told = match (watch, notify.datagram(message)) {
+            // A manager listens to the process that it started, and that is the guardian.
+            (Some(watch), Ok(Some(datagram))) => {
+                watch.notify(&datagram);
+                Ok(())
+            }
+            (_, Err(error)) => Err(error),
+            (_, Ok(_)) => notify.send(message),
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, "cannot tell whoever started this program");
+        }
+    }
+
+    async fn tick(&mut self) {
+        match &mut self.watchdog {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What sd_watchdog_enabled(3) would say, for this process or its guardian.
+fn watchdog_timeout() -> Option<Duration> {
+    let timeout: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    let ours = match std::env::var("WATCHDOG_PID") {
+        Ok(process_id) => {
+            let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+            process_id.parse().is_ok_and(|pid| pid == std::process::id().cast_signed() || Some(pid) == parent)
+        }
+        Err(_) => true,
+    };
+    (ours && timeout > 0).then(|| Duration::from_micros(timeout))
 }

@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::exit::ExitStatus;
 use crate::listener::SocketFile;
+use crate::notify::Notify;
 use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
 use crate::sys::signal;
 use crate::sys::watch::watch;
@@ -68,8 +69,7 @@ pub(crate) fn enter() -> io::Result<Guard> {
 impl Guard {
     /// Has the guardian remove the socket's file when the root cannot.
     pub(crate) fn entrust(&self, path: &Path) {
-        // The guardian reads all that comes, so there is always room for a few paths.
-        let _ = rustix::net::send(&self.socket, path.as_os_str().as_bytes(), SendFlags::NOSIGNAL);
+        tell(&self.socket, FILE, path.as_os_str().as_bytes());
     }
 
     /// To be called when the handlers are in place: signals that came meanwhile are delivered now.
@@ -80,12 +80,30 @@ impl Guard {
     }
 }
 
+/// What the root tells the guardian begins with one of these bytes: the path of a file to remove,
+const FILE: u8 = b'F';
+/// or a datagram for the service manager, which may listen to nobody but the process that it started.
+const NOTIFICATION: u8 = b'N';
+
+/// The guardian reads all that comes, so there is always room.
+fn tell(socket: &OwnedFd, kind: u8, content: &[u8]) {
+    let message = [&[kind], content].concat();
+    if let Err(error) = rustix::net::send(socket, &message, SendFlags::NOSIGNAL) {
+        tracing::warn!(%error, "cannot tell the guardian");
+    }
+}
+
 /// What comes from the guardian.
 pub(crate) struct Watch {
     socket: AsyncFd<OwnedFd>,
 }
 
 impl Watch {
+    /// Has the guardian send a datagram to the service manager.
+    pub(crate) fn notify(&self, datagram: &[u8]) {
+        tell(self.socket.get_ref(), NOTIFICATION, datagram);
+    }
+
     /// The next signal that was sent to the guardian, or `None` when the guardian has ended.
     pub(crate) async fn next(&mut self) -> Option<i32> {
         let mut byte = [0u8; 1];
@@ -112,7 +130,7 @@ fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
             continue;
         }
         let socket_closed = descriptors[1].revents().contains(PollFlags::HUP);
-        receive_files(&socket, &mut files);
+        receive(&socket, &mut files);
         if let Some(status) = handle_signals(root, &socket, signals) {
             break status;
         }
@@ -156,12 +174,16 @@ fn wait_for(root: Pid, options: WaitIdOptions) -> Option<ExitStatus> {
     status.ok().flatten().map(|status| ExitStatus::from(&status))
 }
 
-fn receive_files(socket: &OwnedFd, files: &mut Vec<SocketFile>) {
-    let mut buffer = [0u8; 4096];
-    while let Ok((length, _)) = rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT)
-        && length > 0
-    {
-        files.extend(SocketFile::at(Path::new(OsStr::from_bytes(&buffer[..length]))));
+fn receive(socket: &OwnedFd, files: &mut Vec<SocketFile>) {
+    let mut buffer = [0u8; 8192];
+    while let Ok((length, _)) = rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+        match buffer[..length].split_first() {
+            Some((&FILE, path)) => files.extend(SocketFile::at(Path::new(OsStr::from_bytes(path)))),
+            Some((&NOTIFICATION, datagram)) => {
+                let _ = Notify::open().send_datagram(datagram);
+            }
+            _ => break,
+        }
     }
 }
 

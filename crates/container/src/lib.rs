@@ -78,7 +78,7 @@ pub use exit::ExitStatus;
 pub use instance::Instance;
 pub use listener::Address;
 pub use notify::link::Link;
-pub use notify::{Message, NOTIFY_PIPE, Notify};
+pub use notify::{Message, NOTIFY_LOG, NOTIFY_PIPE, NOTIFY_SOCKET, Notify};
 pub use signal::Signal;
 pub use spec::{PROCESSOR_COUNT, Readiness, Restart, Runtime, Service, processor_count};
 pub use status::{ChildStatus, RootStatus, Status};

@@ -1,43 +1,60 @@
-//! The child's side.
+//! The child's side: how a process tells the one that started it how it is.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 
-use super::{Message, NOTIFY_PIPE};
+use super::socket::{self, Socket};
+use super::{Message, NOTIFY_LOG, NOTIFY_PIPE, NOTIFY_SOCKET};
 use crate::sys::inherit;
 
 /// Tells the process that started this one how it is.
 ///
-/// Without such a process the messages go to the log.
+/// The first of these that there is, is used:
+/// 1. the pipe that `NOTIFY_PIPE` names by its descriptor: a JSON object a line;
+/// 2. the socket of a service manager that `NOTIFY_SOCKET` names: the fields of sd_notify(3);
+/// 3. the file that `NOTIFY_LOG` names: a JSON object a line, appended;
+/// 4. the log of this program.
 #[derive(Debug)]
 pub struct Notify {
-    pipe: Option<OwnedFd>,
+    channel: Channel,
+}
+
+#[derive(Debug)]
+enum Channel {
+    Pipe(OwnedFd),
+    Socket(Socket),
+    Log(PathBuf),
+    Console,
 }
 
 impl Notify {
-    /// The channel that this process was started with. The variable that names it is taken out of the
+    /// The channel that this process was started with. A variable that names a pipe or socket is taken out of the
     /// environment, so that programs started from here do not speak in its name.
     pub fn open() -> &'static Notify {
         static NOTIFY: OnceLock<Notify> = OnceLock::new();
         NOTIFY.get_or_init(|| {
-            let pipe = inherit::take_variable(NOTIFY_PIPE).and_then(|number| match open_pipe(&number) {
-                Ok(pipe) => Some(pipe),
-                Err(error) => {
-                    tracing::error!(variable = NOTIFY_PIPE, value = number, %error, "cannot open the notify pipe");
-                    None
-                }
-            });
-            Notify { pipe }
+            let channel =
+                open(NOTIFY_PIPE, inherit::take_variable(NOTIFY_PIPE), |value| Ok(Channel::Pipe(open_pipe(value)?)))
+                    .or_else(|| {
+                        open(NOTIFY_SOCKET, inherit::take_variable(NOTIFY_SOCKET), |value| {
+                            Ok(Channel::Socket(Socket::new(value.as_ref())?))
+                        })
+                    })
+                    .or_else(|| std::env::var_os(NOTIFY_LOG).map(|path| Channel::Log(path.into())))
+                    .unwrap_or(Channel::Console);
+            Notify { channel }
         })
     }
 
     /// Says that this process is ready.
     ///
     /// # Errors
-    /// When the pipe is broken: the process at its other end is gone, or does not read.
+    /// When the channel is broken: the process at its other end is gone, or does not read.
     pub fn ready(&self) -> io::Result<()> {
         self.send(&Message { ready: Some(true), ..Message::default() })
     }
@@ -50,12 +67,22 @@ impl Notify {
         self.send(&Message { healthy: Some(true), ..Message::default() })
     }
 
-    /// Says what this process is doing.
+    /// Says that this process is about to load its configuration anew.
     ///
     /// # Errors
     /// See [`ready`](Self::ready).
-    pub fn status(&self, text: impl Into<String>) -> io::Result<()> {
-        self.send(&Message { status: Some(text.into()), ..Message::default() })
+    pub fn reloading(&self) -> io::Result<()> {
+        let status = Some("Reloading...".to_owned());
+        self.send(&Message { ready: Some(false), reloading: Some(true), status, ..Message::default() })
+    }
+
+    /// Says that this process is about to start its children anew.
+    ///
+    /// # Errors
+    /// See [`ready`](Self::ready).
+    pub fn restarting(&self) -> io::Result<()> {
+        let status = Some("Restarting...".to_owned());
+        self.send(&Message { ready: Some(false), reloading: Some(true), status, ..Message::default() })
     }
 
     /// Says that this process is about to end.
@@ -66,32 +93,89 @@ impl Notify {
         self.send(&Message { stopping: Some(true), ..Message::default() })
     }
 
-    /// Sends any message, by a single write(2), so that messages of several threads never mix.
+    /// Says what this process is doing.
     ///
     /// # Errors
     /// See [`ready`](Self::ready).
-    pub fn send(&self, message: &Message) -> io::Result<()> {
-        let mut line = serde_json::to_vec(message)?;
-        line.push(b'\n');
-        let Some(pipe) = &self.pipe else {
-            tracing::info!(message = %String::from_utf8_lossy(line.trim_ascii()), "notify");
-            return Ok(());
-        };
-        match rustix::io::retry_on_intr(|| rustix::io::write(pipe, &line))? {
-            length if length == line.len() => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::WriteZero, "the message was written in part only")),
+    pub fn status(&self, text: impl Into<String>) -> io::Result<()> {
+        self.send(&Message { status: Some(text.into()), ..Message::default() })
+    }
+
+    /// Says what went wrong.
+    ///
+    /// # Errors
+    /// See [`ready`](Self::ready).
+    pub fn error(&self, text: impl Into<String>) -> io::Result<()> {
+        let message = Message { status: Some(text.into()), errno: Some(-1), ..Message::default() };
+        match &self.channel {
+            Channel::Console => {
+                tracing::error!(status = message.status, "notify");
+                Ok(())
+            }
+            _ => self.send(&message),
         }
     }
 
-    /// True if somebody listens.
+    /// Sends any message, by a single system call, so that those of several threads never mix.
+    ///
+    /// # Errors
+    /// See [`ready`](Self::ready); and when the channel has no room for a message of this length.
+    pub fn send(&self, message: &Message) -> io::Result<()> {
+        match &self.channel {
+            Channel::Pipe(pipe) => {
+                let line = json_line(message)?;
+                match rustix::io::retry_on_intr(|| rustix::io::write(pipe, &line))? {
+                    length if length == line.len() => Ok(()),
+                    _ => Err(io::Error::new(io::ErrorKind::WriteZero, "the message was written in part only")),
+                }
+            }
+            Channel::Socket(_) => self.send_datagram(&socket::encode(message)?),
+            Channel::Log(path) => {
+                OpenOptions::new().create(true).append(true).open(path)?.write_all(&json_line(message)?)
+            }
+            Channel::Console => {
+                tracing::info!(message = %String::from_utf8_lossy(json_line(message)?.trim_ascii()), "notify");
+                Ok(())
+            }
+        }
+    }
+
+    /// The message as a datagram, if a service manager is at the other end.
+    pub(crate) fn datagram(&self, message: &Message) -> io::Result<Option<Vec<u8>>> {
+        match &self.channel {
+            Channel::Socket(_) => socket::encode(message).map(Some),
+            Channel::Pipe(_) | Channel::Log(_) | Channel::Console => Ok(None),
+        }
+    }
+
+    /// Sends a datagram as it is, if a service manager is at the other end.
+    pub(crate) fn send_datagram(&self, datagram: &[u8]) -> io::Result<()> {
+        match &self.channel {
+            Channel::Socket(socket) if !datagram.is_empty() => socket.send(datagram),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if anybody but the log is told.
     pub(crate) fn is_connected(&self) -> bool {
-        self.pipe.is_some()
+        !matches!(self.channel, Channel::Console)
     }
 
     /// The pipe, if there is one: its other end is closed when the root has ended.
     pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
+        match &self.channel {
+            Channel::Pipe(pipe) => Some(pipe.as_fd()),
+            Channel::Socket(_) | Channel::Log(_) | Channel::Console => None,
+        }
     }
+}
+
+/// What the variable leads to, or nothing and a complaint.
+fn open(name: &str, value: Option<String>, open: impl FnOnce(&str) -> io::Result<Channel>) -> Option<Channel> {
+    let value = value?;
+    open(&value)
+        .inspect_err(|error| tracing::error!(variable = name, value, %error, "cannot open the notify channel"))
+        .ok()
 }
 
 fn open_pipe(number: &str) -> io::Result<OwnedFd> {
@@ -100,4 +184,10 @@ fn open_pipe(number: &str) -> io::Result<OwnedFd> {
     // A root that does not read must not hold up the work.
     rustix::fs::fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
     Ok(pipe)
+}
+
+fn json_line(message: &Message) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
 }

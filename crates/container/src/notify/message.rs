@@ -21,6 +21,9 @@ pub struct Message {
     /// What it is doing, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
+    /// The error that it met with, as errno(3) has it, or -1 for any other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
     /// What it asks of the root; heard only from linked children.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<Request>,

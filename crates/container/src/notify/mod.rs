@@ -8,6 +8,7 @@ mod client;
 pub(crate) mod link;
 mod message;
 mod reader;
+mod socket;
 
 pub use client::Notify;
 pub use message::Message;
@@ -16,3 +17,9 @@ pub(crate) use reader::LineReader;
 
 /// The variable that names the descriptor of the notify pipe.
 pub const NOTIFY_PIPE: &str = "NOTIFY_PIPE";
+
+/// The variable that names the socket of a service manager, see sd_notify(3).
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// The variable that names a file to which messages are appended.
+pub const NOTIFY_LOG: &str = "NOTIFY_LOG";
