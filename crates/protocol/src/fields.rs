@@ -98,6 +98,11 @@ impl Fields {
         self.iter().count()
     }
 
+    /// How many bytes they take, encoded.
+    pub fn size(&self) -> usize {
+        self.iter().map(|entry| entry.whole.len()).sum()
+    }
+
     /// Their names, in the order in which they came.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.iter().map(|entry| entry.key)

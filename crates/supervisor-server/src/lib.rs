@@ -1,1 +1,88 @@
-//! .
+//! The supervisor of an application: workers connect to it and register; people and tools connect to it and ask.
+//!
+//! A [`Server`] is put together from [`Monitor`](async_container_monitors::Monitor)s, which watch the workers, from
+//! operations of the application's own, and from a [`Root`], which is how it reaches the process that owns all
+//! children. Then it serves a socket.
+//!
+//! ```
+//! use async_container_protocol::{Client, Request};
+//! use async_container_supervisor_server::Server;
+//! use tokio::{net::UnixListener, sync::oneshot};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("supervisor.ipc");
+//! let listener = UnixListener::bind(&path)?;
+//! let (stop, stopped) = oneshot::channel::<()>();
+//!
+//! let server = Server::new();
+//! let workers = server.workers();
+//! let server = server.operation("names", move |_: Request| {
+//!     let workers = workers.clone();
+//!     async move {
+//!         let names = workers.all().iter().filter_map(|worker| worker.state().get("name").ok()?).collect();
+//!         Ok(std::collections::BTreeMap::<_, Vec<String>>::from([("names", names)]))
+//!     }
+//! });
+//! let serving = tokio::spawn(server.serve(listener, stopped));
+//!
+//! let client = Client::connect(&path).await?;
+//! let status = client.call("status", &()).await?;
+//! assert_eq!(status.to_json()["connections"].as_array().map(Vec::len), Some(0));
+//! assert_eq!(client.call("names", &()).await?.get::<Vec<String>>("names")?, Some(vec![]));
+//!
+//! drop(stop);
+//! serving.await??;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Operations
+//!
+//! | `do` | parameters | answer |
+//! | --- | --- | --- |
+//! | `register` | `state`: a map; `process_id` and `name` are expected in it, anything else is kept | `connection_id`. Again on the same connection: what it says then replaces what it said before, field by field, and the id stays |
+//! | `status` | | a response for each monitor, `{<name>: …}`; at the end `connections: [{connection_id, process_id, state}]` |
+//! | `forward` | `connection_id`, `operation`: a map with its own `do` | the responses of the worker |
+//! | `restart` | `signal`: `INT` (default), `HUP`, `TERM`, `USR1`, `USR2` | nothing; then the signal goes to the root controller |
+//! | `ping` | | `version`, `process_id`, `uptime` in seconds |
+//! | `children` | | the [`RootState`] |
+//! | `ready` | `wait` (false), `reloads` | `ready`, `generation`, `reloads`, `reload_error`, `waiting`: the children that are not ready. With `wait`, it comes once all are and no reload is under way; with `reloads` besides, once more than that many have ended |
+//!
+//! `children` and `ready` fail with class `NotSupported` where the root does not tell its state.
+//!
+//! # Whom it trusts
+//!
+//! Nobody but the kernel. The user of a peer comes from the socket, and so does its process: a `process_id` that a worker
+//! claims is compared with that, and signals go through a handle that was taken when it connected, so that they never
+//! reach a stranger who got the number since. A worker in another pid namespace cannot know the number by which it is
+//! known here: its claim is left standing in its state, and `process_id` beside it is the one that is true here, or nothing
+//! if it cannot be seen from here; monitors are not told of such a one.
+//!
+//! # What a monitor can do to it
+//!
+//! Nothing. Each has a thread of its own for its checks. One that does not answer within a second is shown in `status` as
+//! `{error: {class, message}}`, as is one whose check panicked, until a check succeeds again. Its status is kept for a tenth
+//! of a second, so that asking often is cheap.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod access;
+mod error;
+mod monitor;
+mod operation;
+mod process;
+mod registry;
+mod restart;
+mod root;
+mod schedule;
+mod server;
+mod session;
+mod workers;
+
+pub use error::ServeError;
+pub use root::{ChildState, ParentProcess, Root, RootError, RootState, Signal, UnknownSignal};
+pub use server::Server;
+pub use workers::{Worker, Workers};

@@ -1,0 +1,364 @@
+//! Monitors at work: each on a thread of its own, so that one that is slow, or panics, is nobody else's trouble.
+
+use std::{
+    any::Any,
+    collections::HashSet,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_container_monitors::{Action, Monitor, Worker};
+use async_container_protocol::{Failure, Fields, class};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use crate::{error::ServeError, schedule::next_check};
+
+/// How long `status` waits for a monitor.
+pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How old a status may be that is given without asking the monitor again. It keeps the user's code off the thread that
+/// answers calls, and keeps dashboards from keeping the monitor busy.
+const STATUS_AGE: Duration = Duration::from_millis(100);
+
+/// An interval of zero would be a busy loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// All monitors of a supervisor.
+pub(crate) struct Monitors(Vec<MonitorHandle>);
+
+impl Monitors {
+    /// Starts all of them. What they want done comes out of the channel.
+    pub(crate) fn start(
+        monitors: Vec<Box<dyn Monitor>>,
+        actions: &mpsc::UnboundedSender<Action>,
+    ) -> Result<Self, ServeError> {
+        let mut handles: Vec<MonitorHandle> = Vec::new();
+
+        for monitor in monitors {
+            let name = monitor.name().to_owned();
+
+            if handles.iter().any(|other| other.name() == name) {
+                return Err(ServeError::DuplicateMonitor(name));
+            }
+
+            if Fields::empty().with(&name, &()).is_err() {
+                return Err(ServeError::MonitorName(name));
+            }
+
+            handles.push(MonitorHandle::start(name, monitor, actions.clone())?);
+        }
+
+        Ok(Self(handles))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &MonitorHandle> {
+        self.0.iter()
+    }
+}
+
+/// A monitor at work. Its thread ends soon after the last handle is dropped.
+pub(crate) struct MonitorHandle {
+    shared: Arc<Shared>,
+    status: watch::Receiver<Report>,
+}
+
+struct Shared {
+    name: String,
+    inbox: Mutex<Inbox>,
+    changed: Condvar,
+}
+
+/// What waits for the thread.
+#[derive(Default)]
+struct Inbox {
+    changes: Vec<Change>,
+    /// The thread is telling the monitor of changes, so its last status knows nothing of them.
+    applying: bool,
+    /// Workers that the monitor has heard of.
+    known: HashSet<String>,
+    /// How often its status was asked for.
+    requests: u64,
+    /// How many of these the thread has seen.
+    seen: u64,
+    closed: bool,
+}
+
+impl Inbox {
+    /// Notes a change. While the thread is stuck, these could pile up; so what several changes of one worker come to is
+    /// kept as one, and a worker of which the monitor never heard leaves nothing behind.
+    fn add(&mut self, change: Change) {
+        let id = &change.worker().id;
+        self.changes.retain(|earlier| earlier.worker().id != *id);
+
+        if matches!(change, Change::Register(_)) || self.known.contains(id) {
+            self.changes.push(change);
+        }
+    }
+
+    fn take_changes(&mut self) -> Vec<Change> {
+        let changes = mem::take(&mut self.changes);
+
+        for change in &changes {
+            match change {
+                Change::Register(worker) => self.known.insert(worker.id.clone()),
+                Change::Remove(worker) => self.known.remove(&worker.id),
+            };
+        }
+
+        self.applying = !changes.is_empty();
+        changes
+    }
+}
+
+enum Change {
+    Register(Worker),
+    Remove(Worker),
+}
+
+impl Change {
+    fn worker(&self) -> &Worker {
+        match self {
+            Self::Register(worker) | Self::Remove(worker) => worker,
+        }
+    }
+}
+
+/// A status, encoded as one response.
+#[derive(Clone)]
+struct Report {
+    fields: Fields,
+    taken: Option<Instant>,
+    /// How many requests had come before it was taken.
+    request: u64,
+}
+
+impl MonitorHandle {
+    fn start(
+        name: String,
+        monitor: Box<dyn Monitor>,
+        actions: mpsc::UnboundedSender<Action>,
+    ) -> Result<Self, ServeError> {
+        let shared = Arc::new(Shared { name: name.clone(), inbox: Mutex::default(), changed: Condvar::new() });
+        let (sender, status) = watch::channel(Report { fields: Fields::empty(), taken: None, request: 0 });
+        let loop_ = Loop { shared: shared.clone(), monitor, actions, status: sender, check_failure: None };
+
+        std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || loop_.run())
+            .map_err(|source| ServeError::Thread { name, source })?;
+
+        Ok(Self { shared, status })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    pub(crate) fn register(&self, worker: Worker) {
+        self.shared.lock().add(Change::Register(worker));
+        self.shared.changed.notify_one();
+    }
+
+    pub(crate) fn remove(&self, worker: Worker) {
+        self.shared.lock().add(Change::Remove(worker));
+        self.shared.changed.notify_one();
+    }
+
+    /// What the monitor last said of itself, if that is recent enough to give away.
+    pub(crate) fn recent_status(&self) -> Option<Fields> {
+        let inbox = self.shared.lock();
+
+        if inbox.applying || !inbox.changes.is_empty() {
+            return None;
+        }
+
+        let report = self.status.borrow();
+        report.taken.is_some_and(|taken| taken.elapsed() < STATUS_AGE).then(|| report.fields.clone())
+    }
+
+    /// Asks the monitor what it has to say of itself.
+    pub(crate) fn ask_status(&self) -> StatusRequest<'_> {
+        let mut inbox = self.shared.lock();
+        inbox.requests += 1;
+        let request = inbox.requests;
+        drop(inbox);
+        self.shared.changed.notify_one();
+        StatusRequest { monitor: self, request }
+    }
+
+    /// A response that says why there is none from the monitor.
+    pub(crate) fn failed_status(&self, failure: &Failure) -> Fields {
+        failed_status(&self.shared.name, failure)
+    }
+}
+
+impl Drop for MonitorHandle {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+/// An answer that a monitor owes.
+pub(crate) struct StatusRequest<'a> {
+    monitor: &'a MonitorHandle,
+    request: u64,
+}
+
+impl StatusRequest<'_> {
+    pub(crate) async fn answer(self, deadline: tokio::time::Instant) -> Fields {
+        let mut status = self.monitor.status.clone();
+        let answer = status.wait_for(|report| report.request >= self.request);
+
+        let failure = match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(report)) => return report.fields.clone(),
+            Ok(Err(_)) => Failure::new(class::INTERNAL, "the thread of this monitor ended"),
+            Err(_) => Failure::new(class::TIMED_OUT, "this monitor is busy: its check takes long"),
+        };
+
+        self.monitor.failed_status(&failure)
+    }
+}
+
+#[derive(Serialize)]
+struct FailedStatus<'a> {
+    error: FailedStatusError<'a>,
+}
+
+#[derive(Serialize)]
+struct FailedStatusError<'a> {
+    class: &'a str,
+    message: &'a str,
+}
+
+fn failed_status(name: &str, failure: &Failure) -> Fields {
+    let error = FailedStatusError { class: failure.class(), message: failure.message() };
+    Fields::empty().with(name, &FailedStatus { error }).unwrap_or_default()
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread of a monitor.
+struct Loop {
+    shared: Arc<Shared>,
+    monitor: Box<dyn Monitor>,
+    actions: mpsc::UnboundedSender<Action>,
+    status: watch::Sender<Report>,
+    /// Why the last check came to nothing.
+    check_failure: Option<Failure>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut due = self.next_check(None);
+
+        loop {
+            let Some(request) = self.wait(due) else { return };
+            let changes = self.shared.lock().take_changes();
+            self.apply(changes);
+
+            if Instant::now() >= due {
+                self.check();
+                due = self.next_check(Some(due));
+            }
+
+            self.report(request);
+            self.shared.lock().applying = false;
+        }
+    }
+
+    fn next_check(&mut self, last: Option<Instant>) -> Instant {
+        let interval = self.guard("interval", |monitor| monitor.interval());
+        let interval = interval.unwrap_or(Duration::from_secs(60)).max(SHORTEST_INTERVAL);
+        next_check(last, Instant::now(), SystemTime::now(), interval)
+    }
+
+    /// Waits until there is something to do, and says which request for the status that answers. `None` if there will never
+    /// be anything to do again.
+    fn wait(&self, due: Instant) -> Option<u64> {
+        let mut inbox = self.shared.lock();
+
+        loop {
+            if inbox.closed {
+                return None;
+            }
+
+            let remaining = due.saturating_duration_since(Instant::now());
+
+            if !inbox.changes.is_empty() || inbox.requests > inbox.seen || remaining.is_zero() {
+                inbox.seen = inbox.requests;
+                return Some(inbox.seen);
+            }
+
+            inbox = match self.shared.changed.wait_timeout(inbox, remaining) {
+                Ok((inbox, _)) => inbox,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            let _ = match &change {
+                Change::Register(worker) => self.guard("register", |monitor| monitor.register(worker)),
+                Change::Remove(worker) => self.guard("remove", |monitor| monitor.remove(worker)),
+            };
+        }
+    }
+
+    fn check(&mut self) {
+        match self.guard("check", |monitor| monitor.check(Instant::now())) {
+            Ok(actions) => {
+                self.check_failure = None;
+
+                for action in actions {
+                    // Nobody listens only when the server is ending.
+                    let _ = self.actions.send(action);
+                }
+            }
+            Err(failure) => self.check_failure = Some(failure),
+        }
+    }
+
+    fn report(&mut self, request: u64) {
+        let name = self.shared.name.clone();
+        let fields = match &self.check_failure {
+            Some(failure) => failed_status(&name, failure),
+            None => {
+                let encoded = self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status()));
+                encoded
+                    .and_then(|fields| fields.map_err(|error| Failure::new(class::INTERNAL, error.to_string())))
+                    .unwrap_or_else(|failure| failed_status(&name, &failure))
+            }
+        };
+
+        self.status.send_replace(Report { fields, taken: Some(Instant::now()), request });
+    }
+
+    /// Calls the monitor, and survives it. What a panic leaves half done inside of the monitor is its own affair: the next
+    /// call comes all the same.
+    fn guard<T>(&mut self, what: &'static str, call: impl FnOnce(&mut Box<dyn Monitor>) -> T) -> Result<T, Failure> {
+        let monitor = &mut self.monitor;
+
+        catch_unwind(AssertUnwindSafe(|| call(monitor))).map_err(|payload| {
+            let message = format!("the monitor panicked in '{what}': {}", panic_message(payload.as_ref()));
+            tracing::error!(monitor = self.shared.name, "{message}");
+            Failure::new(class::INTERNAL, message)
+        })
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

@@ -1,0 +1,302 @@
+//! The operations of a supervisor.
+
+use std::{sync::Arc, time::Instant};
+
+use async_container_protocol::{BoxFuture, Failure, Fields, Handler, Operations, Request, Responder, SendError, class};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    monitor::{MonitorHandle, STATUS_TIMEOUT},
+    process::is_in_other_namespace,
+    registry::Registry,
+    root::{Root, RootState, Signal},
+    session::Session,
+};
+
+/// How large the state of a worker may be. All of them go into every `status`, which would otherwise be at the mercy of
+/// the largest.
+const STATE_LIMIT: usize = 64 << 10;
+
+/// What all sessions share.
+pub(crate) struct Supervisor {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) root: Arc<dyn Root>,
+    pub(crate) custom: Operations,
+    pub(crate) started: Instant,
+}
+
+impl Supervisor {
+    /// Answers a call of a session.
+    pub(crate) fn call(&self, session: &Session, request: Request, responder: Responder) -> Option<BoxFuture> {
+        match request.operation() {
+            "register" => {
+                let client = responder.peer();
+                responder.answer(self.register(session, &request, client));
+                None
+            }
+            "status" => Some(Box::pin(status(self.registry.clone(), responder))),
+            "forward" => self.forward(&request, responder),
+            "restart" => self.restart(&request, responder),
+            "ping" => {
+                responder.finish(&self.ping());
+                None
+            }
+            "children" => {
+                responder.answer(self.children());
+                None
+            }
+            "ready" => self.ready(&request, responder),
+            _ => self.custom.call(request, responder),
+        }
+    }
+
+    fn register(
+        &self,
+        session: &Session,
+        request: &Request,
+        client: async_container_protocol::Client,
+    ) -> Result<Registered, Failure> {
+        let state = nested(request, "state")?;
+        let kernel = session.process.process_id;
+        let claimed: Option<u32> = state.get("process_id").map_err(|error| invalid(&error))?;
+
+        if let (Some(claimed), Some(kernel)) = (claimed, kernel)
+            && claimed != kernel
+            && !is_in_other_namespace(kernel)
+        {
+            // Monitors signal that process.
+            let message = format!("'state.process_id' is {claimed}, but the process that connected is {kernel}");
+            return Err(Failure::new(class::PERMISSION_DENIED, message));
+        }
+
+        // What it said before and does not say now still holds.
+        let mut state = self.registry.state(&session.id).unwrap_or_default().merge(&state);
+
+        if let (None, Some(kernel)) = (state.get::<u32>("process_id").ok().flatten(), kernel) {
+            state = state.with("process_id", &kernel)?;
+        }
+
+        if state.size() > STATE_LIMIT {
+            let message = format!("'state' takes {} bytes, the limit is {STATE_LIMIT}", state.size());
+            return Err(Failure::invalid_parameters(message));
+        }
+
+        self.registry.register(session.id.clone(), &session.process, state, client);
+        Ok(Registered { connection_id: session.id.to_string() })
+    }
+
+    fn forward(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
+        let call = request.require::<String>("connection_id").and_then(|id| {
+            let operation = nested(request, "operation")?;
+            let name = operation.operation().ok_or_else(|| {
+                Failure::invalid_parameters(
+                    "the parameter 'operation' has no 'do' that names an operation of the worker",
+                )
+            })?;
+            let worker = self.registry.get(&id).ok_or_else(|| {
+                Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{id}'"))
+            })?;
+
+            Ok(worker.client.call_fields(name, &operation))
+        });
+
+        match call {
+            Ok(call) => Some(Box::pin(responder.relay(call))),
+            Err(failure) => {
+                responder.fail(failure);
+                None
+            }
+        }
+    }
+
+    fn restart(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
+        let signal = request.get::<String>("signal").and_then(|name| {
+            let signal: Signal = name
+                .as_deref()
+                .unwrap_or("INT")
+                .parse()
+                .map_err(|error| Failure::invalid_parameters(format!("{error}")))?;
+            self.root.check().map_err(|error| Failure::new(class::NOT_SUPPORTED, describe(&error)))?;
+            Ok(signal)
+        });
+
+        let signal = match signal {
+            Ok(signal) => signal,
+            Err(failure) => {
+                responder.fail(failure);
+                return None;
+            }
+        };
+
+        let root = self.root.clone();
+
+        Some(Box::pin(async move {
+            // The signal may be the end of this process, so the answer has to be out before.
+            responder.finish(&()).flushed().await;
+            tracing::info!(%signal, "signalling the root controller");
+
+            if let Err(error) = root.signal(signal) {
+                tracing::error!(error = describe(&error), %signal, "could not signal the root controller");
+            }
+        }))
+    }
+
+    fn ping(&self) -> Pong {
+        Pong {
+            version: env!("CARGO_PKG_VERSION"),
+            process_id: std::process::id(),
+            uptime: self.started.elapsed().as_secs_f64(),
+        }
+    }
+
+    fn children(&self) -> Result<RootState, Failure> {
+        let state = self.root.state().ok_or_else(no_state)?;
+        let state = state.borrow().clone();
+        Ok(state)
+    }
+
+    fn ready(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
+        let parameters = match request.deserialize::<ReadyParameters>() {
+            Ok(parameters) => parameters,
+            Err(failure) => {
+                responder.fail(failure);
+                return None;
+            }
+        };
+
+        let Some(mut state) = self.root.state() else {
+            responder.fail(no_state());
+            return None;
+        };
+
+        Some(Box::pin(async move {
+            let answer = match parameters.wait {
+                false => Ok(Ready::of(&state.borrow())),
+                true => match state.wait_for(|state| parameters.is_met(state)).await {
+                    Ok(state) => Ok(Ready::of(&state)),
+                    Err(_) => Err(Failure::new(class::CONNECTION_CLOSED, "the root controller is gone")),
+                },
+            };
+            responder.answer(answer);
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct Registered {
+    connection_id: String,
+}
+
+#[derive(Serialize)]
+struct Pong {
+    version: &'static str,
+    process_id: u32,
+    uptime: f64,
+}
+
+#[derive(Deserialize)]
+struct ReadyParameters {
+    #[serde(default)]
+    wait: bool,
+    #[serde(default)]
+    reloads: Option<u64>,
+}
+
+impl ReadyParameters {
+    fn is_met(&self, state: &RootState) -> bool {
+        state.ready && !state.reloading && self.reloads.is_none_or(|reloads| state.reloads > reloads)
+    }
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    generation: u64,
+    reloads: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reload_error: Option<String>,
+    waiting: Vec<String>,
+}
+
+impl Ready {
+    fn of(state: &RootState) -> Self {
+        let waiting = state.children.iter().filter(|child| !child.is_ready());
+
+        Self {
+            ready: state.ready,
+            generation: state.generation,
+            reloads: state.reloads,
+            reload_error: state.reload_error.clone(),
+            waiting: waiting.map(|child| child.name.clone()).collect(),
+        }
+    }
+}
+
+/// One response a monitor, then the workers. All monitors have the same second, so that the slow ones do not add up.
+async fn status(registry: Arc<Registry>, responder: Responder) {
+    let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
+
+    let answers: Vec<_> = registry
+        .monitors()
+        .map(|monitor| match monitor.recent_status() {
+            Some(fields) => (monitor, Ok(fields)),
+            None => (monitor, Err(monitor.ask_status())),
+        })
+        .collect();
+
+    for (monitor, answer) in answers {
+        let fields = match answer {
+            Ok(fields) => fields,
+            Err(request) => request.answer(deadline).await,
+        };
+
+        if send_status(&responder, monitor, &fields).await.is_err() {
+            return;
+        }
+    }
+
+    match registry.status() {
+        Ok(status) => responder.finish_fields(&status),
+        Err(error) => responder.fail(error),
+    };
+}
+
+async fn send_status(responder: &Responder, monitor: &MonitorHandle, fields: &Fields) -> Result<(), SendError> {
+    match responder.send_fields(fields).await {
+        Err(SendError::Encode(error)) => {
+            let failure = Failure::new(class::INTERNAL, error.to_string());
+            responder.send_fields(&monitor.failed_status(&failure)).await
+        }
+        result => result,
+    }
+}
+
+/// A parameter that is a map and has to be there.
+fn nested(request: &Request, key: &str) -> Result<Fields, Failure> {
+    request
+        .fields()
+        .nested(key)
+        .map_err(|error| invalid(&error))?
+        .ok_or_else(|| Failure::invalid_parameters(format!("the parameter '{key}' is missing")))
+}
+
+fn invalid(error: &dyn std::error::Error) -> Failure {
+    Failure::invalid_parameters(error.to_string())
+}
+
+fn no_state() -> Failure {
+    Failure::not_supported("the root controller of this supervisor tells nothing of its children")
+}
+
+/// An error with its causes.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+
+    message
+}

@@ -1,0 +1,174 @@
+//! The workers that are connected.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use async_container_monitors::Worker;
+use async_container_protocol::{Client, EncodeError, Fields};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    monitor::{MonitorHandle, Monitors},
+    process::Process,
+};
+
+/// A worker that is connected and has registered.
+#[derive(Clone, Debug)]
+pub(crate) struct Connected {
+    pub(crate) id: Arc<str>,
+    pub(crate) process: Process,
+    pub(crate) state: Fields,
+    pub(crate) client: Client,
+    /// When it registered first, as a number, so that it keeps its place.
+    order: u64,
+}
+
+impl Connected {
+    fn name(&self) -> String {
+        self.state.get("name").ok().flatten().unwrap_or_default()
+    }
+
+    /// What monitors are told. They look at processes of this pid namespace, so one that cannot be seen is none of theirs.
+    fn for_monitors(&self) -> Option<Worker> {
+        let process_id = self.process.process_id?;
+        Some(Worker { id: self.id.to_string(), process_id, name: self.name() })
+    }
+}
+
+/// The workers that are connected, by the id of their connection.
+pub(crate) struct Registry {
+    table: Mutex<Table>,
+    /// Set when the server starts to serve, which is before anybody registers.
+    monitors: OnceLock<Monitors>,
+    count: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Table {
+    workers: HashMap<Arc<str>, Connected>,
+    next: u64,
+    /// The end of every `status`, encoded, until something changes.
+    status: Option<Fields>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    connections: Vec<Connection<'a>>,
+}
+
+#[derive(Serialize)]
+struct Connection<'a> {
+    connection_id: &'a str,
+    process_id: Option<u32>,
+    state: &'a Fields,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self { table: Mutex::default(), monitors: OnceLock::new(), count: watch::Sender::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_monitors(&self, monitors: Monitors) {
+        // Only one server serves with this registry, and only once.
+        let _ = self.monitors.set(monitors);
+    }
+
+    pub(crate) fn monitors(&self) -> impl Iterator<Item = &MonitorHandle> {
+        self.monitors.get().into_iter().flat_map(Monitors::iter)
+    }
+
+    /// Adds a worker, or updates the state of one that is there.
+    pub(crate) fn register(&self, id: Arc<str>, process: &Process, state: Fields, client: Client) {
+        let mut table = self.lock();
+        let order = table.workers.get(&id).map_or(table.next, |worker| worker.order);
+        let worker = Connected { id: id.clone(), process: process.clone(), state, client, order };
+        let (name, for_monitors) = (worker.name(), worker.for_monitors());
+        let is_new = table.workers.insert(id.clone(), worker).is_none();
+        table.next += is_new as u64;
+        table.status = None;
+        let workers = table.workers.len();
+
+        // Under the lock, so that what they hear comes in the order in which it happened. They only take note of it.
+        if let Some(worker) = for_monitors {
+            self.monitors().for_each(|monitor| monitor.register(worker.clone()));
+        }
+
+        drop(table);
+        self.count.send_replace(workers);
+        let process_id = process.process_id;
+        tracing::info!(worker.id = %id, worker.process_id = process_id, worker.name = name, workers, "worker registered");
+    }
+
+    /// Forgets a worker whose connection ended.
+    pub(crate) fn remove(&self, id: &str) {
+        let mut table = self.lock();
+        let Some(worker) = table.workers.remove(id) else { return };
+        table.status = None;
+        let workers = table.workers.len();
+
+        if let Some(worker) = worker.for_monitors() {
+            self.monitors().for_each(|monitor| monitor.remove(worker.clone()));
+        }
+
+        drop(table);
+        self.count.send_replace(workers);
+        let (process_id, name) = (worker.process.process_id, worker.name());
+        tracing::info!(worker.id = id, worker.process_id = process_id, worker.name = name, workers, "worker removed");
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Connected> {
+        self.lock().workers.get(id).cloned()
+    }
+
+    /// The state of a worker, if it has registered.
+    pub(crate) fn state(&self, id: &str) -> Option<Fields> {
+        self.lock().workers.get(id).map(|worker| worker.state.clone())
+    }
+
+    /// A process that connected, by its id.
+    pub(crate) fn process(&self, process_id: u32) -> Option<Process> {
+        let table = self.lock();
+        let mut workers = table.workers.values();
+        workers.find(|worker| worker.process.process_id == Some(process_id)).map(|worker| worker.process.clone())
+    }
+
+    pub(crate) fn all(&self) -> Vec<Connected> {
+        let mut workers: Vec<_> = self.lock().workers.values().cloned().collect();
+        workers.sort_by_key(|worker| worker.order);
+        workers
+    }
+
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// The final response of `status`.
+    pub(crate) fn status(&self) -> Result<Fields, EncodeError> {
+        let mut table = self.lock();
+
+        if let Some(status) = &table.status {
+            return Ok(status.clone());
+        }
+
+        let mut workers: Vec<&Connected> = table.workers.values().collect();
+        workers.sort_by_key(|worker| worker.order);
+        let connections = workers
+            .into_iter()
+            .map(|worker| Connection {
+                connection_id: &worker.id,
+                process_id: worker.process.process_id,
+                state: &worker.state,
+            })
+            .collect();
+        let status = Fields::new(&Status { connections })?;
+        table.status = Some(status.clone());
+        Ok(status)
+    }
+}

@@ -1,0 +1,127 @@
+//! Carrying out what monitors want done.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_container_monitors::Action;
+use rustix::process::Signal;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+use crate::{
+    process::Process,
+    registry::Registry,
+    root::{Root, RootError},
+};
+
+/// How long a process has between the polite signal and the one that it cannot ignore.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long the root has for a replacement, before it may be asked again: it starts a new process first, and the old one
+/// then has its own grace.
+const REPLACEMENT: Duration = Duration::from_secs(60);
+
+/// Carries actions out until nobody can want any more.
+pub(crate) async fn carry_out(
+    mut actions: mpsc::UnboundedReceiver<Action>,
+    registry: Arc<Registry>,
+    root: Arc<dyn Root>,
+) {
+    let under_way = UnderWay::default();
+    let mut restarts = JoinSet::new();
+
+    loop {
+        let action = tokio::select! {
+            action = actions.recv() => action,
+            Some(_) = restarts.join_next() => continue,
+        };
+
+        match action {
+            Some(Action::Restart { process_id, reason }) => {
+                if let Some(mark) = under_way.begin(process_id) {
+                    let (registry, root) = (registry.clone(), root.clone());
+                    restarts.spawn(async move {
+                        restart(process_id, &reason, &registry, &*root).await;
+                        drop(mark);
+                    });
+                }
+            }
+            Some(action) => tracing::warn!(?action, "a monitor wants something that this supervisor does not know"),
+            None => return,
+        }
+    }
+}
+
+/// Restarts a process, and returns when that came to an end, whichever.
+async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn Root) {
+    // By the handle that was taken when it connected: what has the number now may be another process.
+    let process = registry.process(process_id);
+
+    match root.replace(process_id, reason) {
+        Ok(()) => {
+            tracing::warn!(process_id, reason, "asked the root controller to replace a worker");
+
+            match process {
+                Some(process) => drop(timeout(REPLACEMENT, process.exited()).await),
+                None => tokio::time::sleep(REPLACEMENT).await,
+            }
+        }
+        Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
+            Some(process) => stop(process_id, reason, &process).await,
+            None => {
+                tracing::warn!(process_id, reason, "a worker should be restarted, but is not connected: left alone");
+            }
+        },
+        Err(error) => tracing::error!(process_id, reason, %error, "could not have a worker replaced"),
+    }
+}
+
+/// Ends a process, so that the root starts a fresh one.
+async fn stop(process_id: u32, reason: &str, process: &Process) {
+    if let Err(error) = process.signal(Signal::INT) {
+        if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) {
+            tracing::error!(process_id, reason, %error, "could not signal a worker");
+        }
+
+        return;
+    }
+
+    tracing::warn!(process_id, reason, "signalled a worker to restart it");
+
+    if timeout(GRACE, process.exited()).await.is_ok() {
+        return;
+    }
+
+    match process.signal(Signal::KILL) {
+        Ok(()) => tracing::warn!(process_id, "killed a worker that did not stop within {} s", GRACE.as_secs()),
+        Err(error) => tracing::debug!(process_id, %error, "could not kill a worker"),
+    }
+
+    let _ = timeout(GRACE, process.exited()).await;
+}
+
+/// Processes that are being restarted.
+#[derive(Clone, Default)]
+struct UnderWay(Arc<Mutex<HashSet<u32>>>);
+
+impl UnderWay {
+    /// Notes that a restart begins. `None` if one is under way already.
+    fn begin(&self, process_id: u32) -> Option<Mark> {
+        let mut processes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.insert(process_id).then(|| Mark { processes: self.clone(), process_id })
+    }
+}
+
+/// A restart that is under way, until it is dropped.
+struct Mark {
+    processes: UnderWay,
+    process_id: u32,
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.processes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.process_id);
+    }
+}

@@ -1,0 +1,221 @@
+//! The process that owns all children, as far as a supervisor has to do with it.
+
+use std::{fmt, io, os::fd::OwnedFd, str::FromStr};
+
+use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::process;
+
+/// What a supervisor asks of the root controller.
+///
+/// [`ParentProcess`] is the default: a parent that understands signals and no more. An application whose root understands
+/// more implements this over the channel that it has to it.
+pub trait Root: Send + Sync + 'static {
+    /// Sends a signal to the root controller.
+    fn signal(&self, signal: Signal) -> Result<(), RootError>;
+
+    /// Asks for a process to be replaced by a fresh one. [`RootError::Unsupported`] where the root cannot do that: the
+    /// supervisor then signals the process itself, and leaves it to the root to notice that it ended.
+    fn replace(&self, process_id: u32, reason: &str) -> Result<(), RootError>;
+
+    /// What the root tells of itself and its children, if it does.
+    fn state(&self) -> Option<watch::Receiver<RootState>>;
+
+    /// Whether a signal would reach the root. It is asked before `restart` is answered, because the answer goes before the
+    /// signal.
+    fn check(&self) -> Result<(), RootError> {
+        Ok(())
+    }
+}
+
+/// Why the root could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootError {
+    /// The root cannot do that.
+    #[error("the root controller does not support this")]
+    Unsupported,
+    /// The root is gone, and this process belongs to somebody else now.
+    #[error("the root controller (process {process_id}) is gone")]
+    Gone {
+        /// Its process id while it was there.
+        process_id: u32,
+    },
+    /// It could not be reached.
+    #[error("the root controller cannot be reached")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<io::Error> for RootError {
+    fn from(error: io::Error) -> Self {
+        Self::Unreachable(error.into())
+    }
+}
+
+/// A signal to the root controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Stop, so that whoever manages the root starts it anew.
+    Int,
+    /// Replace all children by a new generation.
+    Hup,
+    /// Stop.
+    Term,
+    /// For the application.
+    Usr1,
+    /// For the application.
+    Usr2,
+}
+
+impl Signal {
+    const ALL: [(Self, &'static str, rustix::process::Signal); 5] = [
+        (Self::Int, "INT", rustix::process::Signal::INT),
+        (Self::Hup, "HUP", rustix::process::Signal::HUP),
+        (Self::Term, "TERM", rustix::process::Signal::TERM),
+        (Self::Usr1, "USR1", rustix::process::Signal::USR1),
+        (Self::Usr2, "USR2", rustix::process::Signal::USR2),
+    ];
+
+    /// Its name, without `SIG`.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    fn row(self) -> (Self, &'static str, rustix::process::Signal) {
+        Self::ALL[self as usize]
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Signal {
+    type Err = UnknownSignal;
+
+    fn from_str(name: &str) -> Result<Self, UnknownSignal> {
+        let short = name.strip_prefix("SIG").unwrap_or(name);
+
+        Self::ALL
+            .into_iter()
+            .find(|row| row.1 == short)
+            .map(|row| row.0)
+            .ok_or_else(|| UnknownSignal { name: name.to_owned() })
+    }
+}
+
+/// No signal for the root has that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{name}' is no signal for the root controller: use INT, HUP, TERM, USR1 or USR2")]
+pub struct UnknownSignal {
+    name: String,
+}
+
+/// What a root controller tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootState {
+    /// Its process id.
+    pub process_id: u32,
+    /// Which generation of children is in charge.
+    pub generation: u64,
+    /// How many attempts at a new generation have ended, well or not.
+    pub reloads: u64,
+    /// Whether such an attempt is under way.
+    pub reloading: bool,
+    /// Why the last one failed, if it did.
+    pub reload_error: Option<String>,
+    /// Whether all children are ready.
+    pub ready: bool,
+    /// The children.
+    pub children: Vec<ChildState>,
+}
+
+/// What a root controller tells of one child.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChildState {
+    /// Its name, unique among the children.
+    pub name: String,
+    /// The service of which it is an instance.
+    pub service: String,
+    /// Which instance, from 0.
+    pub instance: u32,
+    /// The generation that it belongs to.
+    pub generation: u64,
+    /// Its process id, while it has one.
+    pub process_id: Option<u32>,
+    /// `starting`, `ready`, `waiting`, `stopping` or `stopped`.
+    pub state: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How it ended the last time.
+    pub last_exit: Option<String>,
+    /// In how many seconds it is started again, while it waits for that.
+    pub next_start: Option<f64>,
+}
+
+impl ChildState {
+    /// Whether it does its work.
+    pub fn is_ready(&self) -> bool {
+        self.state == "ready"
+    }
+}
+
+/// The process that started this one, as root controller: it takes signals, and replaces children that end.
+///
+/// The parent is the one at the time of [`new`](Self::new), by a handle. If it has ended since, this process was given to
+/// another parent, PID 1 or whoever else collects orphans, which must not get its signals.
+#[derive(Debug)]
+pub struct ParentProcess {
+    parent: Option<(Pid, OwnedFd)>,
+}
+
+impl ParentProcess {
+    /// The parent of now. Create it early.
+    pub fn new() -> Self {
+        let parent = getppid().and_then(|parent| {
+            let handle = pidfd_open(parent, PidfdFlags::empty()).ok()?;
+            // If it ended in between, the number may be someone else's, and so is the handle.
+            (getppid() == Some(parent)).then_some((parent, handle))
+        });
+
+        Self { parent }
+    }
+
+    fn parent(&self) -> Result<&OwnedFd, RootError> {
+        match &self.parent {
+            Some((parent, handle)) if getppid() == Some(*parent) => Ok(handle),
+            Some((parent, _)) => Err(RootError::Gone { process_id: parent.as_raw_nonzero().get() as u32 }),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "there was no parent process to be seen").into()),
+        }
+    }
+}
+
+impl Default for ParentProcess {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Root for ParentProcess {
+    fn signal(&self, signal: Signal) -> Result<(), RootError> {
+        Ok(process::send(self.parent()?, signal.row().2)?)
+    }
+
+    fn replace(&self, _: u32, _: &str) -> Result<(), RootError> {
+        Err(RootError::Unsupported)
+    }
+
+    fn state(&self) -> Option<watch::Receiver<RootState>> {
+        None
+    }
+
+    fn check(&self) -> Result<(), RootError> {
+        self.parent().map(|_| ())
+    }
+}

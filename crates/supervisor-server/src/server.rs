@@ -1,0 +1,195 @@
+//! Putting a supervisor together, and accepting connections.
+
+use std::{io, sync::Arc, time::Duration, time::Instant};
+
+use async_container_monitors::Monitor;
+use async_container_protocol::{Failure, Operations, Request, Settings};
+use rustix::io::Errno;
+use serde::Serialize;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use crate::{
+    access::Access,
+    error::ServeError,
+    monitor::Monitors,
+    operation::Supervisor,
+    registry::Registry,
+    restart,
+    root::{ParentProcess, Root},
+    session::Session,
+    workers::Workers,
+};
+
+/// How long to wait after an accept that failed for want of something, such as open files. Doubled each time.
+const ACCEPT_DELAY: Duration = Duration::from_millis(10);
+const ACCEPT_DELAY_LIMIT: Duration = Duration::from_secs(1);
+
+/// A supervisor, before it serves.
+pub struct Server {
+    monitors: Vec<Box<dyn Monitor>>,
+    operations: Operations,
+    root: Option<Arc<dyn Root>>,
+    access: Access,
+    settings: Settings,
+    registry: Arc<Registry>,
+}
+
+impl Server {
+    /// A supervisor without monitors, for the user of this process and root, whose root controller is the parent process.
+    pub fn new() -> Self {
+        Self {
+            monitors: Vec::new(),
+            operations: Operations::new(),
+            root: None,
+            access: Access::default(),
+            settings: Settings::default(),
+            registry: Arc::new(Registry::new()),
+        }
+    }
+
+    /// Adds a monitor. It runs on a thread of its own while the server serves.
+    pub fn monitor(mut self, monitor: impl Monitor) -> Self {
+        self.monitors.push(Box::new(monitor));
+        self
+    }
+
+    /// Adds an operation of the application's own. The names of the supervisor's operations are taken.
+    pub fn operation<F, R, T>(mut self, name: impl Into<String>, operation: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, Failure>> + Send + 'static,
+        T: Serialize,
+    {
+        self.operations = self.operations.operation(name, operation);
+        self
+    }
+
+    /// Adds a table of operations, for those that stream, or whose parameters are a struct.
+    pub fn operations(mut self, operations: Operations) -> Self {
+        self.operations = operations.or(self.operations);
+        self
+    }
+
+    /// Sets how the root controller is reached. Default is [`ParentProcess`].
+    pub fn root(mut self, root: impl Root) -> Self {
+        self.root = Some(Arc::new(root));
+        self
+    }
+
+    /// Lets another user in, by the number of the effective user.
+    pub fn allow_user(mut self, user_id: u32) -> Self {
+        self.access.users.insert(user_id);
+        self
+    }
+
+    /// Lets all in whose effective group this is. Supplementary groups do not count.
+    pub fn allow_group(mut self, group_id: u32) -> Self {
+        self.access.groups.insert(group_id);
+        self
+    }
+
+    /// Sets the bounds of each connection. Default is [`Settings::default`].
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The workers that will be connected, for operations of the application that need them.
+    pub fn workers(&self) -> Workers {
+        Workers(self.registry.clone())
+    }
+
+    /// Accepts connections and serves them until `shutdown`, then closes them all.
+    ///
+    /// The listener is bound by whoever outlives the supervisor, so that connects made while it is being restarted wait
+    /// instead of being refused. Errors of single connections end those alone.
+    pub async fn serve(self, listener: UnixListener, shutdown: impl Future) -> Result<(), ServeError> {
+        let (sender, actions) = mpsc::unbounded_channel();
+        let registry = self.registry;
+        registry.set_monitors(Monitors::start(self.monitors, &sender)?);
+        drop(sender);
+
+        let root = self.root.unwrap_or_else(|| Arc::new(ParentProcess::new()));
+        let supervisor = Arc::new(Supervisor {
+            registry: registry.clone(),
+            root: root.clone(),
+            custom: self.operations,
+            started: Instant::now(),
+        });
+        let access = Arc::new(self.access);
+
+        // Dropped at the end of this function, and everything that runs in it with it.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(restart::carry_out(actions, registry, root));
+        let mut shutdown = std::pin::pin!(shutdown);
+
+        loop {
+            let stream = tokio::select! {
+                stream = accept(&listener) => stream?,
+                // Sessions that ended are let go of here; without that, they would be kept until the end.
+                Some(result) = tasks.join_next() => {
+                    if let Err(error) = result && error.is_panic() {
+                        tracing::error!(%error, "a session panicked");
+                    }
+                    continue;
+                }
+                _ = &mut shutdown => return Ok(()),
+            };
+
+            tasks.spawn(Session::serve(stream, supervisor.clone(), access.clone(), self.settings.clone()));
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let monitors: Vec<&str> = self.monitors.iter().map(|monitor| monitor.name()).collect();
+        formatter
+            .debug_struct("Server")
+            .field("monitors", &monitors)
+            .field("operations", &self.operations)
+            .field("access", &self.access)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Accepts a connection. What passes is waited out: a supervisor that ends because too many files were open for a moment
+/// takes the registrations of all workers with it.
+async fn accept(listener: &UnixListener) -> Result<UnixStream, ServeError> {
+    let mut delay = ACCEPT_DELAY;
+
+    loop {
+        let error = match listener.accept().await {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) => error,
+        };
+
+        if is_permanent(&error) {
+            return Err(ServeError::Accept(error));
+        }
+
+        if delay == ACCEPT_DELAY {
+            tracing::error!(%error, "could not accept a connection: trying again until it works");
+        }
+
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(ACCEPT_DELAY_LIMIT);
+    }
+}
+
+/// Whether a socket that answers like this will answer so for ever, because it is none that listens.
+fn is_permanent(error: &io::Error) -> bool {
+    let Some(errno) = Errno::from_io_error(error) else { return false };
+    [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP, Errno::FAULT].contains(&errno)
+}

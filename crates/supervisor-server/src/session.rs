@@ -1,0 +1,73 @@
+//! One connection.
+
+use std::sync::Arc;
+
+use async_container_protocol::{BoxFuture, Driver, Handler, Request, Responder, Settings, Side, endpoint::Credentials};
+use tokio::{net::UnixStream, time::timeout};
+use uuid::Uuid;
+
+use crate::{
+    access::{Access, Denied},
+    operation::Supervisor,
+    process::Process,
+};
+
+/// How long someone who is not let in has to make the call that is refused.
+const DENIAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// One connection, as far as operations have to know it.
+pub(crate) struct Session {
+    pub(crate) id: Arc<str>,
+    pub(crate) process: Process,
+    pub(crate) supervisor: Arc<Supervisor>,
+}
+
+impl Session {
+    /// Serves a connection until it ends.
+    pub(crate) async fn serve(
+        stream: UnixStream,
+        supervisor: Arc<Supervisor>,
+        access: Arc<Access>,
+        settings: Settings,
+    ) {
+        let credentials = match Credentials::of(&stream) {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                tracing::warn!(%error, "closed a connection: the kernel does not say whose it is");
+                return;
+            }
+        };
+
+        if !access.allows(&credentials) {
+            tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
+            let (_client, driver) = Driver::new(stream, Side::Accepted, Denied(credentials), settings);
+            let _ = timeout(DENIAL, driver).await;
+            return;
+        }
+
+        let process = Process::of(&stream, &credentials);
+        let session = Arc::new(Self { id: Uuid::new_v4().to_string().into(), process, supervisor });
+        let process_id = credentials.process_id;
+        // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
+        let _registration = Registration(session.clone());
+        let (_client, driver) = Driver::new(stream, Side::Accepted, session, settings);
+
+        if let Err(error) = driver.await {
+            tracing::warn!(%error, process_id, "closed a connection");
+        }
+    }
+}
+
+impl Handler for Session {
+    fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
+        self.supervisor.call(self, request, responder)
+    }
+}
+
+struct Registration(Arc<Session>);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.0.supervisor.registry.remove(&self.0.id);
+    }
+}
