@@ -1,2 +1,7 @@
-//! .
-fn main() {}
+//! `acs`: asks a running supervisor, and tells it what to do.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    acs::main()
+}

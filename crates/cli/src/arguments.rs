@@ -1,0 +1,263 @@
+//! The command line, as far as it can be understood without asking a supervisor.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_container_protocol::endpoint::DEFAULT_SOCKET;
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
+
+/// Where the socket is, if `--socket` does not say.
+const SOCKET_VARIABLE: &str = "ACS_SOCKET";
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Names that the protocol keeps for itself, and that no parameter can have.
+const RESERVED: &[&str] = &["id", "do", "finished", "failed", "error", "cancel"];
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 done, 1 the operation failed, 2 usage, 3 no supervisor at the socket, 124 timed out, 130 interrupted.";
+
+/// Asks a running supervisor, and tells it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "acs", version, about, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// The supervisor's socket [default: $ACS_SOCKET, else supervisor.ipc].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// For people, or one JSON document (a stream: one a line).
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+
+    /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; none for call].
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_timeout)]
+    timeout: Option<Limit>,
+
+    /// Whether text is coloured. NO_COLOR turns `auto` off.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the supervisor, the root and its children, what the monitors know, and the workers.
+    Status,
+    /// Lists the workers that are connected.
+    Workers,
+    /// Measures a round trip, and tells versions.
+    Ping,
+    /// Calls an operation of a worker, or of the supervisor.
+    #[command(after_help = "WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its \
+                            second instance.")]
+    Call(Call),
+    /// Has the application stopped (INT to the root), for whoever started it to start it again.
+    Restart(Wait),
+    /// Has all children replaced by new ones, side by side (HUP to the root).
+    Reload(Wait),
+    /// Waits until every child is ready. With --timeout 0 it looks once.
+    Ready,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Call {
+    /// The worker, or `supervisor`.
+    #[arg(value_name = "WORKER|supervisor")]
+    pub(crate) target: String,
+    /// The name of the operation.
+    pub(crate) operation: String,
+    /// Parameters. A value that is JSON is taken as such, any other is a string.
+    #[arg(value_name = "KEY=VALUE", value_parser = parse_parameter)]
+    parameters: Vec<(String, Value)>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wait {
+    /// Returns when what is new is ready, or says why it is not.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+impl Arguments {
+    pub(crate) fn socket(&self) -> PathBuf {
+        // A variable that is empty says as little as one that is not there.
+        let variable = || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.socket.clone().or_else(variable).unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
+    }
+
+    /// How long the command may take, if that is bounded.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        match (self.timeout, &self.command) {
+            (Some(Limit(limit)), _) => limit,
+            (None, Command::Call(_)) => None,
+            (None, Command::Restart(wait) | Command::Reload(wait)) if wait.wait => Some(DEFAULT_WAIT_TIMEOUT),
+            (None, _) => Some(DEFAULT_TIMEOUT),
+        }
+    }
+}
+
+impl Call {
+    /// The parameters as the fields of a message.
+    pub(crate) fn parameters(&self) -> Result<Map<String, Value>, String> {
+        let mut map = Map::new();
+
+        for (key, value) in &self.parameters {
+            if map.insert(key.clone(), value.clone()).is_some() {
+                return Err(format!("the parameter '{key}' is given twice"));
+            }
+        }
+
+        Ok(map)
+    }
+}
+
+/// A time, or none. It is a type of its own because an option of an option would mean something else to clap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit(Option<Duration>);
+
+fn parse_timeout(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+
+    let unit = text.trim_start_matches(|character: char| character.is_ascii_digit() || character == '.');
+    let number = &text[..text.len() - unit.len()];
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(time_hint(text)),
+    };
+
+    let number: f64 = number.parse().map_err(|_| time_hint(text))?;
+    // More than can be represented is as good as no bound.
+    Ok(Limit(Duration::try_from_secs_f64(number * seconds).ok()))
+}
+
+fn time_hint(text: &str) -> String {
+    format!("'{text}' is not a time: write 30, 30s, 500ms, 2m, 1h or none")
+}
+
+fn parse_parameter(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+
+    if key.is_empty() {
+        return Err("the key is empty: write KEY=VALUE".to_owned());
+    }
+
+    if RESERVED.contains(&key) {
+        return Err(format!("'{key}' is reserved by the protocol, and no operation has a parameter of that name"));
+    }
+
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((key.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Arguments {
+        Arguments::try_parse_from([&["acs"], arguments].concat()).unwrap()
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        Arguments::try_parse_from([&["acs"], arguments].concat()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times() {
+        let time = |text| parse_timeout(text).unwrap().0;
+        assert_eq!(time("30"), Some(Duration::from_secs(30)));
+        assert_eq!(time("30s"), Some(Duration::from_secs(30)));
+        assert_eq!(time("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(time("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(time("1h"), Some(Duration::from_secs(3600)));
+        assert_eq!(time("0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(time("0"), Some(Duration::ZERO));
+        assert_eq!(time("none"), None);
+        assert_eq!(time("99999999999999999999999999"), None);
+
+        for text in ["", "s", "-1", "1d", "1 s", "1.2.3", ".", "inf", "NaN", "1e3", "ü"] {
+            assert!(parse_timeout(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_json_or_else_text() {
+        let parameter = |text| parse_parameter(text).unwrap().1;
+        assert_eq!(parameter("a=1"), json!(1));
+        assert_eq!(parameter("a=1.5"), json!(1.5));
+        assert_eq!(parameter("a=true"), json!(true));
+        assert_eq!(parameter("a=null"), json!(null));
+        assert_eq!(parameter(r#"a={"b":[1,2]}"#), json!({"b": [1, 2]}));
+        assert_eq!(parameter(r#"a="1""#), json!("1"));
+        assert_eq!(parameter("a=30s"), json!("30s"));
+        assert_eq!(parameter("a=b=c"), json!("b=c"));
+        assert_eq!(parameter("a="), json!(""));
+        assert_eq!(parse_parameter("a=1").unwrap().0, "a");
+
+        for text in ["a", "=1", "", "do=ping", "id=1"] {
+            assert!(parse_parameter(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_given_twice_is_refused() {
+        let arguments = parse(&["call", "web", "echo", "a=1", "b=2"]);
+        let Command::Call(call) = &arguments.command else { panic!() };
+        assert_eq!(Value::from(call.parameters().unwrap()), json!({"a": 1, "b": 2}));
+
+        let arguments = parse(&["call", "web", "echo", "a=1", "a=2"]);
+        let Command::Call(call) = &arguments.command else { panic!() };
+        assert!(call.parameters().unwrap_err().contains("'a'"));
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for arguments in [["--timeout", "2m", "ready"], ["ready", "--timeout", "2m"]] {
+            assert_eq!(parse(&arguments).timeout(), Some(Duration::from_secs(120)));
+        }
+    }
+
+    #[test]
+    fn the_default_time_depends_on_the_command() {
+        assert_eq!(parse(&["status"]).timeout(), Some(DEFAULT_TIMEOUT));
+        assert_eq!(parse(&["reload"]).timeout(), Some(DEFAULT_TIMEOUT));
+        assert_eq!(parse(&["reload", "--wait"]).timeout(), Some(DEFAULT_WAIT_TIMEOUT));
+        assert_eq!(parse(&["call", "web", "ping"]).timeout(), None);
+        assert_eq!(parse(&["--timeout", "none", "status"]).timeout(), None);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        assert!(refused(&["--timeout", "soon", "status"]).contains("write 30, 30s, 500ms"));
+        assert!(refused(&["call", "web", "echo", "nonsense"]).contains("KEY=VALUE"));
+        assert!(refused(&["statsu"]).contains("status"));
+    }
+}

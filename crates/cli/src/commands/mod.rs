@@ -1,0 +1,23 @@
+//! The commands, one file each.
+
+mod call;
+mod ping;
+mod ready;
+mod reload;
+mod restart;
+mod status;
+mod workers;
+
+use crate::{arguments::Command, context::Context, error::Result};
+
+pub(crate) async fn run(context: &Context, command: Command) -> Result {
+    match command {
+        Command::Status => status::run(context).await,
+        Command::Workers => workers::run(context).await,
+        Command::Ping => ping::run(context).await,
+        Command::Call(call) => call::run(context, &call).await,
+        Command::Restart(wait) => restart::run(context, wait.wait).await,
+        Command::Reload(wait) => reload::run(context, wait.wait).await,
+        Command::Ready => ready::run(context).await,
+    }
+}

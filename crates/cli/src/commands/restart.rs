@@ -1,0 +1,71 @@
+//! `acs restart`: stops the application, so that what started it starts it again.
+
+use serde_json::json;
+
+use crate::{
+    context::{Context, Readiness, explain_not_supported, unless_replaced},
+    error::Result,
+};
+
+const SIGNAL: &str = "INT";
+
+pub(super) async fn run(context: &Context, wait: bool) -> Result {
+    let supervisor = context.connect().await?;
+
+    if !wait {
+        supervisor.signal_root(SIGNAL).await?;
+        return context.output.print(&json!({"signal": SIGNAL}), |_| {
+            "restart requested: the application stops, and is started again by what started it".to_owned()
+        });
+    }
+
+    let unsupported = |error| explain_not_supported(error, "it can be restarted, but not with --wait");
+    let old = supervisor.root_process_id().await.map_err(unsupported)?;
+    supervisor.signal_root(SIGNAL).await?;
+    drop(supervisor);
+    context.progress("the application was asked to stop, and is still running");
+
+    let (new, readiness) = loop {
+        if let Some(result) = look(context, old).await? {
+            break result;
+        }
+
+        context.pause().await;
+    };
+
+    let document = json!({
+        "signal": SIGNAL,
+        "process_id": new,
+        "previous_process_id": old,
+        "generation": readiness.generation,
+        "ready": readiness.ready,
+    });
+    context.output.print(&document, |_| match old {
+        Some(old) => format!("restarted: root {new} is ready, in place of {old}"),
+        None => format!("restarted: root {new} is ready"),
+    })
+}
+
+/// Looks for another root and waits for it to be ready; `None` if there is none yet.
+async fn look(context: &Context, old: Option<u32>) -> Result<Option<(u32, Readiness)>> {
+    let supervisor = match context.connect().await {
+        Ok(supervisor) => supervisor,
+        Err(error) if error.is_no_supervisor() => {
+            context.progress("the application stopped, and nothing has started it again: is there a service manager?");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+
+    let Some(new) = unless_replaced(supervisor.root_process_id().await)?.flatten() else {
+        return Ok(None);
+    };
+
+    if Some(new) == old {
+        return Ok(None);
+    }
+
+    context.progress(format!("the application was started again as process {new}, and is not ready"));
+    let readiness = unless_replaced(supervisor.wait_until_ready(None).await)?;
+    Ok(readiness.map(|readiness| (new, readiness)))
+}

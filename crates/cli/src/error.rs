@@ -1,0 +1,145 @@
+//! Why a command did not do what it was to, and which exit status that is.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use async_container_protocol::{CallError, ConnectError, DecodeError, Failure, PathTooLong, class};
+
+use crate::units;
+
+pub(crate) type Result<T = ()> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The operation failed, at the other end or on the way there.
+    #[error("{0}")]
+    Failed(Failure),
+    /// The arguments are well-formed, but make no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// There is no file at the socket's path.
+    #[error(
+        "no supervisor listens at {}: there is no such file; is the application running in another directory? \
+         use --socket",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    /// There is a socket, and nobody listens.
+    #[error(
+        "no supervisor listens at {}: the file there is stale, left behind by an application that ended; \
+         start it again, which replaces the file, or use --socket",
+        path.display()
+    )]
+    Stale { path: PathBuf },
+    /// There is something else.
+    #[error("no supervisor listens at {}: the file there is not a socket; use --socket", path.display())]
+    NotASocket { path: PathBuf },
+    /// The path cannot be a socket's.
+    #[error(transparent)]
+    PathTooLong(PathTooLong),
+    #[error("timed out after {}: {}", units::time_limit(*limit), hint.as_deref().unwrap_or(TIMEOUT_HINT))]
+    TimedOut { limit: Duration, hint: Option<String> },
+    #[error("interrupted")]
+    Interrupted,
+    /// Nobody reads what is written any more.
+    #[error("standard output was closed")]
+    BrokenPipe,
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    #[error("the operating system refused what every command needs")]
+    Io(#[from] io::Error),
+}
+
+const TIMEOUT_HINT: &str = "use --timeout to wait longer";
+
+impl Error {
+    pub(crate) fn timed_out(limit: Option<Duration>, hint: Option<String>) -> Self {
+        Self::TimedOut { limit: limit.unwrap_or_default(), hint }
+    }
+
+    /// A failure that was found here and not at the other end.
+    pub(crate) fn failed(class: &'static str, message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(class, message.into()))
+    }
+
+    /// The exit status of the process.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Failed(_) | Self::Output(_) | Self::Io(_) => 1,
+            Self::Usage(_) | Self::PathTooLong(_) => 2,
+            Self::Missing { .. } | Self::Stale { .. } | Self::NotASocket { .. } => 3,
+            Self::TimedOut { .. } => 124,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// Whether nothing needs to be said about it.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::BrokenPipe)
+    }
+
+    /// Whether nobody listens, which may change.
+    pub(crate) fn is_no_supervisor(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Stale { .. })
+    }
+
+    /// Whether the supervisor went away while it was asked, which it does when it is replaced.
+    pub(crate) fn is_connection_closed(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.class() == class::CONNECTION_CLOSED)
+    }
+
+    /// Whether the supervisor does not know how to do that.
+    pub(crate) fn is_not_supported(&self) -> bool {
+        matches!(self, Self::Failed(failure)
+            if [class::NOT_SUPPORTED, class::UNKNOWN_OPERATION].contains(&failure.class()))
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Encode(error) => Self::Usage(error.to_string()),
+            error => Self::Failed(error.into_failure()),
+        }
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::failed(class::INTERNAL, format!("the supervisor's answer is not understood: {error}"))
+    }
+}
+
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::NotFound { path } => Self::Missing { path },
+            // The kernel refuses a connection to an ordinary file just as one to a socket where nobody listens.
+            ConnectError::Stale { path } if !is_socket(&path) => Self::NotASocket { path },
+            ConnectError::Stale { path } => Self::Stale { path },
+            ConnectError::PathTooLong(error) => Self::PathTooLong(error),
+            error @ ConnectError::PermissionDenied { .. } => Self::failed(class::PERMISSION_DENIED, error.to_string()),
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+fn is_socket(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    // If it is gone by now, it was one: something that ended and cleaned up after itself.
+    std::fs::metadata(path).map_or(true, |metadata| metadata.file_type().is_socket())
+}
+
+/// The error and its causes on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+
+    text
+}

@@ -1,0 +1,126 @@
+//! Standard output: for people or for programs.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+};
+
+use serde_json::Value;
+
+use crate::{
+    arguments::{Color, Format},
+    error::{Error, Result},
+};
+
+pub(crate) struct Output {
+    format: Format,
+    color: bool,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format, color: Color) -> Self {
+        let color = match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+                let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+                io::stdout().is_terminal() && !is_set("NO_COLOR") && !dumb
+            }
+        };
+
+        Self { format, color }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    pub(crate) fn style(&self) -> Style {
+        Style { color: self.color }
+    }
+
+    /// Prints one document, in the form that was asked for. The text is made only if it is wanted.
+    pub(crate) fn print(&self, document: &Value, text: impl FnOnce(Style) -> String) -> Result {
+        let mut line = if self.is_json() { document.to_string() } else { text(self.style()) };
+
+        if !line.is_empty() && !line.ends_with('\n') {
+            line.push('\n');
+        }
+
+        let mut output = io::stdout().lock();
+        output.write_all(line.as_bytes()).and_then(|()| output.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Error::BrokenPipe,
+            _ => Error::Output(error),
+        })
+    }
+}
+
+/// How text is emphasised, if it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Style {
+    color: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    /// What structures the text.
+    Bold,
+    Good,
+    /// What is on its way to be good, or otherwise.
+    Passing,
+    Bad,
+}
+
+impl Style {
+    #[cfg(test)]
+    pub(crate) const PLAIN: Self = Self { color: false };
+
+    pub(crate) fn paint(self, paint: Paint, text: &str) -> String {
+        let code = match paint {
+            Paint::Bold => 1,
+            Paint::Good => 32,
+            Paint::Passing => 33,
+            Paint::Bad => 31,
+            Paint::Plain => return text.to_owned(),
+        };
+
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Text of others, made harmless: what a worker calls itself must not be able to rewrite the reader's terminal. Line breaks
+/// and tabs stay.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '\n' | '\t' => character,
+            _ if character.is_control() => char::REPLACEMENT_CHARACTER,
+            _ => character,
+        })
+        .collect()
+}
+
+/// As [`clean`], for what has to stay on one line.
+pub(crate) fn clean_line(text: &str) -> String {
+    clean(text).replace(['\n', '\t'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(clean("a\x1b[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+        assert_eq!(clean_line("a\nb"), "a b");
+    }
+
+    #[test]
+    fn color_is_applied_only_if_wanted() {
+        assert_eq!(Style { color: false }.paint(Paint::Bad, "x"), "x");
+        assert_eq!(Style { color: true }.paint(Paint::Bad, "x"), "\x1b[31mx\x1b[0m");
+        assert_eq!(Style { color: true }.paint(Paint::Plain, "x"), "x");
+    }
+}
