@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
+pub use rustix::process::Resource;
+use rustix::process::Rlimit;
 
-use crate::error::CommandError;
+use crate::error::{CommandError, SpawnError};
+use crate::identity::Identity;
+use crate::sys::spawn::Credentials;
 
 /// A program with its arguments, environment and directory.
 ///
@@ -23,12 +29,42 @@ pub struct Command {
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
     directory: Option<PathBuf>,
+    stdio: [Stdio; 3],
+    user: Option<String>,
+    group: Option<String>,
+    umask: Option<u32>,
+    nice: Option<i32>,
+    limits: Vec<(Resource, Rlimit)>,
+}
+
+/// Where a standard stream of a command leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stdio {
+    /// Where the root's does.
+    #[default]
+    Inherit,
+    /// Nowhere.
+    Null,
+    /// To a file: input is read from its beginning, output is appended; the file is created with mode 0600 if it is
+    /// missing.
+    File(PathBuf),
 }
 
 impl Command {
     /// The program, as a path if it contains a `/`, else to be found through `PATH`.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Command { program: program.into(), arguments: Vec::new(), environment: BTreeMap::new(), directory: None }
+        Command {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            directory: None,
+            stdio: Default::default(),
+            user: None,
+            group: None,
+            umask: None,
+            nice: None,
+            limits: Vec::new(),
+        }
     }
 
     /// Appends an argument.
@@ -52,6 +88,56 @@ impl Command {
     /// The directory to start in. Default is the root's.
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
+        self
+    }
+
+    /// Where standard input comes from. Default is [`Stdio::Inherit`].
+    pub fn stdin(mut self, stdin: Stdio) -> Self {
+        self.stdio[0] = stdin;
+        self
+    }
+
+    /// Where standard output goes. Default is [`Stdio::Inherit`].
+    pub fn stdout(mut self, stdout: Stdio) -> Self {
+        self.stdio[1] = stdout;
+        self
+    }
+
+    /// Where standard error goes. Default is [`Stdio::Inherit`].
+    pub fn stderr(mut self, stderr: Stdio) -> Self {
+        self.stdio[2] = stderr;
+        self
+    }
+
+    /// The user to run as, by name or number, with the groups that the system's user database has for it; `HOME`,
+    /// `USER`, `LOGNAME` and `SHELL` are set accordingly. A number without an entry there has no further groups.
+    /// Default is the root's.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// The primary group, by name or number. Default is that of [`user`](Self::user).
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// The file mode creation mask. Default is the root's.
+    pub fn umask(mut self, umask: u32) -> Self {
+        self.umask = Some(umask & 0o777);
+        self
+    }
+
+    /// The scheduling priority, from -20, the most favourable, to 19; see setpriority(2). Default is the root's.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = Some(nice);
+        self
+    }
+
+    /// A limit on a resource, soft and hard, see setrlimit(2); `None` is no limit. Default are the root's.
+    pub fn limit(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
+        self.limits.push((resource, Rlimit { current: soft, maximum: hard }));
         self
     }
 
@@ -96,8 +182,10 @@ impl Command {
     /// What execve(2) wants, with `extra` laid over the environment.
     pub(crate) fn prepare(&self, extra: &[(&str, String)]) -> Result<Prepared, CommandError> {
         let program = self.resolve()?;
+        let identity = Identity::find(self.user.as_deref(), self.group.as_deref())?;
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        environment.extend(identity.environment.iter().cloned());
         environment.extend(self.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(extra.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));
         Ok(Prepared {
@@ -113,7 +201,17 @@ impl Command {
                 })
                 .collect::<Result<_, _>>()?,
             directory: self.directory.as_ref().map(|directory| c_string(directory.as_os_str())).transpose()?,
+            limits: self.limits.iter().map(|(resource, limit)| (*resource as i32, rlimit(limit))).collect(),
+            nice: self.nice,
+            umask: self.umask,
+            credentials: identity.credentials,
         })
+    }
+
+    /// Opens the files that standard streams lead to.
+    pub(crate) fn open_stdio(&self) -> Result<[Option<OwnedFd>; 3], SpawnError> {
+        let [stdin, stdout, stderr] = &self.stdio;
+        Ok([stdin.open(false)?, stdout.open(true)?, stderr.open(true)?])
     }
 
     /// This very program with the arguments that it was started with, under a title as its zeroth argument.
@@ -132,6 +230,10 @@ pub(crate) struct Prepared {
     pub arguments: Vec<CString>,
     pub environment: Vec<CString>,
     pub directory: Option<CString>,
+    pub limits: Vec<(i32, libc::rlimit)>,
+    pub nice: Option<i32>,
+    pub umask: Option<u32>,
+    pub credentials: Option<Credentials>,
 }
 
 impl Prepared {
@@ -141,6 +243,29 @@ impl Prepared {
             .iter()
             .position(|entry| entry.to_bytes().strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")))
     }
+}
+
+impl Stdio {
+    fn open(&self, write: bool) -> Result<Option<OwnedFd>, SpawnError> {
+        let path = match self {
+            Stdio::Inherit => return Ok(None),
+            Stdio::Null => Path::new("/dev/null"),
+            Stdio::File(path) => path,
+        };
+        let mut options = std::fs::OpenOptions::new();
+        if write {
+            options.append(true).create(true).mode(0o600)
+        } else {
+            options.read(true)
+        };
+        let file = options.open(path).map_err(|source| SpawnError::Open { path: path.to_path_buf(), source })?;
+        Ok(Some(file.into()))
+    }
+}
+
+fn rlimit(limit: &Rlimit) -> libc::rlimit {
+    let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    libc::rlimit { rlim_cur: number(limit.current), rlim_max: number(limit.maximum) }
 }
 
 enum Candidate {

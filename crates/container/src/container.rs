@@ -615,7 +615,7 @@ fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Process, Spaw
             process.signal(Signal::KILL);
             let _ = signal::reap(&process.pidfd);
             unregister(epoll, &process);
-            Err(SpawnError::System(error.into()))
+            Err(SpawnError::System { step: "watch the process", source: error.into() })
         }
     }
 }

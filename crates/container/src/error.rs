@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::sys::spawn::Failed;
+
 /// Any error of code that users wrote.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -39,6 +41,18 @@ pub enum CommandError {
         /// The directory.
         directory: PathBuf,
     },
+    /// There is no such user.
+    #[error("there is no user {user:?}")]
+    NoUser {
+        /// The name or number.
+        user: String,
+    },
+    /// There is no such group.
+    #[error("there is no group {group:?}")]
+    NoGroup {
+        /// The name or number.
+        group: String,
+    },
     /// An argument, a variable or a path contains a NUL character, which no program can be given.
     #[error("{text:?} contains a NUL character")]
     Nul {
@@ -54,19 +68,38 @@ pub enum SpawnError {
     /// The command is not one that can be run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// A file for the program's output or input cannot be opened.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The system refused.
-    #[error("the system refused: {0}")]
-    System(#[from] io::Error),
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was attempted.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl From<Failed> for SpawnError {
+    fn from(Failed { step, error: source }: Failed) -> Self {
+        SpawnError::System { step, source }
+    }
 }
 
 impl SpawnError {
     /// True for what may pass by itself: too many processes or open files, or too little memory.
     pub fn is_transient(&self) -> bool {
-        let SpawnError::System(error) = self else {
+        let (SpawnError::System { source, .. } | SpawnError::Open { source, .. }) = self else {
             return false;
         };
         matches!(
-            error.raw_os_error(),
+            source.raw_os_error(),
             Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::ETXTBSY)
         )
     }

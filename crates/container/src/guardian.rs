@@ -139,6 +139,8 @@ fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
             break wait_for(root, WaitIdOptions::EXITED).unwrap_or(ExitStatus::Unknown);
         }
     };
+    // What it said last, it may have said since the last look.
+    receive(&socket, &mut files);
     signal::sweep(ROUNDS);
     drop(files);
     match status {

@@ -58,6 +58,7 @@ mod entry;
 mod error;
 mod exit;
 mod guardian;
+mod identity;
 mod instance;
 pub mod lifecycle;
 mod links;
@@ -70,7 +71,7 @@ mod status;
 mod sys;
 
 pub use backoff::Backoff;
-pub use command::Command;
+pub use command::{Command, Resource, Stdio};
 pub use controller::{Controller, GRACEFUL_STOP};
 pub use entry::is_child;
 pub use error::{BindError, BoxError, CommandError, InstanceError, SpawnError, StartError};

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
@@ -65,13 +66,28 @@ impl Process {
 
         let prepared = prepare(application, service, index, &mut variables)?;
         let process_id_at = if sockets.is_empty() { None } else { prepared.position(LISTEN_PID) };
-        let Prepared { program, arguments, environment, directory } = prepared;
-        let plan = Plan { program, arguments, environment, directory, descriptors, process_id_at };
+        let stdio = match &service.start {
+            Start::Command(command) => command.open_stdio()?,
+            Start::Entry(_) => Default::default(),
+        };
+        let plan = Plan {
+            program: prepared.program,
+            arguments: prepared.arguments,
+            environment: prepared.environment,
+            directory: prepared.directory,
+            descriptors,
+            stdio: stdio.each_ref().map(|file| file.as_ref().map(AsFd::as_fd)),
+            limits: prepared.limits,
+            nice: prepared.nice,
+            umask: prepared.umask,
+            credentials: prepared.credentials,
+            process_id_at,
+        };
         let Spawned { pid, pidfd } = spawner.spawn(plan)?;
         let notify = notify.map(|(read, _)| read);
         let link = link.map(|(_, write)| write);
         for pipe in notify.iter().chain(&link) {
-            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(std::io::Error::from)?;
+            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(refused("arrange a pipe"))?;
         }
         Ok(Process {
             pid,
@@ -110,5 +126,9 @@ fn prepare(
 
 /// A pipe, read end first, that no other program inherits.
 fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnError> {
-    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from)?)
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(refused("make a pipe"))
+}
+
+fn refused(step: &'static str) -> impl Fn(Errno) -> SpawnError {
+    move |error| SpawnError::System { step, source: error.into() }
 }

@@ -53,7 +53,7 @@ pub(crate) enum Start {
     /// This program again, which finds its way to the service's code.
     Entry(Work),
     /// Another program.
-    Command(Command),
+    Command(Box<Command>),
 }
 
 /// A kind of child, of which a container runs `count` instances.
@@ -127,7 +127,7 @@ impl Service {
     /// It counts as ready when it runs, and is asked to end by SIGTERM, unless told otherwise.
     pub fn command(name: impl Into<String>, command: Command) -> Self {
         Service {
-            start: Start::Command(command),
+            start: Start::Command(Box::new(command)),
             readiness: Readiness::Spawned,
             health_check_timeout: None,
             stop_signal: Signal::TERM,
@@ -272,7 +272,7 @@ impl Service {
             return Err(StartError::ZeroCount { name });
         }
         if let Start::Command(command) = &self.start {
-            command.resolve().map_err(|source| StartError::Command { name, source })?;
+            command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;
         }
         for (_, address) in &self.listeners {
             address.validate()?;

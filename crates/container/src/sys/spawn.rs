@@ -31,9 +31,40 @@ pub(crate) struct Plan<'fd> {
     /// Descriptors that the child finds from [`FIRST_DESCRIPTOR`] on, in this order. Every other
     /// descriptor above standard error is closed.
     pub descriptors: Vec<BorrowedFd<'fd>>,
+    /// Standard input, output and error, where they are not the parent's.
+    pub stdio: [Option<BorrowedFd<'fd>>; 3],
+    /// Limits on resources, by number, soft and hard.
+    pub limits: Vec<(c_int, libc::rlimit)>,
+    /// The scheduling priority, from -20 to 19.
+    pub nice: Option<c_int>,
+    /// The file mode creation mask.
+    pub umask: Option<libc::mode_t>,
+    /// Whom to run as.
+    pub credentials: Option<Credentials>,
     /// Index into `environment` of a `NAME=` entry that ends in at least ten zeros, to be
     /// overwritten with the child's own process id. `LISTEN_PID` of sd_listen_fds(3) needs it.
     pub process_id_at: Option<usize>,
+}
+
+/// A user, with all groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub user: libc::uid_t,
+    pub group: libc::gid_t,
+    pub groups: Vec<libc::gid_t>,
+}
+
+/// Why no process was started: the step that failed, and its error.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub step: &'static str,
+    pub error: io::Error,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed { step: "make a process", error }
+    }
 }
 
 /// A process that was started.
@@ -53,10 +84,17 @@ struct Shared<'a> {
     arguments: *const *const c_char,
     environment: *const *const c_char,
     directory: *const c_char,
+    stdio: [c_int; 3],
     descriptors: &'a mut [c_int],
+    limits: &'a [(c_int, libc::rlimit)],
+    nice: Option<c_int>,
+    umask: Option<libc::mode_t>,
+    credentials: Option<&'a Credentials>,
     process_id: *mut c_char,
     process_id_digits: usize,
     parent: c_int,
+    /// What the child is doing, for the case that it fails.
+    step: &'static str,
     errno: c_int,
 }
 
@@ -68,7 +106,7 @@ impl Spawner {
     /// Starts the program and returns once it has been executed; an error is that of the step that failed.
     ///
     /// The child is killed when the calling *thread* ends, see `PR_SET_PDEATHSIG` in prctl(2).
-    pub(crate) fn spawn(&mut self, plan: Plan<'_>) -> io::Result<Spawned> {
+    pub(crate) fn spawn(&mut self, plan: Plan<'_>) -> Result<Spawned, Failed> {
         let arguments = pointers(&plan.arguments);
         let process_id_digits = 10;
         let mut patched = None;
@@ -86,10 +124,16 @@ impl Spawner {
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
             directory: plan.directory.as_ref().map_or(std::ptr::null(), |path| path.as_ptr()),
+            stdio: plan.stdio.map(|descriptor| descriptor.map_or(-1, |descriptor| descriptor.as_raw_fd())),
             descriptors: &mut descriptors,
+            limits: &plan.limits,
+            nice: plan.nice,
+            umask: plan.umask,
+            credentials: plan.credentials.as_ref(),
             process_id: patched.as_ref().map_or(std::ptr::null_mut(), |(position, _)| *position),
             process_id_digits,
             parent: rustix::process::getpid().as_raw_nonzero().get(),
+            step: "",
             errno: 0,
         };
 
@@ -111,14 +155,14 @@ impl Spawner {
         drop(mask);
 
         let Some(pid) = Pid::from_raw(pid.max(0)) else {
-            return Err(clone_error);
+            return Err(clone_error.into());
         };
         // SAFETY: clone succeeded, so it stored a new descriptor, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         if shared.errno != 0 {
-            let error = io::Error::from_raw_os_error(shared.errno);
+            let failed = Failed { step: shared.step, error: io::Error::from_raw_os_error(shared.errno) };
             super::signal::reap(&pidfd)?;
-            return Err(error);
+            return Err(failed);
         }
         Ok(Spawned { pid, pidfd })
     }
@@ -129,13 +173,37 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 }
 
 /// Runs in the child until it executes. Only async-signal-safe functions may be called from here, and
-/// nothing that allocates or panics: sigaction, setpgid, prctl, getppid, fcntl, dup2, close_range,
-/// chdir, getpid, sigprocmask, execve, _exit.
+/// nothing that allocates or panics: signal, setpgid, prctl, getppid, fcntl, dup2, close_range, setrlimit, setpriority,
+/// umask, setgroups, setresgid, setresuid, chdir, getpid, sigprocmask, execve, _exit. Those that change the user are made as system
+/// calls: the C library's functions would tell the threads of the parent, whose memory this is, to do the same.
 extern "C" fn child(argument: *mut c_void) -> c_int {
     // SAFETY: the argument is the parent's `Shared`, and the parent is suspended.
     let shared = unsafe { &mut *argument.cast::<Shared<'_>>() };
-    // SAFETY: see above for the calls made; every pointer handed to them comes from `shared`, which
-    // was built from live, NUL-terminated strings and NULL-terminated lists of them.
+    // SAFETY: this is the child, and see above for the calls made.
+    if unsafe { prepare(shared) } {
+        // SAFETY: every pointer comes from `shared`, which was built from live, NUL-terminated strings and
+        // NULL-terminated lists of them.
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            shared.step = "execute the program";
+            libc::execve(shared.program.as_ptr(), shared.arguments, shared.environment);
+        }
+    }
+    // SAFETY: reads the errno of this thread, and ends the process without running anything.
+    unsafe {
+        shared.errno = *libc::__errno_location();
+        libc::_exit(127)
+    }
+}
+
+/// Everything before the program is executed. False if a step failed.
+///
+/// # Safety
+/// To be called in the child only, which must have nothing but `shared` in common with the parent.
+unsafe fn prepare(shared: &mut Shared<'_>) -> bool {
+    // SAFETY: system calls on what belongs to the child alone, with pointers into `shared`.
     unsafe {
         // An ignored signal would stay ignored across execve, and a child that ignores SIGINT only
         // because somebody started the root in the background cannot be stopped gracefully.
@@ -145,16 +213,44 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
             }
         }
         libc::setpgid(0, 0);
+
+        shared.step = "pass on file descriptors";
+        if !place_descriptors(&mut shared.stdio, shared.descriptors) {
+            return false;
+        }
+        shared.step = "set a resource limit";
+        for (resource, limit) in shared.limits {
+            // The type of the number differs between C libraries.
+            if libc::setrlimit(*resource as _, limit) != 0 {
+                return false;
+            }
+        }
+        shared.step = "set the priority";
+        if let Some(nice) = shared.nice
+            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0
+        {
+            return false;
+        }
+        if let Some(umask) = shared.umask {
+            libc::umask(umask);
+        }
+        shared.step = "change the user";
+        if let Some(Credentials { user, group, groups }) = shared.credentials
+            && (libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) != 0
+                || libc::syscall(libc::SYS_setresgid, *group, *group, *group) != 0
+                || libc::syscall(libc::SYS_setresuid, *user, *user, *user) != 0)
+        {
+            return false;
+        }
+        // After the change of the user, which would undo it.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if libc::getppid() != shared.parent {
             // The parent died before the wish was known to the kernel.
             libc::_exit(127);
         }
-        if !place_descriptors(shared.descriptors) {
-            return failed(shared);
-        }
+        shared.step = "change the directory";
         if !shared.directory.is_null() && libc::chdir(shared.directory) != 0 {
-            return failed(shared);
+            return false;
         }
         if !shared.process_id.is_null() {
             let mut rest = libc::getpid();
@@ -163,31 +259,29 @@ extern "C" fn child(argument: *mut c_void) -> c_int {
                 rest /= 10;
             }
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        libc::execve(shared.program.as_ptr(), shared.arguments, shared.environment);
-        failed(shared)
     }
+    true
 }
 
 /// Moves the descriptors to their places and marks everything above them to be closed by execve.
 ///
 /// # Safety
 /// To be called in the child only: it overwrites descriptors that others may own.
-unsafe fn place_descriptors(descriptors: &mut [c_int]) -> bool {
+unsafe fn place_descriptors(stdio: &mut [c_int; 3], descriptors: &mut [c_int]) -> bool {
     let end = FIRST_DESCRIPTOR + descriptors.len() as c_int;
     // SAFETY: plain system calls on descriptor numbers in a table that belongs to the child alone.
     unsafe {
         // First out of the way of each other, then into place.
-        for descriptor in descriptors.iter_mut().filter(|descriptor| **descriptor < end) {
+        for descriptor in
+            stdio.iter_mut().chain(descriptors.iter_mut()).filter(|descriptor| (0..end).contains(*descriptor))
+        {
             *descriptor = libc::fcntl(*descriptor, libc::F_DUPFD_CLOEXEC, end);
             if *descriptor < 0 {
                 return false;
             }
         }
-        for (target, source) in (FIRST_DESCRIPTOR..).zip(descriptors.iter()) {
-            if libc::dup2(*source, target) < 0 {
+        for (target, source) in (0..).zip(stdio.iter().chain(descriptors.iter())) {
+            if *source >= 0 && libc::dup2(*source, target) < 0 {
                 return false;
             }
         }
@@ -196,13 +290,4 @@ unsafe fn place_descriptors(descriptors: &mut [c_int]) -> bool {
         libc::syscall(libc::SYS_close_range, end, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     true
-}
-
-/// Tells the parent why and ends the child.
-fn failed(shared: &mut Shared<'_>) -> c_int {
-    // SAFETY: reads the errno of this thread, and ends the process without running anything.
-    unsafe {
-        shared.errno = *libc::__errno_location();
-        libc::_exit(127)
-    }
 }
