@@ -1,10 +1,6 @@
 //! What every command works with: the connection to a supervisor, and the questions that several commands ask.
 
-use std::{
-    cell::RefCell,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 use async_container_protocol::{
     Client, Driver, Fields, NoOperations, Settings, Side,
@@ -35,7 +31,7 @@ impl Context {
         Self {
             output: Output::new(arguments.format, arguments.color),
             timeout: arguments.timeout(),
-            socket: shown(arguments.socket()),
+            socket: arguments.socket(),
             clients: RefCell::default(),
             progress: RefCell::default(),
         }
@@ -50,6 +46,9 @@ impl Context {
         driver.spawn();
 
         let mut clients = self.clients.borrow_mut();
+        // A command that connects again is done with the connection before. Nobody else would close it, for this keeps
+        // a handle to it.
+        clients.iter().for_each(Client::close);
         clients.retain(|client| !client.is_closed());
         clients.push(client.clone());
         Ok(Supervisor { client, listener })
@@ -90,12 +89,6 @@ impl Context {
             let _ = tokio::time::timeout(limit, client.closed()).await;
         }
     }
-}
-
-/// A path as an error message shows it: so that it cannot be taken for a word of the sentence.
-fn shown(path: PathBuf) -> PathBuf {
-    let bare = path.parent() == Some(Path::new(""));
-    if bare { Path::new(".").join(path) } else { path }
 }
 
 /// A connection to the supervisor.

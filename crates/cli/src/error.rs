@@ -1,6 +1,10 @@
 //! Why a command did not do what it was to, and which exit status that is.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_container_protocol::{CallError, ConnectError, DecodeError, Failure, PathTooLong, class};
 
@@ -20,18 +24,18 @@ pub(crate) enum Error {
     #[error(
         "no supervisor listens at {}: there is no such file; is the application running in another directory? \
          use --socket",
-        path.display()
+        shown(path)
     )]
     Missing { path: PathBuf },
     /// There is a socket, and nobody listens.
     #[error(
         "no supervisor listens at {}: the file there is stale, left behind by an application that ended; \
          start it again, which replaces the file, or use --socket",
-        path.display()
+        shown(path)
     )]
     Stale { path: PathBuf },
     /// There is something else.
-    #[error("no supervisor listens at {}: the file there is not a socket; use --socket", path.display())]
+    #[error("no supervisor listens at {}: the file there is not a socket; use --socket", shown(path))]
     NotASocket { path: PathBuf },
     /// The path cannot be a socket's.
     #[error(transparent)]
@@ -124,7 +128,13 @@ impl From<ConnectError> for Error {
     }
 }
 
-fn is_socket(path: &std::path::Path) -> bool {
+/// A path so that it cannot be taken for a word of the sentence.
+fn shown(path: &Path) -> String {
+    let bare = path.parent() == Some(Path::new(""));
+    if bare { format!("./{}", path.display()) } else { path.display().to_string() }
+}
+
+fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     // If it is gone by now, it was one: something that ended and cleaned up after itself.
     std::fs::metadata(path).map_or(true, |metadata| metadata.file_type().is_socket())

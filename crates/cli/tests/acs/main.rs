@@ -1,0 +1,8 @@
+//! The real `acs` against a supervisor that says what a test wants it to, over a real socket.
+
+mod application;
+mod calls;
+mod failures;
+mod ready;
+mod replacement;
+mod status;
