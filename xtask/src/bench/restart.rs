@@ -151,7 +151,8 @@ fn workers() -> Result<Vec<Duration>> {
     let dir = Dir::new()?;
     let mut program = dir.example("simple")?.args(["--workers", &KILLS.to_string()]).start()?;
     let mut supervisor = Supervisor::of(&mut program, &dir.socket(), START_LIMIT)?;
-    let victims = supervisor.wait_for_workers(&format!("{KILLS} workers"), START_LIMIT, |workers| workers.len() >= KILLS)?;
+    let victims =
+        supervisor.wait_for_workers(&format!("{KILLS} workers"), START_LIMIT, |workers| workers.len() >= KILLS)?;
     settle(SETTLED);
 
     let mut times = Vec::with_capacity(KILLS);

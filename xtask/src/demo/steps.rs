@@ -87,7 +87,9 @@ fn blue_green(scene: &mut Scene) -> Result<String> {
     scene.supervisor()?.ask("restart", json!({"signal": "HUP"}))?;
     let after = scene.workers_without(&before);
     let gone = after.and_then(|after| {
-        scene.program.wait_for("the old workers to end", LIMIT, || Ok((!before.iter().any(|pid| is_alive(*pid))).then_some(())))?;
+        scene.program.wait_for("the old workers to end", LIMIT, || {
+            Ok((!before.iter().any(|pid| is_alive(*pid))).then_some(()))
+        })?;
         Ok(after)
     });
     let tally = client.stop();

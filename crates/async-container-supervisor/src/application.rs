@@ -1,0 +1,148 @@
+//! The composition: a root, a supervisor with monitors, and supervised services.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_container::{Address, Controller, Instance, Service};
+use async_container_supervisor_server::Server;
+use async_container_supervisor_worker::Worker;
+
+use crate::supervision;
+
+type ConfigureServer = Arc<dyn Fn(Server) -> Server + Send + Sync>;
+type ConfigureWorker = Arc<dyn Fn(&Instance, Worker) -> Worker + Send + Sync>;
+
+/// A program that runs services in processes of their own, under a root and a supervisor.
+///
+/// ```no_run
+/// use std::{process::ExitCode, time::Duration};
+/// use async_container_supervisor::{Application, BoxError, Instance, Service, monitors::MemoryMonitor};
+///
+/// fn main() -> ExitCode {
+///     Application::new("my-app")
+///         .service(Service::new("worker", work).count(4).supervised())
+///         .supervisor(|supervisor| supervisor.monitor(MemoryMonitor::new().maximum_size_limit(500 << 20)))
+///         .run()
+/// }
+///
+/// async fn work(instance: Instance) -> Result<(), BoxError> {
+///     instance.ready()?;
+///     instance.shutdown().await;
+///     Ok(())
+/// }
+/// ```
+pub struct Application {
+    controller: Controller,
+    services: Vec<Service>,
+    supervisor: Option<ConfigureServer>,
+    worker: ConfigureWorker,
+    socket: PathBuf,
+}
+
+impl Application {
+    const SUPERVISOR: &str = "supervisor";
+    const SUPERVISOR_HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// An application without services. The name begins the title of every process.
+    pub fn new(name: impl Into<String>) -> Self {
+        Application {
+            controller: Controller::new(name),
+            services: Vec::new(),
+            supervisor: None,
+            worker: Arc::new(|_, worker| worker),
+            socket: PathBuf::from(async_container_protocol::endpoint::DEFAULT_SOCKET),
+        }
+    }
+
+    /// Adds a service. Those that are [`supervised`](Service::supervised) connect to the supervisor, if there is one.
+    pub fn service(mut self, service: Service) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// Runs a supervisor, in a process of its own. `configure` is called there, to add monitors and operations.
+    ///
+    /// Default is none: the application is then its root and its services.
+    pub fn supervisor(mut self, configure: impl Fn(Server) -> Server + Send + Sync + 'static) -> Self {
+        self.supervisor = Some(Arc::new(configure));
+        self
+    }
+
+    /// Configures what supervised instances offer to the supervisor. `configure` is called in each of them, to add
+    /// operations and state.
+    pub fn worker(mut self, configure: impl Fn(&Instance, Worker) -> Worker + Send + Sync + 'static) -> Self {
+        self.worker = Arc::new(configure);
+        self
+    }
+
+    /// Where the supervisor listens. Default is `supervisor.ipc` in the working directory.
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = path.into();
+        self
+    }
+
+    /// How long children may take to end before they are killed, see [`Controller::graceful_stop`].
+    pub fn graceful_stop(mut self, grace: Duration) -> Self {
+        self.controller = self.controller.graceful_stop(grace);
+        self
+    }
+
+    /// Runs until told to end, see [`Controller::run`]. In a child, runs its service.
+    ///
+    /// If the program has not set up a subscriber for `tracing` events by then, they are written to standard
+    /// error: those of level `info` and above, or what `RUST_LOG` says.
+    pub fn run(self) -> ExitCode {
+        crate::log::init();
+        let mut controller = self.controller;
+        let supervised = self.supervisor.is_some();
+        if let Some(configure) = self.supervisor {
+            // First, so that it is there when the others want to connect; in its absence they would only wait.
+            controller = controller.service(supervisor(self.socket.clone(), configure));
+        }
+        for service in self.services {
+            let service = if supervised && service.is_supervised() {
+                supervise(service, self.socket.clone(), Arc::clone(&self.worker))
+            } else {
+                service
+            };
+            controller = controller.service(service);
+        }
+        controller.run()
+    }
+}
+
+/// The supervisor as a service.
+fn supervisor(socket: PathBuf, configure: ConfigureServer) -> Service {
+    let work = move |instance: Instance| {
+        let configure = Arc::clone(&configure);
+        async move { supervision::serve(instance, Application::SUPERVISOR, |server| configure(server)).await }
+    };
+    Service::new(Application::SUPERVISOR, work)
+        .count(1)
+        .health_check_timeout(Application::SUPERVISOR_HEALTH_CHECK_TIMEOUT)
+        .listen(Application::SUPERVISOR, Address::unix(socket))
+        .linked()
+}
+
+/// The service with a connection to the supervisor beside its work.
+fn supervise(service: Service, socket: PathBuf, configure: ConfigureWorker) -> Service {
+    service.wrap(move |instance, work| {
+        let state = supervision::WorkerState { instance: instance.index() };
+        let worker =
+            Worker::new(&socket).name(instance.service()).state(&state).map(|worker| configure(&instance, worker));
+        async move { supervision::work(worker?, work).await }
+    })
+}
+
+impl std::fmt::Debug for Application {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Application")
+            .field("services", &self.services)
+            .field("supervisor", &self.supervisor.is_some())
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}

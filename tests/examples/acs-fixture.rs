@@ -1,0 +1,141 @@
+//! Applications that misbehave, for the tests: `acs-fixture SCENARIO [ARGUMENT]`
+
+#![forbid(unsafe_code)]
+
+use std::{future::pending, path::Path, process::ExitCode, time::Duration};
+
+use async_container_supervisor::{
+    Application, BoxError, Command, Instance, Readiness, Restart, Service,
+    container::{Resource, Stdio},
+};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let scenario = arguments.next().unwrap_or_default();
+    let argument = arguments.next().unwrap_or_default();
+    let application = Application::new("fixture");
+    let application = match scenario.as_str() {
+        "nameless" => application.service(Service::new("", ready)),
+        "odd-name" => application.service(Service::new("a#1", ready)),
+        "twins" => application.service(Service::new("twin", ready)).service(Service::new("twin", ready)),
+        "none" => application,
+        "zero" => application.service(Service::new("worker", ready).count(0)),
+        "socket" => application
+            .service(Service::new("worker", ready).count(1).supervised())
+            .supervisor(|it| it)
+            .socket(argument),
+        // Writes garbage to its notify pipe, then says that it is ready all the same.
+        "garbage" => {
+            let script = r#"exec 9>/proc/self/fd/$NOTIFY_PIPE; echo garbage >&9; echo '["more"]' >&9; echo '{"ready":true}' >&9; sleep 1000000"#;
+            let command = Command::new("sh").argument("-c").argument(script);
+            application.service(Service::command("garbage", command).count(1).readiness(Readiness::Notify))
+        }
+        // Closes its notify pipe, and lives on.
+        "closes-pipe" => {
+            let script = r#"echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec 3>&-; exec sleep 1000000"#;
+            let command = Command::new("sh").argument("-c").argument(script);
+            application.service(Service::command("closer", command).count(1).readiness(Readiness::Notify))
+        }
+        // Another application, which is ready when its children are.
+        "nested" => {
+            let command = Command::new(argument).arguments(["--count", "2", "--", "sleep", "1000000"]);
+            application.service(Service::command("nested", command).count(1).readiness(Readiness::Notify))
+        }
+        // Shows what it was started with.
+        "settings" => {
+            let script = r#"cat /proc/self/status; ulimit -n; umask; nice; pwd; echo "$HOME $USER $GREETING""#;
+            let command = Command::new("sh")
+                .arguments(["-c", script])
+                .environment("GREETING", "hello")
+                .directory("/")
+                .user(argument)
+                .umask(0o27)
+                .nice(3)
+                .limit(Resource::Nofile, Some(77), Some(99))
+                .stdin(Stdio::Null)
+                .stdout(Stdio::File("settings.out".into()))
+                .stderr(Stdio::File("settings.err".into()));
+            application.service(Service::command("settings", command).count(1).restart(Restart::Never))
+        }
+        "never-ready" => {
+            application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
+        }
+        "hangs" => {
+            application.service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
+        }
+        "stubborn" => application
+            .service(Service::new("stubborn", stubborn).count(2))
+            .graceful_stop(Duration::from_millis(argument.parse().unwrap_or(300))),
+        "fails-once" => {
+            let command = Command::new("sh").argument("-c").argument("exit 3");
+            application.service(Service::command("failing", command).count(1).restart(Restart::Never))
+        }
+        "succeeds-once" => {
+            application.service(Service::command("true", Command::new("true")).count(2).restart(Restart::OnFailure))
+        }
+        // Fails to start when there is a file named `broken` in the directory.
+        "breakable" => application
+            .service(Service::new("worker", breakable).count(2).supervised())
+            .service(Service::command("sleep", Command::new("sleep").argument("1000000")).count(1))
+            .supervisor(|it| it),
+        "listens" => application.service(Service::new("echo", echo).count(2).listen("echo", argument)),
+        "panics" => application.service(Service::new("panicking", panicking).count(1)),
+        other => {
+            eprintln!("there is no scenario {other:?}");
+            return ExitCode::from(2);
+        }
+    };
+    application.run()
+}
+
+async fn ready(instance: Instance) -> Result<(), BoxError> {
+    instance.ready()?;
+    instance.shutdown().await;
+    Ok(())
+}
+
+async fn never_ready(_: Instance) -> Result<(), BoxError> {
+    pending().await
+}
+
+async fn hang(instance: Instance) -> Result<(), BoxError> {
+    instance.ready()?;
+    std::thread::sleep(Duration::MAX);
+    Ok(())
+}
+
+async fn stubborn(instance: Instance) -> Result<(), BoxError> {
+    instance.ready()?;
+    // Whoever asks is trusted to end by itself.
+    let _asked = instance.shutdown();
+    pending().await
+}
+
+async fn breakable(instance: Instance) -> Result<(), BoxError> {
+    if Path::new("broken").exists() {
+        return Err("the file `broken` is there".into());
+    }
+    ready(instance).await
+}
+
+async fn echo(instance: Instance) -> Result<(), BoxError> {
+    let listener = instance.listener("echo")?;
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        let (mut stream, _) = tokio::select! {
+            connection = listener.accept() => connection?,
+            () = &mut shutdown => return Ok(()),
+        };
+        tokio::spawn(async move {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+    }
+}
+
+async fn panicking(instance: Instance) -> Result<(), BoxError> {
+    instance.ready()?;
+    panic!("as it was told");
+}

@@ -1,0 +1,214 @@
+//! Children that misbehave, and applications that cannot be.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use async_container_supervisor_tests::{Dir, Program, Signal, proc};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn fixture(dir: &Dir, scenario: &str) -> io::Result<Program> {
+    dir.example("acs-fixture")?.args(scenario.split(' ')).start()
+}
+
+#[test]
+fn an_application_that_makes_no_sense_is_refused() -> io::Result<()> {
+    for (scenario, complaint) in [
+        ("nameless", "a service has an empty name"),
+        ("odd-name", "service name \"a#1\" contains '#'"),
+        ("twins", "two services are named \"twin\""),
+        ("none", "there is no service to run"),
+        ("zero", "service \"worker\" has a count of 0: it must be at least 1"),
+    ] {
+        let dir = Dir::new()?;
+        let mut program = fixture(&dir, scenario)?;
+        assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{scenario}");
+        assert!(program.stderr().contains(complaint), "{scenario}: {}", program.stderr());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_socket_that_cannot_be_bound_is_refused() -> io::Result<()> {
+    let dir = Dir::new()?;
+    std::fs::create_dir(dir.file("directory"))?;
+    std::fs::write(dir.file("file"), "precious")?;
+    let long = "x".repeat(120);
+    for (path, complaint) in [
+        (long.as_str(), "has 120 bytes, but the limit is 107"),
+        ("directory", "directory exists and is a directory, not a socket"),
+        ("file", "file exists and is a file, not a socket"),
+        ("no/socket", "directory no for the socket does not exist"),
+    ] {
+        let mut program = fixture(&dir, &format!("socket {path}"))?;
+        assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{path}");
+        assert!(program.stderr().contains(complaint), "{path}: {}", program.stderr());
+        assert!(!program.stderr().contains("child started"), "{path}: {}", program.stderr());
+    }
+    assert_eq!(std::fs::read_to_string(dir.file("file"))?, "precious");
+
+    let mut first = fixture(&dir, "socket live")?;
+    first.wait_for_stderr("all children are ready", LIMIT)?;
+    let root = first.descendants()?.into_iter().find(|process| process.parent == first.pid()).expect("the root");
+    let mut second = fixture(&dir, "socket live")?;
+    assert_eq!(second.wait(LIMIT)?.code(), Some(1));
+    let complaint = format!("process {} already listens at live", root.pid);
+    assert!(second.stderr().contains(&complaint), "{}", second.stderr());
+
+    // What a killed application leaves behind is removed, and would be replaced.
+    drop(std::os::unix::net::UnixListener::bind(dir.file("stale"))?);
+    let mut third = fixture(&dir, "socket stale")?;
+    third.wait_for_stderr("all children are ready", LIMIT)?;
+    first.signal(Signal::INT)?;
+    assert!(first.wait(LIMIT)?.success());
+    assert!(!dir.file("live").exists());
+    root_of(&third)?.signal(Signal::KILL)?;
+    third.wait(LIMIT)?;
+    assert!(!dir.file("stale").exists());
+    Ok(())
+}
+
+fn root_of(program: &Program) -> io::Result<proc::Process> {
+    let children = program.descendants()?.into_iter().find(|process| process.parent == program.pid());
+    children.ok_or_else(|| io::Error::other("there is no root"))
+}
+
+#[test]
+fn garbage_on_the_notify_pipe_is_logged_once_and_ignored() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "garbage")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let stderr = program.stderr();
+    assert_eq!(stderr.matches("no message on the notify pipe").count(), 1, "{stderr}");
+    assert!(stderr.contains("line=\"garbage\""), "{stderr}");
+    assert!(!stderr.contains("child failed"), "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn a_child_that_closes_its_notify_pipe_lives_on() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("closes-pipe").env("RUST_LOG", "debug").start()?;
+    program.wait_for_stderr("the notify pipe was closed", LIMIT)?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    assert!(!program.stderr().contains("child failed"), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn a_child_that_does_not_become_ready_is_replaced() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "never-ready")?;
+    let line = program.wait_for_stderr("child failed", LIMIT)?;
+    assert!(line.contains("not ready within 200ms (start-up time-out), killed by SIGKILL"), "{line}");
+    program.wait_for("the second try", LIMIT, || {
+        let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+        Ok((text.matches("child failed").count() >= 2).then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_child_that_stops_beating_is_replaced() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "hangs")?;
+    let line = program.wait_for_stderr("child failed", LIMIT)?;
+    assert!(line.contains("silent for 300ms (health check), killed by SIGKILL"), "{line}");
+    // The next one, too, has no chance to hear that it is to stop.
+    program.wait_for("the next one", LIMIT, || {
+        let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+        Ok((text.matches("child is ready").count() >= 2).then_some(()))
+    })?;
+    program.signal(Signal::INT)?;
+    program.wait_for_stderr("stopping", LIMIT)?;
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn a_child_that_ignores_the_stop_is_killed_after_its_grace() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "stubborn 300")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let start = Instant::now();
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(program.stderr().matches("it did not end within its grace period").count(), 2, "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_ends_the_grace() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "stubborn 1000000")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    program.wait_for_stderr("stopping", LIMIT)?;
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn a_stopped_root_honours_graceful_stop_from_the_environment() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("hangs").env("ASYNC_CONTAINER_GRACEFUL_STOP", "abc").start()?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+    assert!(program.stderr().contains("ASYNC_CONTAINER_GRACEFUL_STOP is \"abc\""), "{}", program.stderr());
+
+    let mut program =
+        dir.example("acs-fixture")?.arg("garbage").env("ASYNC_CONTAINER_GRACEFUL_STOP", "false").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    assert!(program.stderr().contains("killed by SIGKILL"), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn the_end_of_all_children_is_the_end_of_the_root() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut failing = fixture(&dir, "fails-once")?;
+    assert_eq!(failing.wait(LIMIT)?.code(), Some(1));
+    assert!(failing.stderr().contains("exited with status 3"), "{}", failing.stderr());
+    let mut succeeding = fixture(&dir, "succeeds-once")?;
+    assert_eq!(succeeding.wait(LIMIT)?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_panic_is_a_failure_like_any_other() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "panics")?;
+    let line = program.wait_for_stderr("child failed", LIMIT)?;
+    assert!(line.contains("exited with status 101"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_command_is_started_as_it_was_described() -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: another user can only be chosen as root");
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "settings daemon")?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    let out = std::fs::read_to_string(dir.file("settings.out"))?;
+    assert_eq!(std::fs::read_to_string(dir.file("settings.err"))?, "");
+    for line in ["Uid:\t1\t1\t1\t1", "Gid:\t1\t1\t1\t1", "Groups:\t1 "] {
+        assert!(out.lines().any(|it| it == line), "{line}: {out}");
+    }
+    assert!(out.ends_with("77\n0027\n3\n/\n/usr/sbin daemon hello\n"), "{out}");
+
+    let mut program = fixture(&dir, "settings no-such-user")?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+    assert!(program.stderr().contains("there is no user \"no-such-user\""), "{}", program.stderr());
+    Ok(())
+}
