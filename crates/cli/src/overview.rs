@@ -67,7 +67,7 @@ impl Overview {
                 // The monitor's figure is as old as its last check, and time does not stand still.
                 uptime: local.map(|local| local.uptime).or_else(|| process?.get("elapsed_time")?.as_f64()),
                 memory: None
-                    .or_else(|| memory?.get("current_size")?.as_u64())
+                    .or_else(|| memory?.get("current_size")?.as_u64().filter(|size| *size > 0))
                     .or_else(|| process?.get("resident_size")?.as_u64())
                     .or_else(|| local.map(|local| local.memory)),
                 processor: None

@@ -28,7 +28,8 @@ const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 ///
 /// # Status
 ///
-/// Under the key `memory`; sizes are in bytes and as of the last check:
+/// Under the key `memory`; sizes are in bytes and as of the last check or, for a worker that came after it,
+/// of its registration:
 ///
 /// ```json
 /// {
@@ -147,8 +148,11 @@ impl Monitor for MemoryMonitor {
     fn register(&mut self, worker: &Worker) {
         let source = Source::open(worker.process_id);
         let start_time = source.start_time();
-        let watch = Watch { source, sample_count: 0, current_size: 0, maximum_size: 0 };
+        let mut watch = Watch { source, sample_count: 0, current_size: 0, maximum_size: 0 };
+        // So that `status` has something to show before the first check; whether it is too much is for the check to say.
+        watch.sample();
         self.roster.register(worker, start_time, watch);
+        self.host = self.host.or_else(HostMemory::read);
     }
 
     fn remove(&mut self, worker: &Worker) {

@@ -13,6 +13,7 @@ use crate::{
     render::render,
     table::{Align, Cell, Table},
     units,
+    worker::Worker,
 };
 
 const CHILDREN: &[(&str, Align)] = &[
@@ -66,7 +67,7 @@ fn text(overview: &Overview, style: Style) -> String {
 
     for (name, status) in &overview.monitors {
         let heading = style.paint(Paint::Bold, &format!("Monitor {}", clean_line(name)));
-        parts.push(format!("{heading}{}", monitor(name, status, style)));
+        parts.push(format!("{heading}{}", monitor(name, status, &overview.workers, style)));
     }
 
     parts.push(match overview.workers.is_empty() {
@@ -141,7 +142,7 @@ fn next_start(at: f64, now: Duration) -> String {
 }
 
 /// A monitor's state after its heading: the ones that come with the supervisor as tables, others as they are.
-fn monitor(name: &str, status: &Value, style: Style) -> String {
+fn monitor(name: &str, status: &Value, workers: &[Worker], style: Style) -> String {
     if let Some(error) = status.get("error") {
         let text = |key: &str| clean_line(error[key].as_str().unwrap_or("-"));
         let error = format!("{}: {}", text("class"), text("message"));
@@ -149,13 +150,13 @@ fn monitor(name: &str, status: &Value, style: Style) -> String {
     }
 
     match name {
-        "memory" if status["processes"].is_array() => memory(status, style),
+        "memory" if status["processes"].is_array() => memory(status, workers, style),
         "process" if status["processes"].is_array() => processes(status, style),
         _ => format!("\n{}", render(status)),
     }
 }
 
-fn memory(status: &Value, style: Style) -> String {
+fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
     let bytes = |value: &Value| value.as_u64().map(units::bytes);
     let mut text = format!(": {} in use", bytes(&status["total_size"]).unwrap_or_else(|| "-".to_owned()));
 
@@ -171,10 +172,14 @@ fn memory(status: &Value, style: Style) -> String {
     let mut table = Table::new(MEMORY);
     for process in elements(status, "processes") {
         let (size, limit) = (process["current_size"].as_u64(), process["maximum_size_limit"].as_u64());
+        let process_id = process["process_id"].as_u64();
+        let worker =
+            workers.iter().find(|worker| process_id.is_some() && worker.process_id.map(u64::from) == process_id);
         let over = size.zip(limit).is_some_and(|(size, limit)| size > limit);
         table.row([
-            Cell::optional(process["process_id"].as_u64()),
-            Cell::optional(process["name"].as_str().filter(|name| !name.is_empty())),
+            Cell::optional(process_id),
+            // The monitor knows the name alone, of which there may be many.
+            Cell::optional(worker.map(Worker::title).or_else(|| process["name"].as_str().map(str::to_owned))),
             Cell::painted(
                 bytes(&process["current_size"]).as_deref().unwrap_or("-"),
                 if over { Paint::Bad } else { Paint::Plain },
@@ -251,7 +256,7 @@ mod tests {
     #[test]
     fn a_monitor_that_failed_says_why() {
         let status = json!({"error": {"class": "Internal", "message": "it\npanicked"}});
-        assert_eq!(monitor("memory", &status, Style::PLAIN), ": Internal: it panicked\n");
+        assert_eq!(monitor("memory", &status, &[], Style::PLAIN), ": Internal: it panicked\n");
     }
 
     #[test]

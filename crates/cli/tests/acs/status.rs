@@ -56,7 +56,7 @@ fn status_shows_everything_to_people() {
     let this = this.to_string();
     let expected = [
         vec!["web#1", &this, "ready", "2", "status", "1", "-"],
-        vec![&this, "web", "45.0", "MiB", "50.0", "MiB", "500.0", "MiB", "3"],
+        vec![&this, "web#1", "45.0", "MiB", "50.0", "MiB", "500.0", "MiB", "3"],
         vec![&this, "1", "12.5%", "44.0", "MiB", "40.0", "MiB", "1", "s", "3", "min", "12", "s", "web", "--serve"],
         vec!["bbcc0000", "999999998", "job", "-", "-", "-", "connected"],
     ];
