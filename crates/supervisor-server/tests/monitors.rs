@@ -1,0 +1,341 @@
+//! Monitors at work in a supervisor, among them ones that misbehave.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use async_container_monitors::{Action, Monitor, Status, Worker};
+use async_container_protocol::{Client, class};
+use async_container_supervisor_server::{ServeError, Server};
+use common::{Lines, RootRequest, TestRoot, TestServer};
+use serde_json::{Value, json};
+use tokio::{net::UnixListener, sync::mpsc};
+
+/// A monitor whose check is whatever a test wants.
+struct TestMonitor<F> {
+    name: &'static str,
+    interval: Duration,
+    workers: BTreeMap<String, Worker>,
+    removed: Vec<String>,
+    checks: usize,
+    check: F,
+}
+
+impl<F: FnMut(usize) -> Vec<Action> + Send + 'static> TestMonitor<F> {
+    fn new(name: &'static str, check: F) -> Self {
+        let interval = Duration::from_millis(5);
+        Self { name, interval, workers: BTreeMap::new(), removed: Vec::new(), checks: 0, check }
+    }
+}
+
+impl<F: FnMut(usize) -> Vec<Action> + Send + 'static> Monitor for TestMonitor<F> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn register(&mut self, worker: &Worker) {
+        assert_ne!(worker.name, "trap", "a worker that this monitor cannot stand");
+        self.workers.insert(worker.id.clone(), worker.clone());
+    }
+
+    fn remove(&mut self, worker: &Worker) {
+        self.removed.push(worker.name.clone());
+        self.workers.remove(&worker.id);
+    }
+
+    fn check(&mut self, _: Instant) -> Vec<Action> {
+        self.checks += 1;
+        (self.check)(self.checks)
+    }
+
+    fn status(&self) -> Status {
+        let workers: Vec<String> = self.workers.values().map(|worker| worker.name.clone()).collect();
+        Box::new(json!({"workers": workers, "removed": self.removed, "checks": self.checks}))
+    }
+}
+
+fn idle(name: &'static str) -> TestMonitor<impl FnMut(usize) -> Vec<Action> + Send + 'static> {
+    TestMonitor { interval: Duration::from_secs(3600), ..TestMonitor::new(name, |_| Vec::new()) }
+}
+
+/// All responses of `status`, the monitors' in one.
+async fn status(client: &Client) -> Value {
+    let mut call = client.call("status", &());
+    let mut all = serde_json::Map::new();
+
+    while let Some(fields) = call.next().await.unwrap() {
+        let Value::Object(monitor) = fields.to_json() else { panic!("{fields:?}") };
+        assert_eq!(monitor.len(), 1, "one response a monitor");
+        all.extend(monitor);
+    }
+
+    let Value::Object(last) = call.finish().await.unwrap().to_json() else { panic!() };
+    all.extend(last);
+    all.into()
+}
+
+async fn status_when(client: &Client, condition: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let status = status(client).await;
+
+        if condition(&status) {
+            return status;
+        }
+    }
+}
+
+#[tokio::test]
+async fn monitors_hear_of_workers_and_show_what_they_know() {
+    let server = TestServer::start(Server::new().monitor(idle("one")).monitor(idle("two")));
+    let client = server.client().await;
+    assert_eq!(status(&client).await["one"]["workers"], json!([]));
+
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let seen = status(&client).await;
+    assert_eq!((&seen["one"]["workers"], &seen["two"]["workers"]), (&json!(["web"]), &json!(["web"])), "at once");
+    worker.register("api").await;
+    assert_eq!(status(&client).await["one"]["workers"], json!(["api"]));
+    drop(worker);
+    let seen = status_when(&client, |status| status["connections"] == json!([])).await;
+    assert_eq!((&seen["one"]["workers"], &seen["one"]["removed"]), (&json!([]), &json!(["api"])));
+}
+
+#[tokio::test]
+async fn panics_cost_one_answer_each() {
+    let panicking = TestMonitor::new("panicking", |check| match check {
+        1..5 => panic!("check {check}"),
+        _ => Vec::new(),
+    });
+    let server = TestServer::start(Server::new().monitor(panicking).monitor(idle("calm")));
+    let client = server.client().await;
+    let failed = status_when(&client, |status| status["panicking"]["error"].is_object()).await;
+    assert_eq!(failed["panicking"]["error"]["class"], class::INTERNAL);
+    assert!(failed["panicking"]["error"]["message"].as_str().unwrap().contains("check "), "{failed}");
+    assert!(failed["calm"]["workers"].is_array());
+
+    let mut worker = server.lines().await;
+    worker.register("trap").await;
+    let mut other = server.lines().await;
+    other.register("web").await;
+    let well = status_when(&client, |status| status["panicking"]["checks"].as_u64() > Some(5)).await;
+    assert_eq!((&well["panicking"]["workers"], &well["calm"]["workers"]), (&json!(["web"]), &json!(["web"])));
+    assert_eq!(well["connections"].as_array().unwrap().len(), 2);
+}
+
+/// A monitor whose first check lasts until the test says so.
+fn stuck() -> (impl Monitor, Receiver<()>, Sender<()>) {
+    let (started, has_started) = channel();
+    let (release, released) = channel();
+    let monitor = TestMonitor::new("stuck", move |check| {
+        if check == 1 {
+            started.send(()).unwrap();
+            let _ = released.recv();
+        }
+        Vec::new()
+    });
+    (monitor, has_started, release)
+}
+
+#[tokio::test]
+async fn slow_monitor_holds_up_nothing() {
+    let (monitor, started, release) = stuck();
+    let server = TestServer::start(Server::new().monitor(monitor).monitor(idle("calm")));
+    tokio::task::spawn_blocking(move || started.recv().unwrap()).await.unwrap();
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    drop(worker);
+    let mut worker = server.lines().await;
+    worker.register("api").await;
+
+    let client = server.client().await;
+    let before = Instant::now();
+    let seen = status(&client).await;
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    assert_eq!(seen["stuck"]["error"]["class"], class::TIMED_OUT);
+    assert!(seen["calm"]["workers"].as_array().unwrap().contains(&json!("api")), "{seen}");
+
+    drop(release);
+    let seen = status_when(&client, |status| status["stuck"]["workers"] == json!(["api"])).await;
+    assert_eq!(seen["stuck"]["removed"], json!([]), "it never heard of the one that came and went");
+}
+
+#[tokio::test]
+async fn server_stops_while_a_monitor_is_stuck() {
+    let (monitor, started, _release) = stuck();
+    let server = TestServer::start(Server::new().monitor(monitor));
+    tokio::task::spawn_blocking(move || started.recv().unwrap()).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_told_apart_are_refused() {
+    let serve = |server: Server| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        server.serve(listener, std::future::pending::<()>()).await.unwrap_err()
+    };
+    let twice = serve(Server::new().monitor(idle("one")).monitor(idle("one"))).await;
+    assert!(matches!(twice, ServeError::DuplicateMonitor(name) if name == "one"));
+    let reserved = serve(Server::new().monitor(idle("error"))).await;
+    assert!(matches!(reserved, ServeError::MonitorName(name) if name == "error"));
+}
+
+#[tokio::test]
+async fn status_that_cannot_be_encoded_is_an_error_entry() {
+    struct Odd;
+
+    impl Monitor for Odd {
+        fn name(&self) -> &str {
+            "odd"
+        }
+
+        fn interval(&self) -> Duration {
+            Duration::from_secs(3600)
+        }
+
+        fn check(&mut self, _: Instant) -> Vec<Action> {
+            Vec::new()
+        }
+
+        fn status(&self) -> Status {
+            struct Never;
+
+            impl serde::Serialize for Never {
+                fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                    Err(serde::ser::Error::custom("never"))
+                }
+            }
+
+            Box::new(Never)
+        }
+    }
+
+    let server = TestServer::start(Server::new().monitor(Odd));
+    let client = server.client().await;
+    let seen = status(&client).await;
+    assert_eq!(seen["odd"]["error"]["class"], class::INTERNAL);
+}
+
+/// A monitor that wants this process restarted at each check.
+fn wanting(process_id: u32) -> impl Monitor {
+    TestMonitor::new("wanting", move |_| vec![Action::Restart { process_id, reason: "for a test".into() }])
+}
+
+#[tokio::test]
+async fn root_is_asked_to_replace_once() {
+    let (root, mut requests) = TestRoot::new(true);
+    let server = TestServer::start(Server::new().root(root).monitor(wanting(std::process::id())));
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let client = server.client().await;
+    status_when(&client, |status| status["wanting"]["checks"].as_u64() > Some(20)).await;
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(std::process::id(), "for a test".into())));
+    assert!(requests.is_empty(), "never twice while one is under way");
+}
+
+#[tokio::test]
+async fn process_that_is_not_connected_is_left_alone() {
+    // Started by hand, and known to the supervisor by number only.
+    let mut bystander = tokio::process::Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+    let (root, _requests) = TestRoot::new(false);
+    let server = TestServer::start(Server::new().root(root).monitor(wanting(bystander.id().unwrap())));
+    let client = server.client().await;
+    status_when(&client, |status| status["wanting"]["checks"].as_u64() > Some(20)).await;
+    assert!(bystander.try_wait().unwrap().is_none());
+}
+
+/// What the tests below start: a worker in a process of its own, which ends by a signal only.
+#[test]
+fn worker_process() {
+    use std::io::{BufRead, Write};
+
+    let Some(path) = std::env::var_os("TEST_WORKER_SOCKET") else { return };
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    writeln!(stream, "{}", json!({"id": 2, "do": "register", "state": {"name": "child"}})).unwrap();
+    std::io::BufReader::new(stream).lines().for_each(drop);
+}
+
+/// Starts such a process. `ignore` lets it be deaf to SIGINT.
+fn start_worker(server: &TestServer, ignore: bool) -> tokio::process::Child {
+    let trap = if ignore { "trap '' INT;" } else { "" };
+    tokio::process::Command::new("sh")
+        .args(["-c", &format!("{trap} exec \"$0\" --exact worker_process")])
+        .arg(std::env::current_exe().unwrap())
+        .env("TEST_WORKER_SOCKET", &server.path)
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// A monitor that wants whatever it is told restarted.
+fn obedient() -> (impl Monitor, Sender<u32>) {
+    let (sender, receiver) = channel();
+    let monitor = TestMonitor::new("obedient", move |_| {
+        receiver.try_iter().map(|process_id| Action::Restart { process_id, reason: "told".into() }).collect()
+    });
+    (monitor, sender)
+}
+
+async fn restart_child(ignore: bool) -> std::process::ExitStatus {
+    let (root, _requests) = TestRoot::new(false);
+    let (monitor, want) = obedient();
+    let server = TestServer::start(Server::new().root(root).monitor(monitor));
+    let mut child = start_worker(&server, ignore);
+    let mut client = server.lines().await;
+    let listed = wait_for_worker(&mut client).await;
+    assert_eq!(listed, child.id().unwrap());
+    want.send(listed).unwrap();
+    child.wait().await.unwrap()
+}
+
+async fn wait_for_worker(client: &mut Lines) -> u32 {
+    loop {
+        client.say(json!({"id": 2, "do": "status"})).await;
+        let status = loop {
+            let response = client.hear().await;
+            if response["finished"] == true {
+                break response;
+            }
+        };
+
+        if let Some(process_id) = status["connections"][0]["process_id"].as_u64() {
+            return process_id as u32;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_root_that_can_the_process_gets_a_signal() {
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(restart_child(false).await.signal(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn process_that_ignores_the_signal_is_killed() {
+    use std::os::unix::process::ExitStatusExt;
+    let before = tokio::time::Instant::now();
+    assert_eq!(restart_child(true).await.signal(), Some(9));
+    assert!(before.elapsed() >= Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn monitors_end_with_their_server() {
+    let (sender, mut receiver) = mpsc::unbounded_channel::<()>();
+    let monitor = TestMonitor::new("holder", move |_| {
+        let _ = &sender;
+        Vec::new()
+    });
+    let server = TestServer::start(Server::new().monitor(monitor));
+    server.stop().await.unwrap();
+    assert_eq!(receiver.recv().await, None, "the monitor is dropped with the server");
+}
