@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 use async_container_protocol::{
-    Client, Driver, Fields, NoOperations, Settings, Side,
+    Client, Driver, Fields, NoOperations, Settings, Side, class,
     endpoint::{self, Credentials},
 };
 use serde::Deserialize;
@@ -192,12 +192,12 @@ impl Readiness {
 }
 
 /// An error for what a supervisor says that it cannot do, and what follows from that.
-pub(crate) fn explain_not_supported(error: Error, consequence: &'static str) -> Error {
-    match error {
-        Error::Failed(failure) if Error::Failed(failure.clone()).is_not_supported() => Error::failed(
-            async_container_protocol::class::NOT_SUPPORTED,
-            format!("{}; {consequence}", failure.message()),
-        ),
-        error => error,
+pub(crate) fn explain_not_supported(error: Error, consequence: &str) -> Error {
+    if let Error::Failed(failure) = &error
+        && error.is_not_supported()
+    {
+        return Error::failed(class::NOT_SUPPORTED, format!("{}; {consequence}", failure.message()));
     }
+
+    error
 }

@@ -25,7 +25,7 @@ const PROPORTIONAL_SHARE: u32 = 1_000;
 /// The application is the tree below [its root](Self::root_process_id), the root included, and
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
-/// A check reads `stat` of every process that is visible, about 10 µs each, since only that tells
+/// A check reads `stat` of every process that is visible, 10–20 µs each, since only that tells
 /// who belongs to the tree. The proportional size is read for the tree alone and costs a
 /// thousand times as much for a large process; it is refreshed so rarely that it takes at most a
 /// thousandth of the time, which for a process of 4 GB means once in 46 seconds.

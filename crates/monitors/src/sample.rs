@@ -3,7 +3,7 @@
 //! | read | costs about | gives |
 //! | --- | --- | --- |
 //! | [`Process::resident_size`] | 1–2 µs | resident size, from a file that is kept open |
-//! | [`Process::open`], [`Stat::read`], [`Directory`] | 10 µs | times, parent, sizes |
+//! | [`Process::open`], [`Stat::read`], [`Directory`] | 10–20 µs | times, parent, sizes |
 //! | [`Process::memory`] | 1 ms for 50 MB, 46 ms for 4 GB | private, shared and proportional sizes |
 //!
 //! The last one walks the page tables and holds the process's memory map lock while it does, so it
