@@ -555,7 +555,12 @@ impl Connection {
 
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next. `None` while nothing waits.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.write_deadline, self.read_deadline, self.outgoing.next_deadline()].into_iter().flatten().min()
+        [self.write_deadline, self.holding_up_until(), self.outgoing.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// When a call whose responses are not taken is given up. Not while there is no other that waits for it.
+    fn holding_up_until(&self) -> Option<Instant> {
+        self.read_deadline.filter(|_| self.outgoing.open() > 1)
     }
 
     /// Ends whatever has waited for too long.
@@ -564,7 +569,7 @@ impl Connection {
             self.put_cancel(id);
         }
 
-        if self.read_deadline.is_some_and(|deadline| deadline <= now) {
+        if self.holding_up_until().is_some_and(|deadline| deadline <= now) {
             self.read_deadline = None;
 
             for id in self.outgoing.give_up_full(&mut self.wakers) {

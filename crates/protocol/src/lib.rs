@@ -66,8 +66,8 @@
 //!
 //! Whatever a peer does, a connection takes bounded memory: see [`Settings`]. Two of the bounds are felt by others on the
 //! same connection, for the protocol has no flow control for a single call. While 64 responses of one call wait to be
-//! taken by its caller, nothing more is read from that connection; so a caller that takes none for 10 s has its call
-//! cancelled. And while 1 MiB of final answers waits to be read by the peer, none of its calls are read.
+//! taken by its caller, nothing more is read from that connection; so a caller that takes none for 3 s has its call
+//! cancelled, if another is waiting. And while 1 MiB of final answers waits to be read by the peer, none of its calls are read.
 //!
 //! # Cost
 //!

@@ -9,7 +9,7 @@ const CALLS_LIMIT: usize = 1024;
 const QUEUE_LIMIT: usize = 64;
 const BACKLOG_LIMIT: usize = 1 << 20;
 const WRITE_STALL: Duration = Duration::from_secs(30);
-const READ_STALL: Duration = Duration::from_secs(10);
+const READ_STALL: Duration = Duration::from_secs(3);
 
 /// What one connection may cost, in memory and in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +69,8 @@ impl Settings {
         self
     }
 
-    /// How long a call whose responses nobody takes may hold up what else comes over its connection, before it is given
-    /// up. It has to be shorter than the time in which the other side closes the connection. Default is 10 s.
+    /// How long a call whose responses nobody takes may hold up others on its connection before it is given up. As long as
+    /// it is the only one, it holds up none. Default is 3 s.
     pub fn read_stall(mut self, duration: Duration) -> Self {
         self.read_stall = duration;
         self

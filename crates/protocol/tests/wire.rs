@@ -540,10 +540,27 @@ fn responses_that_nobody_takes_stop_the_reading_then_cost_the_call() {
     client.advance(Duration::from_secs(10));
     assert_eq!(client.receive(&[]).len(), 1, "the others go on");
     assert!(client.connection.take_response(other).unwrap().is_some());
+    client.connection.forget(other);
     assert_eq!(client.output_messages(), [serde_json::json!({"id": slow, "cancel": true})]);
     assert!(client.connection.take_response(slow).unwrap().is_some(), "what came is given");
     assert!(client.connection.take_response(slow).unwrap().is_some());
     assert!(matches!(client.connection.take_response(slow), Err(CallError::NotTaken(_))));
+}
+
+#[test]
+fn only_call_of_a_connection_may_take_its_time() {
+    let settings = Settings::default().queue_limit(2).read_stall(Duration::from_secs(3));
+    let mut client = Peer::with(Side::Connected, settings);
+    let slow = client.connection.call("stream", &()).unwrap();
+    client.receive(&message!({"id": slow}).repeat(3));
+    client.advance(Duration::from_secs(3600));
+    assert_eq!(client.connection.poll_timeout(), None);
+    assert!(client.connection.take_response(slow).unwrap().is_some());
+    assert_eq!(client.receive(&[]).len(), 1);
+
+    client.connection.call("other", &()).unwrap();
+    client.advance(Duration::from_secs(3));
+    assert!(client.connection.wants_input(), "now it did hold somebody up");
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Monitors {
     }
 }
 
-/// A monitor at work. Its thread ends soon after the last handle is dropped.
+/// A monitor at work. Its thread ends soon after this is dropped.
 pub(crate) struct MonitorHandle {
     shared: Arc<Shared>,
     status: watch::Receiver<Report>,
@@ -167,6 +167,12 @@ impl MonitorHandle {
         self.shared.changed.notify_one();
     }
 
+    /// Lets the thread end, as soon as the monitor returns from what it is at.
+    pub(crate) fn stop(&self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+    }
+
     /// What the monitor last said of itself, if that is recent enough to give away.
     pub(crate) fn recent_status(&self) -> Option<Fields> {
         let inbox = self.shared.lock();
@@ -197,8 +203,7 @@ impl MonitorHandle {
 
 impl Drop for MonitorHandle {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_one();
+        self.stop();
     }
 }
 

@@ -80,6 +80,11 @@ impl Registry {
         let _ = self.monitors.set(monitors);
     }
 
+    /// Ends the monitors, whoever still has a handle to the workers.
+    pub(crate) fn stop_monitors(&self) {
+        self.monitors().for_each(MonitorHandle::stop);
+    }
+
     pub(crate) fn monitors(&self) -> impl Iterator<Item = &MonitorHandle> {
         self.monitors.get().into_iter().flat_map(Monitors::iter)
     }

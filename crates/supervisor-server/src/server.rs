@@ -32,7 +32,7 @@ const ACCEPT_DELAY_LIMIT: Duration = Duration::from_secs(1);
 pub struct Server {
     monitors: Vec<Box<dyn Monitor>>,
     operations: Operations,
-    root: Option<Arc<dyn Root>>,
+    root: Arc<dyn Root>,
     access: Access,
     settings: Settings,
     registry: Arc<Registry>,
@@ -44,7 +44,7 @@ impl Server {
         Self {
             monitors: Vec::new(),
             operations: Operations::new(),
-            root: None,
+            root: Arc::new(ParentProcess::new()),
             access: Access::default(),
             settings: Settings::default(),
             registry: Arc::new(Registry::new()),
@@ -74,9 +74,10 @@ impl Server {
         self
     }
 
-    /// Sets how the root controller is reached. Default is [`ParentProcess`].
+    /// Sets how the root controller is reached. Default is the [`ParentProcess`] at
+    /// the time of [`new`](Self::new).
     pub fn root(mut self, root: impl Root) -> Self {
-        self.root = Some(Arc::new(root));
+        self.root = Arc::new(root);
         self
     }
 
@@ -113,7 +114,8 @@ impl Server {
         registry.set_monitors(Monitors::start(self.monitors, &sender)?);
         drop(sender);
 
-        let root = self.root.unwrap_or_else(|| Arc::new(ParentProcess::new()));
+        let _monitors = StopMonitors(registry.clone());
+        let root = self.root;
         let supervisor = Arc::new(Supervisor {
             registry: registry.clone(),
             root: root.clone(),
@@ -161,6 +163,15 @@ impl std::fmt::Debug for Server {
             .field("access", &self.access)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// Ends the monitors however serving ends, be it that the future is dropped.
+struct StopMonitors(Arc<Registry>);
+
+impl Drop for StopMonitors {
+    fn drop(&mut self) {
+        self.0.stop_monitors();
     }
 }
 

@@ -335,7 +335,9 @@ async fn monitors_end_with_their_server() {
         let _ = &sender;
         Vec::new()
     });
-    let server = TestServer::start(Server::new().monitor(monitor));
+    let server = Server::new().monitor(monitor);
+    let _workers = server.workers();
+    let server = TestServer::start(server);
     server.stop().await.unwrap();
     assert_eq!(receiver.recv().await, None, "the monitor is dropped with the server");
 }
