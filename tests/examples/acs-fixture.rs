@@ -60,6 +60,9 @@ fn main() -> ExitCode {
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }
+        "supervised-never-ready" => {
+            application.service(Service::new("slow", never_ready).count(1).supervised()).supervisor(|it| it)
+        }
         "hangs" => {
             application.service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
         }

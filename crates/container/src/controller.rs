@@ -437,7 +437,7 @@ impl Root {
     }
 
     fn swap(&mut self, generation: u64) {
-        let after = self.incoming.as_ref().map(|incoming| incoming.since.elapsed());
+        let after = self.incoming.as_ref().map_or(Duration::ZERO, |incoming| incoming.since.elapsed());
         tracing::info!(generation, ?after, "the new generation is ready: stopping the old one");
         self.status.generation = generation;
         self.announced = generation;

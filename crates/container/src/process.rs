@@ -83,6 +83,7 @@ impl Process {
             credentials: prepared.credentials,
             process_id_at,
         };
+        let started = Instant::now();
         let Spawned { pid, pidfd } = spawner.spawn(plan)?;
         let notify = notify.map(|(read, _)| read);
         let link = link.map(|(_, write)| write);
@@ -94,7 +95,7 @@ impl Process {
             pidfd,
             notify: notify.map(LineReader::new),
             link: link.map(LinkWriter::new),
-            started: Instant::now(),
+            started,
             garbled: false,
         })
     }

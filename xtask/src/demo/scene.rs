@@ -26,7 +26,8 @@ impl Scene {
         // A port that was free a moment ago; the application takes it at once.
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let workers = WORKERS.to_string();
-        let mut program = dir.example("demo")?.args(["--workers", &workers, "--listen", &address]).own_group().start()?;
+        let mut program =
+            dir.example("demo")?.args(["--workers", &workers, "--listen", &address]).own_group().start()?;
         // From the first moment on that it listens, nobody is refused any more.
         Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
         Ok(Scene { dir, program, address })

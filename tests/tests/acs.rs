@@ -1,0 +1,145 @@
+//! `acs` against a real application.
+
+use std::{io, time::Duration};
+
+use async_container_supervisor_tests::{Dir, Program, Signal};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs `acs` in the directory, and gives its exit status, what it printed, and what it complained of.
+fn acs(dir: &Dir, arguments: &[&str]) -> io::Result<(Option<i32>, String, String)> {
+    let mut program = dir.binary("acs")?.args(arguments).start()?;
+    let status = program.wait(LIMIT)?;
+    Ok((status.code(), program.stdout(), program.stderr()))
+}
+
+fn acs_json(dir: &Dir, arguments: &[&str]) -> io::Result<Value> {
+    let (code, stdout, stderr) = acs(dir, &[&["--format", "json"], arguments].concat())?;
+    assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
+    assert_eq!(stdout.lines().count(), 1, "one document: {stdout}");
+    Ok(serde_json::from_str(&stdout)?)
+}
+
+/// `simple` with two workers, which are ready.
+fn simple(dir: &Dir) -> io::Result<Program> {
+    let mut program = dir.example("simple")?.args(["--workers", "2"]).start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let socket = dir.socket();
+    let mut supervisor = async_container_supervisor_tests::Supervisor::of(&mut program, &socket, LIMIT)?;
+    supervisor.wait_for_workers("both workers", LIMIT, |workers| workers.len() == 2)?;
+    Ok(program)
+}
+
+#[test]
+fn status_shows_everything() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let program = simple(&dir)?;
+    let (code, text, _) = acs(&dir, &["status"])?;
+    assert_eq!(code, Some(0));
+    for part in
+        ["supervisor 0.1.0, pid ", "generation 1, ready", "supervisor#1", "worker#1", "worker#2", "Monitor memory"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains('\u{1b}'), "no colours where there is no terminal");
+    let document = acs_json(&dir, &["status"])?;
+    assert_eq!(document["root"]["children"].as_array().map(Vec::len), Some(3));
+    assert_eq!(document["monitors"]["memory"]["maximum_size_limit"], json!(400 << 20));
+    let workers = acs_json(&dir, &["workers"])?;
+    let names: Vec<&Value> = workers.as_array().into_iter().flatten().map(|worker| &worker["child"]).collect();
+    assert_eq!(names, [&json!("worker#1"), &json!("worker#2")]);
+    let ping = acs_json(&dir, &["ping"])?;
+    assert_eq!(ping["process_id"], document["supervisor"]["process_id"]);
+    drop(program);
+    Ok(())
+}
+
+#[test]
+fn operations_are_called_by_the_name_of_a_worker() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    assert_eq!(
+        acs_json(&dir, &["call", "worker#2", "greet", "name=you"])?,
+        json!({"greeting": "hello you, this is worker#2"})
+    );
+    let (code, _, complaint) = acs(&dir, &["call", "worker", "greet", "name=you"])?;
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("worker#1") && complaint.contains("worker#2"), "{complaint}");
+    let (code, _, complaint) = acs(&dir, &["call", "worker#2", "greet"])?;
+    assert_eq!(code, Some(1));
+    assert!(complaint.starts_with("InvalidParameters: "), "{complaint}");
+    let (code, _, complaint) = acs(&dir, &["call", "supervisor", "unheard-of"])?;
+    assert_eq!(code, Some(1));
+    assert!(complaint.starts_with("UnknownOperation: "), "{complaint}");
+    Ok(())
+}
+
+#[test]
+fn a_reload_is_seen_through() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    let before = acs_json(&dir, &["status"])?;
+    let (code, text, complaint) = acs(&dir, &["reload", "--wait"])?;
+    assert_eq!((code, text.as_str()), (Some(0), "reloaded: generation 2 is ready\n"), "{complaint}");
+    let after = acs_json(&dir, &["status"])?;
+    assert_eq!(before["root"]["process_id"], after["root"]["process_id"]);
+    assert_ne!(before["supervisor"]["process_id"], after["supervisor"]["process_id"]);
+    assert_eq!(after["root"]["generation"], json!(2));
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_fails_says_why() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("breakable").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    std::fs::write(dir.file("broken"), "")?;
+    let (code, _, complaint) = acs(&dir, &["reload", "--wait"])?;
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(
+        complaint.starts_with("ReloadFailed: worker#") && complaint.contains("exited with status 1"),
+        "{complaint}"
+    );
+    Ok(())
+}
+
+#[test]
+fn readiness_is_a_matter_of_the_exit_status() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (code, _, complaint) = acs(&dir, &["ready", "--timeout", "0"])?;
+    assert_eq!(code, Some(3), "{complaint}");
+    assert!(complaint.contains("no supervisor listens at ./supervisor.ipc"), "{complaint}");
+    let program = simple(&dir)?;
+    assert_eq!(acs(&dir, &["ready"])?.0, Some(0));
+    drop(program);
+
+    let mut program = dir.example("acs-fixture")?.arg("supervised-never-ready").start()?;
+    program.wait_for_stderr("child started child=\"slow#1\"", LIMIT)?;
+    let (code, _, complaint) = acs(&dir, &["ready", "--timeout", "200ms"])?;
+    assert_eq!(code, Some(124), "{complaint}");
+    assert!(complaint.contains("slow#1"), "{complaint}");
+    Ok(())
+}
+
+#[test]
+fn a_restart_stops_the_application_for_whoever_started_it() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = simple(&dir)?;
+    assert_eq!(acs(&dir, &["restart"])?.0, Some(0));
+    assert!(program.wait(LIMIT)?.success());
+    let (code, _, complaint) = acs(&dir, &["status"])?;
+    assert_eq!(code, Some(3), "{complaint}");
+
+    // A service manager in one line.
+    let simple = async_container_supervisor_tests::example("simple")?;
+    let script = format!("while :; do {} --workers 1; done", simple.display());
+    let mut manager = dir.command("sh").args(["-c", &script]).start()?;
+    manager.wait_for_stderr("all children are ready", LIMIT)?;
+    let before = acs_json(&dir, &["status"])?["root"]["process_id"].clone();
+    let restarted = acs_json(&dir, &["restart", "--wait"])?;
+    assert_eq!(restarted["previous_process_id"], before);
+    assert_eq!(acs_json(&dir, &["status"])?["root"]["process_id"], restarted["process_id"]);
+    manager.signal(Signal::KILL)?;
+    Ok(())
+}
