@@ -368,7 +368,8 @@ impl Connection {
     pub fn fail(&mut self, key: CallKey, failure: &Failure) -> Result<(), SendError> {
         self.answer(key, true, |entries| {
             message::put_id(key.id, entries);
-            message::put_failure(failure, entries)
+            message::put_failure(failure, entries);
+            Ok(())
         })
     }
 
@@ -452,7 +453,8 @@ impl Connection {
         let before = self.queued;
         let result = self.put(|entries| {
             message::put_id(id, entries);
-            message::put_failure(failure, entries)
+            message::put_failure(failure, entries);
+            Ok(())
         });
         self.count_final(before);
 
@@ -484,7 +486,7 @@ impl Connection {
         let limit = self.settings.frame_limit;
         let message = Unfinished { output: &mut self.output, start };
         message.output.extend_from_slice(&[0; HEADER]);
-        encode::map(message.output, body)?;
+        encode::message(message.output, body)?;
         let length = message.output.len() - start - HEADER;
 
         if length > limit {

@@ -6,7 +6,11 @@ use serde::{
     ser::{Impossible, SerializeMap, SerializeStruct},
 };
 
-use crate::{error::EncodeError, message::is_reserved, reader::MAXIMUM_DEPTH};
+use crate::{
+    error::EncodeError,
+    message::is_reserved,
+    reader::{MAXIMUM_DEPTH, Reader},
+};
 
 /// Writes into a `Vec` cannot fail, so there is nothing to look at in what `rmp` returns.
 fn infallible<T, E>(_: Result<T, E>) {}
@@ -79,9 +83,30 @@ pub(crate) fn close_array(out: &mut Vec<u8>, start: usize, elements: u32) {
 pub(crate) struct Entries<'a> {
     pub(crate) out: &'a mut Vec<u8>,
     pub(crate) count: u32,
+    /// Whether these are the top level of a message, where the protocol keeps some names for itself.
+    is_message: bool,
+    /// Whether one of those names was given, somewhere else than there.
+    pub(crate) has_reserved: bool,
 }
 
-impl Entries<'_> {
+impl<'a> Entries<'a> {
+    pub(crate) fn nested(out: &'a mut Vec<u8>) -> Self {
+        Self { out, count: 0, is_message: false, has_reserved: false }
+    }
+
+    /// Looks at a key that somebody chose.
+    fn check(&mut self, key: &str) -> Result<(), EncodeError> {
+        if is_reserved(key) {
+            if self.is_message {
+                return Err(EncodeError::Reserved(key.to_owned()));
+            }
+
+            self.has_reserved = true;
+        }
+
+        Ok(())
+    }
+
     pub(crate) fn text(&mut self, key: &str, value: &str) {
         put_text(self.out, key);
         put_text(self.out, value);
@@ -96,10 +121,7 @@ impl Entries<'_> {
 
     /// Any value, by serde.
     pub(crate) fn entry<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), EncodeError> {
-        if is_reserved(key) {
-            return Err(EncodeError::Reserved(key.to_owned()));
-        }
-
+        self.check(key)?;
         put_text(self.out, key);
         put_value(self.out, value)?;
         self.count += 1;
@@ -120,17 +142,26 @@ pub(crate) fn put_value<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> 
     Ok(value.serialize(&mut serializer)?)
 }
 
-/// Writes one map from the entries that `body` gives.
-pub(crate) fn map(
+/// Writes a message from the entries that `body` gives.
+pub(crate) fn message(
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let start = open(out);
-    let mut entries = Entries { out, count: 0 };
+    let mut entries = Entries { is_message: true, ..Entries::nested(out) };
     body(&mut entries)?;
     let count = entries.count;
     close_map(out, start, count);
     Ok(())
+}
+
+/// Writes a map within a message.
+pub(crate) fn map(out: &mut Vec<u8>, body: impl FnOnce(&mut Entries<'_>)) {
+    let start = open(out);
+    let mut entries = Entries::nested(out);
+    body(&mut entries);
+    let count = entries.count;
+    close_map(out, start, count);
 }
 
 macro_rules! not_a_map {
@@ -253,11 +284,13 @@ impl SerializeMap for &mut Entries<'_> {
         let start = self.out.len();
         put_value(self.out, key)?;
 
-        match crate::reader::Reader::starting_at(self.out, start).string() {
-            Ok(Some(key)) if is_reserved(key) => Err(EncodeError::Reserved(key.to_owned())),
-            Ok(Some(_)) => Ok(()),
-            _ => Err(EncodeError::KeyNotText),
-        }
+        let key = match Reader::starting_at(self.out, start).string() {
+            Ok(Some(key)) if is_reserved(key) => key.to_owned(),
+            Ok(Some(_)) => return Ok(()),
+            _ => return Err(EncodeError::KeyNotText),
+        };
+
+        self.check(&key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {

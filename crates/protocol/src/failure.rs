@@ -81,11 +81,11 @@ impl Failure {
 
     /// Adds what stands beside `class` and `message` in `error`, such as `backtrace`.
     pub fn with_details(mut self, details: &impl Serialize) -> Result<Self, EncodeError> {
-        self.0.details = Fields::new(details)?;
+        self.0.details = Fields::new(details)?.without(&["class", "message"]);
         Ok(self)
     }
 
-    /// Adds fields of the response beside `error`.
+    /// Adds fields of the response beside `error`. Reserved names are left out.
     pub fn with_fields(mut self, fields: &impl Serialize) -> Result<Self, EncodeError> {
         self.0.fields = Fields::new(fields)?;
         Ok(self)

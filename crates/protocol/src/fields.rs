@@ -22,8 +22,9 @@ use crate::{
 /// The parameters of a call or the fields of a response: a map with string keys, kept as it came and decoded when asked
 /// for.
 ///
-/// The names that the protocol keeps for itself (`id`, `do`, `finished`, `failed`, `error`, `cancel`) are not among
-/// them.
+/// The names that the protocol keeps for itself at the top level of a message (`id`, `do`, `finished`, `failed`, `error`,
+/// `cancel`) are not among those of a message, and left out where these become those of one. Within a field, they are names
+/// like all others.
 ///
 /// ```
 /// use async_container_protocol::Fields;
@@ -43,27 +44,47 @@ pub struct Fields {
     payload: Bytes,
     body: usize,
     entries: u32,
+    reserved: Reserved,
+}
+
+/// What there is of reserved names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reserved {
+    /// None.
+    #[default]
+    Absent,
+    /// Some, which are names like all others.
+    Present,
+    /// Some, which are the message's and not the operation's.
+    Hidden,
 }
 
 impl Fields {
     /// No fields.
     pub const fn empty() -> Self {
-        Self { payload: Bytes::new(), body: 0, entries: 0 }
+        Self { payload: Bytes::new(), body: 0, entries: 0, reserved: Reserved::Absent }
     }
 
     /// The fields of a struct or the entries of a map, encoded. Nothing (`()`, `None`) has none.
     pub fn new<T: Serialize + ?Sized>(value: &T) -> Result<Self, EncodeError> {
-        let mut out = Vec::new();
-        let mut entries = Entries { out: &mut out, count: 0 };
-        value.serialize(&mut entries)?;
-        let entries = entries.count;
+        Self::encode(0, |entries| value.serialize(entries))
+    }
 
-        Ok(Self { payload: out.into(), body: 0, entries })
+    fn encode(
+        capacity: usize,
+        body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
+    ) -> Result<Self, EncodeError> {
+        let mut out = Vec::with_capacity(capacity);
+        let mut entries = Entries::nested(&mut out);
+        body(&mut entries)?;
+        let (entries, reserved) = (entries.count, Reserved::found(entries.has_reserved));
+        out.shrink_to_fit();
+        Ok(Self { payload: out.into(), body: 0, entries, reserved })
     }
 
     /// A view into a message that was scanned.
     pub(crate) fn within(payload: Bytes, body: usize, entries: u32) -> Self {
-        Self { payload, body, entries }
+        Self { payload, body, entries, reserved: Reserved::Hidden }
     }
 
     /// A view of one value that was scanned, which has to be a map with string keys.
@@ -72,12 +93,14 @@ impl Fields {
         let entries = reader.map()?.ok_or(MessageError::NotAMap)?;
         let body = reader.position();
 
+        let mut found = false;
+
         for _ in 0..entries {
-            reader.string()?.ok_or(MessageError::KeyNotText)?;
+            found |= is_reserved(reader.string()?.ok_or(MessageError::KeyNotText)?);
             reader.skip(1)?;
         }
 
-        Ok(Self { payload, body, entries })
+        Ok(Self { payload, body, entries, reserved: Reserved::found(found) })
     }
 
     fn all(&self) -> Iter<'_> {
@@ -85,7 +108,8 @@ impl Fields {
     }
 
     fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.all().filter(|entry| !is_reserved(entry.key))
+        let hidden = self.reserved == Reserved::Hidden;
+        self.all().filter(move |entry| !(hidden && is_reserved(entry.key)))
     }
 
     /// Whether there are none.
@@ -184,7 +208,7 @@ impl Fields {
     pub fn merge(&self, other: &Self) -> Self {
         let keys: Vec<&str> = other.keys().collect();
         self.build(&keys, |entries| {
-            other.put(entries);
+            other.put_nested(entries);
             Ok(())
         })
         .unwrap_or_default()
@@ -200,29 +224,41 @@ impl Fields {
         without: &[&str],
         more: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
     ) -> Result<Self, EncodeError> {
-        let mut out = Vec::with_capacity(self.payload.len());
-        let mut entries = Entries { out: &mut out, count: 0 };
+        Self::encode(self.payload.len(), |entries| {
+            for entry in self.iter().filter(|entry| !without.contains(&entry.key)) {
+                entries.raw(entry.whole, 1);
+                entries.has_reserved |= is_reserved(entry.key);
+            }
 
-        for entry in self.iter().filter(|entry| !without.contains(&entry.key)) {
-            entries.raw(entry.whole, 1);
-        }
-
-        more(&mut entries)?;
-        let entries = entries.count;
-        out.shrink_to_fit();
-
-        Ok(Self { payload: out.into(), body: 0, entries })
+            more(entries)
+        })
     }
 
-    /// Writes them into a message.
+    /// Writes them into a message, but for those whose names are the message's own.
     pub(crate) fn put(&self, entries: &mut Entries<'_>) {
-        // What was encoded here has no reserved names, and goes out in one piece.
-        if self.body == 0 {
-            return entries.raw(&self.payload, self.entries);
+        if self.reserved == Reserved::Absent {
+            return entries.raw(self.payload.get(self.body..).unwrap_or_default(), self.entries);
         }
 
+        for entry in self.all().filter(|entry| !is_reserved(entry.key)) {
+            entries.raw(entry.whole, 1);
+        }
+    }
+
+    /// Writes them into a map within a message.
+    pub(crate) fn put_nested(&self, entries: &mut Entries<'_>) {
         for entry in self.iter() {
             entries.raw(entry.whole, 1);
+            entries.has_reserved |= is_reserved(entry.key);
+        }
+    }
+}
+
+impl Reserved {
+    fn found(found: bool) -> Self {
+        match found {
+            true => Self::Present,
+            false => Self::Absent,
         }
     }
 }
@@ -294,7 +330,8 @@ impl<'de> Deserializer<'de> for Map<'de> {
     type Error = DecodeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_map(Access { entries: self.0.all(), current: None })
+        let hidden = self.0.reserved == Reserved::Hidden;
+        visitor.visit_map(Access { entries: self.0.all(), hidden, current: None })
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -321,6 +358,7 @@ impl<'de> Deserializer<'de> for Map<'de> {
 
 struct Access<'a> {
     entries: Iter<'a>,
+    hidden: bool,
     current: Option<Entry<'a>>,
 }
 
@@ -328,7 +366,7 @@ impl<'a> MapAccess<'a> for Access<'a> {
     type Error = DecodeError;
 
     fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        self.current = self.entries.find(|entry| !is_reserved(entry.key));
+        self.current = self.entries.find(|entry| !(self.hidden && is_reserved(entry.key)));
 
         match self.current {
             Some(entry) => seed.deserialize(BorrowedStrDeserializer::new(entry.key)).map(Some),

@@ -108,7 +108,7 @@ pub use failure::{Failure, class};
 pub use fields::Fields;
 pub use frame::Framing;
 pub use handler::{BoxFuture, Handler, NoOperations, Request, Responder, Sent};
-pub use message::{Id, Message};
+pub use message::{Id, Message, is_reserved};
 pub use operations::Operations;
 pub use reader::MAXIMUM_DEPTH;
 pub use rmpv::Value;

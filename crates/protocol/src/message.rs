@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use crate::{
     encode::{self, Entries},
-    error::{EncodeError, MessageError},
+    error::MessageError,
     failure::{Failure, class},
     fields::Fields,
     reader::Reader,
 };
 
 /// Whether the protocol keeps this name for itself, at the top level of a message.
-pub(crate) fn is_reserved(key: &str) -> bool {
+pub fn is_reserved(key: &str) -> bool {
     matches!(key, "id" | "do" | "finished" | "failed" | "error" | "cancel")
 }
 
@@ -287,7 +287,7 @@ pub(crate) fn put_id(id: Id, entries: &mut Entries<'_>) {
 }
 
 /// Writes what every failure has.
-pub(crate) fn put_failure(failure: &Failure, entries: &mut Entries<'_>) -> Result<(), EncodeError> {
+pub(crate) fn put_failure(failure: &Failure, entries: &mut Entries<'_>) {
     entries.boolean("finished", true);
     entries.boolean("failed", true);
     encode::put_text(entries.out, "error");
@@ -295,9 +295,7 @@ pub(crate) fn put_failure(failure: &Failure, entries: &mut Entries<'_>) -> Resul
     encode::map(entries.out, |error| {
         error.text("class", failure.class());
         error.text("message", failure.message());
-        failure.details().put(error);
-        Ok(())
-    })?;
+        failure.details().put_nested(error);
+    });
     failure.fields().put(entries);
-    Ok(())
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use async_container_protocol::{
-    CallError, CallKey, ConnectionError, Failure, Fields, FrameError, Framing, MAXIMUM_DEPTH, MessageError, SendError,
-    Settings, Side, Value, class,
+    CallError, CallKey, ConnectionError, EncodeError, Failure, Fields, FrameError, Framing, MAXIMUM_DEPTH,
+    MessageError, SendError, Settings, Side, Value, class,
     connection::{Connection, Event},
 };
 use bytes::BytesMut;
@@ -664,6 +664,29 @@ fn nested_map_is_the_body_of_another_call() {
     server.connection.call_fields("ping", &operation).unwrap();
     assert_eq!(server.output_messages(), [serde_json::json!({"id": 3, "do": "ping", "x": 1})]);
     assert!(fields.nested("other").unwrap().is_none());
+}
+
+#[test]
+fn reserved_names_are_like_all_others_within_a_field() {
+    let state = serde_json::json!({"id": 5, "do": "x", "finished": false, "error": {"id": 1}, "name": "y"});
+    let mut server = Peer::new(Side::Accepted);
+    let (key, _, fields) = server.receive_call(&message!({"id": 2, "do": "register", "state": state}));
+    let kept = fields.nested("state").unwrap().unwrap();
+    assert_eq!(kept.to_json(), state);
+    assert_eq!(kept.compact(), kept);
+    assert_eq!(kept.with("name", "z").unwrap().get("id").unwrap(), Some(5));
+    assert_eq!(kept.deserialize::<std::collections::HashMap<String, Value>>().unwrap().len(), 5);
+    assert_eq!(Fields::new(&state).unwrap().to_json(), state);
+
+    let nested = Fields::empty().with("state", &kept).unwrap();
+    server.connection.respond_fields(key, false, &nested).unwrap();
+    server.connection.respond_fields(key, false, &kept).unwrap();
+    assert_eq!(server.connection.respond(key, true, &state), Err(EncodeError::Reserved("do".into()).into()));
+    assert_eq!(
+        server.output_messages(),
+        [serde_json::json!({"id": 2, "state": state}), serde_json::json!({"id": 2, "name": "y"})],
+        "at the top level, they are left out of what is passed on, and refused of what is new"
+    );
 }
 
 #[test]

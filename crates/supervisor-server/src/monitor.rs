@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_container_monitors::{Action, Monitor, Worker};
-use async_container_protocol::{Failure, Fields, class};
+use async_container_protocol::{Failure, Fields, class, is_reserved};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
@@ -44,7 +44,7 @@ impl Monitors {
                 return Err(ServeError::DuplicateMonitor(name));
             }
 
-            if Fields::empty().with(&name, &()).is_err() {
+            if is_reserved(&name) {
                 return Err(ServeError::MonitorName(name));
             }
 
