@@ -1,12 +1,14 @@
 //! What runs in the supervisor's process and beside the work of supervised instances.
 
 use std::future::Future;
+use std::time::Duration;
 
-use async_container::{BoxError, Instance, Link, Status};
+use async_container::{BoxError, ChildStatus, Instance, Link, Status};
 use async_container_supervisor_server::{ChildState, ParentProcess, Root, RootError, RootState, Server, Signal};
 use async_container_supervisor_worker::Worker;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// What a worker says about itself beyond its name and process.
 #[derive(Debug, Serialize)]
@@ -40,16 +42,30 @@ pub(crate) async fn serve(
     Ok(server.serve(listener, shutdown).await?)
 }
 
-/// Completes when the generation that this process belongs to is the active one. While a new generation is being
-/// started, it is the old supervisor that answers: it knows all workers, and the new generation may still fail.
+/// How long a new supervisor waits for the old one to be gone before it serves beside it.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Completes when it is for this process to serve. While a new generation is being started, it is the old supervisor that
+/// answers: it knows all workers, and the new generation may still fail. And both accept from the same socket, so a
+/// connection made after the change could still meet the old one, and be closed with it, unless that is gone.
 async fn active(mut status: watch::Receiver<Status>) {
-    let process_id = std::process::id();
-    let is_active = |status: &Status| {
-        let own = status.children.values().find(|child| child.process_id == Some(process_id));
-        own.is_some_and(|child| child.generation <= status.root.generation)
+    // Waiting fails when the root is gone, and then this process is about to go as well.
+    let _ = status.wait_for(|status| own(status).is_some_and(|own| own.generation <= status.root.generation)).await;
+    let alone = |status: &Status| {
+        own(status).is_some_and(|own| {
+            let others = status.children.values().filter(|child| child.service == own.service);
+            others.into_iter().all(|child| child.generation >= own.generation || child.process_id.is_none())
+        })
     };
-    // It fails when the root is gone, and then this process is about to go as well.
-    let _ = status.wait_for(is_active).await;
+    if !matches!(timeout(HANDOVER_LIMIT, status.wait_for(alone)).await, Ok(Ok(_))) {
+        tracing::warn!("the old supervisor takes long to end: serving beside it");
+    }
+}
+
+/// What the root says of this process.
+fn own(status: &Status) -> Option<&ChildStatus> {
+    let process_id = Some(std::process::id());
+    status.children.values().find(|child| child.process_id == process_id)
 }
 
 /// The work of a supervised instance, with its connection to the supervisor beside it.
@@ -75,8 +91,11 @@ impl LinkedRoot {
         let (sender, state) = watch::channel(RootState::default());
         tokio::spawn(async move {
             while status.changed().await.is_ok() {
-                let state = root_state(&status.borrow_and_update());
-                sender.send_replace(state);
+                let status = status.borrow_and_update();
+                // Whoever waits for the new generation is to hear of it from the new supervisor, which stays.
+                if own(&status).is_none_or(|own| own.generation >= status.root.generation) {
+                    sender.send_replace(root_state(&status));
+                }
             }
         });
         LinkedRoot { link, parent: ParentProcess::new(), state }
