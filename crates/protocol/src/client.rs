@@ -75,7 +75,8 @@ impl Client {
 
     /// Makes a call. It is on its way when this returns; the responses come by the [`Call`].
     ///
-    /// The parameters are the fields of a struct or the entries of a map, or nothing: `&()`.
+    /// The parameters are the fields of a struct or the entries of a map, or nothing: `&()`. They are encoded straight into
+    /// the output of the connection, so their `Serialize` must not use the connection itself.
     pub fn call<P: Serialize + ?Sized>(&self, operation: &str, parameters: &P) -> Call {
         let id = self.shared.with(|connection| connection.call(operation, parameters));
         Call::new(self.clone(), id)

@@ -162,8 +162,8 @@ where
         Ok(())
     }
 
-    /// Handles everything that the input holds.
-    fn handle_input(&mut self) {
+    /// Handles what the input holds. Returns whether it had to stop before the end of that.
+    fn handle_input(&mut self) -> bool {
         let now = Instant::now().into_std();
 
         loop {
@@ -178,12 +178,14 @@ where
             };
 
             let wakers = state.connection.take_wakers();
+            // Under the same lock: a moment later, another thread may have made it possible to go on.
+            let paused = !state.connection.wants_input();
             drop(state);
             wakers.into_iter().for_each(Waker::wake);
 
             match event {
                 Some((key, message)) => self.handle_call(key, message),
-                None => break,
+                None => return paused,
             }
         }
     }
@@ -294,7 +296,9 @@ where
             }
         }
 
-        self.handle_input();
+        // What was read and could not be handled has to be looked at again as soon as that is possible: the socket will not
+        // tell of it.
+        let paused = self.handle_input();
         let writing = self.poll_write(cx);
 
         if writing == Writing::Broken {
@@ -328,7 +332,7 @@ where
             return Step::End(error.map_or(Ok(()), Err));
         }
 
-        if wants_input && self.read == Reading::Open {
+        if wants_input && (paused || self.read == Reading::Open) {
             return Step::Again;
         }
 

@@ -57,7 +57,9 @@ fn operations() -> (Operations, mpsc::UnboundedReceiver<Report>) {
         .typed("double", |Number { number }| async move { Ok(Number { number: number * 2 }) })
         .streaming("count", |request, responder| async move {
             for number in 0..request.require::<u64>("to").unwrap() {
-                responder.send(&Number { number }).await.unwrap();
+                if responder.send(&Number { number }).await.is_err() {
+                    return;
+                }
             }
             responder.finish(&Number { number: 99 });
         })
@@ -236,6 +238,59 @@ async fn many_tasks_on_several_threads() {
     }
 }
 
+/// Everything at its tightest: buffers that hold a part of a message, queues of two, pauses after each answer. Nothing may
+/// be lost, mixed up, or left waiting for a wake-up that does not come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tight_bounds_lose_nothing() {
+    for size in [1, 7, 37, 300, 1, 7, 37, 300] {
+        let (here, there) = tokio::io::duplex(size);
+        let settings = Settings::default().queue_limit(2);
+        // On one side only: two that will not read before they are read have nothing but their time to wait for.
+        let (_, driver) = Driver::new(there, Side::Accepted, operations().0, settings.clone().backlog_limit(50));
+        driver.spawn();
+        let (client, driver) = Driver::new(here, Side::Connected, operations().0, settings);
+        driver.spawn();
+        let work = (0..8).map(|task| tokio::spawn(work(client.clone(), task)));
+        let all = async {
+            for task in work.collect::<Vec<_>>() {
+                task.await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("nothing waits for ever");
+    }
+}
+
+/// Calls of all kinds, some of them dropped before their end.
+async fn work(client: Client, task: u64) {
+    let mut random = task + 1;
+
+    for number in 0..100 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+
+        match random >> 60 {
+            0..4 => drop(client.call("later", &Number { number })),
+            4..7 => {
+                let mut count = client.call("count", &serde_json::json!({"to": 10}));
+                for expected in 0..(random >> 56) & 15 {
+                    match count.next().await.unwrap() {
+                        Some(part) => assert_eq!(part.get("number").unwrap(), Some(expected)),
+                        None => assert!(expected >= 10),
+                    }
+                }
+            }
+            7..9 => {
+                let answer = client.call("call back", &()).await.unwrap();
+                assert_eq!(answer.get("number").unwrap(), Some(8));
+            }
+            kind => {
+                let operation = ["now", "echo", "later"][kind as usize % 3];
+                let answer = client.call(operation, &Number { number }).await.unwrap();
+                assert_eq!(answer.get("number").unwrap(), Some(number));
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn dropped_call_drops_the_handler() {
     let (client, mut reports) = pair();
@@ -364,6 +419,24 @@ async fn producer_waits_for_its_reader_while_others_are_served() {
     }
 
     drop(here);
+}
+
+#[tokio::test]
+async fn calls_that_were_read_before_a_pause_are_answered_after_it() {
+    // So small a backlog that reading pauses after every other answer, while the socket takes all of them at once.
+    let (mut here, _reports) = raw(Settings::default().backlog_limit(50));
+    const CALLS: usize = 500;
+
+    let calls: String = (0..CALLS).map(|id| format!("{{\"id\":{id},\"do\":\"now\"}}\n")).collect();
+    here.write_all(calls.as_bytes()).await.unwrap();
+    let mut lines = tokio::io::BufReader::new(here);
+
+    for id in 0..CALLS {
+        let mut line = String::new();
+        let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line);
+        tokio::time::timeout(Duration::from_secs(10), read).await.expect("none is forgotten").unwrap();
+        assert!(line.starts_with(&format!("{{\"id\":{id},")));
+    }
 }
 
 #[tokio::test(start_paused = true)]

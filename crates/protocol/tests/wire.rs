@@ -689,6 +689,61 @@ fn reserved_names_are_like_all_others_within_a_field() {
     );
 }
 
+/// Messages with some bytes changed, cut, or doubled. Whatever comes of them, nothing breaks, and what is taken for a call
+/// can be looked at in every way and answered.
+#[test]
+fn no_bytes_break_anything() {
+    let samples = [
+        message!({"id": 2, "do": "x", "a": [1, {"b": null, "c": [2.5, "é", -7]}], "z": {"id": 9, "error": true}}),
+        message!({"id": 3, "finished": true, "failed": true, "error": {"class": "C", "message": "m", "x": [1]}}),
+        frame(b"\x84\xa2id\xcd\x12\x34\xa2do\xa1y\xa1b\xc4\x03\xff\xfe\xfd\xa1e\xc7\x02\x05ab"),
+        b"{\"id\":1,\"do\":\"x\",\"a\":{\"b\":[1,2,{\"c\":\"\\u00e9\"}]}}\n".to_vec(),
+    ];
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut calls, mut refused) = (0, 0);
+
+    for round in 0..40_000 {
+        let mut bytes = samples[round % samples.len()].clone();
+
+        for _ in 0..random(4) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes[at] = random(256) as u8,
+                1 => bytes[at] ^= 1 << random(8),
+                2 => bytes.truncate(at + 1),
+                _ => bytes.insert(at, random(256) as u8),
+            }
+        }
+
+        let mut peer = Peer::with(Side::Accepted, Settings::default().frame_limit(4096));
+        let outgoing = peer.connection.call("y", &()).unwrap();
+
+        for event in peer.receive(&bytes) {
+            let Event::Call { key, message } = event else { continue };
+            let fields = message.fields();
+            fields.to_json();
+            fields.to_value();
+            assert_eq!(fields.compact(), fields);
+            peer.connection.respond_fields(key, false, &fields).unwrap();
+            peer.connection.relay(key, &message).unwrap();
+            calls += 1;
+        }
+
+        if let Ok(Some(message)) = peer.connection.take_response(outgoing) {
+            message.failure();
+        }
+
+        refused += peer.connection.is_closing() as usize;
+        peer.output();
+    }
+
+    assert!(calls > 5_000 && refused > 5_000, "{calls} {refused}");
+}
+
 #[test]
 fn million_calls_leave_nothing_behind() {
     let mut client = Peer::new(Side::Connected);
