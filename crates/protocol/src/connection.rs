@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::{
     calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken},
-    encode::{self, Entries},
+    encode::Entries,
     error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
     failure::{Failure, class},
     fields::Fields,
-    frame::{self, Framing, HEADER},
+    frame::{self, Framing},
     json,
     message::{self, Id, Invalid, Message},
+    output::Output,
     settings::Settings,
 };
 
@@ -60,22 +61,12 @@ pub struct Connection {
     framing: Option<Framing>,
     incoming: IncomingCalls,
     outgoing: OutgoingCalls,
-    output: Vec<u8>,
-    /// Bytes ever put into the output, and of these the ones that were written.
-    queued: u64,
-    written: u64,
-    /// Bytes of final answers that may wait to be written, and how far the output has to be written until none of them
-    /// does.
-    finals: u64,
-    finals_mark: u64,
+    output: Output,
     searched: usize,
-    write_deadline: Option<Instant>,
     read_deadline: Option<Instant>,
     closing: bool,
     closed: bool,
     error: Option<ConnectionError>,
-    /// Tasks that wait until there is room for more output.
-    writers: Vec<Waker>,
     wakers: Vec<Waker>,
 }
 
@@ -92,18 +83,12 @@ impl Connection {
             incoming: IncomingCalls::default(),
             settings,
             framing: None,
-            output: Vec::new(),
-            queued: 0,
-            written: 0,
-            finals: 0,
-            finals_mark: 0,
+            output: Output::default(),
             searched: 0,
-            write_deadline: None,
             read_deadline: None,
             closing: false,
             closed: false,
             error: None,
-            writers: Vec::new(),
             wakers: Vec::new(),
         }
     }
@@ -121,7 +106,7 @@ impl Connection {
     /// Whether more may be read now. Not while a call has as many responses waiting to be taken as it may, nor while the
     /// peer makes calls without reading the answers: that is how back-pressure reaches it.
     pub fn wants_input(&self) -> bool {
-        !self.closing && !self.outgoing.is_full() && self.finals <= self.settings.backlog_limit as u64
+        !self.closing && !self.outgoing.is_full() && self.output.finals() <= self.settings.backlog_limit as u64
     }
 
     /// Whether the connection is to be closed as soon as the output is written.
@@ -383,32 +368,30 @@ impl Connection {
             return Err(SendError::Cancelled);
         }
 
-        let before = self.queued;
-        self.put(body)?;
+        let (framing, limit) = (self.framing, self.settings.frame_limit);
 
         if last {
-            self.count_final(before);
+            self.output.put_final(framing, limit, body)?;
             self.incoming.remove(key);
-        } else if let Some(call) = self.incoming.get(key) {
-            call.sent(self.queued);
+        } else {
+            self.output.put(framing, limit, body)?;
+            let end = self.output.end();
+
+            if let Some(call) = self.incoming.get(key) {
+                call.sent(end);
+            }
         }
 
         Ok(())
     }
 
-    /// Final answers never wait for room, so what bounds them is that no more calls are read. Others do not count: a stream
-    /// that fills the output must not keep its own cancellation from being read.
-    fn count_final(&mut self, before: u64) {
-        self.finals += self.queued - before;
-        self.finals_mark = self.queued;
-    }
-
     /// Whether another response to this call may be sent now, or should wait for the peer to read.
     pub fn has_room(&mut self, key: CallKey) -> Result<bool, SendError> {
+        let written = self.output.written();
         let call = self.incoming.get(key).ok_or(SendError::Cancelled)?;
 
-        Ok(call.queued(self.written) < self.settings.queue_limit
-            && self.queued - self.written <= self.settings.backlog_limit as u64)
+        Ok(call.queued(written) < self.settings.queue_limit
+            && self.output.waiting() <= self.settings.backlog_limit as u64)
     }
 
     /// Whether the call still wants an answer.
@@ -417,9 +400,7 @@ impl Connection {
     }
 
     pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
-        if !self.writers.iter().any(|known| known.will_wake(waker)) {
-            self.writers.push(waker.clone());
-        }
+        self.output.wait(waker);
     }
 
     pub(crate) fn wait_for_cancel(&mut self, key: CallKey, waker: &Waker) {
@@ -450,13 +431,11 @@ impl Connection {
     // Output.
 
     fn put_failure(&mut self, id: Id, failure: &Failure) {
-        let before = self.queued;
-        let result = self.put(|entries| {
+        let result = self.output.put_final(self.framing, self.settings.frame_limit, |entries| {
             message::put_id(id, entries);
             message::put_failure(failure, entries);
             Ok(())
         });
-        self.count_final(before);
 
         if let Err(error) = result {
             tracing::warn!(%error, "could not send a failure");
@@ -479,45 +458,13 @@ impl Connection {
         }
     }
 
-    /// Encodes one message at the end of the output. Should the encoding of somebody's value fail or panic, nothing of
-    /// it stays there.
     fn put(&mut self, body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
-        let start = self.output.len();
-        let limit = self.settings.frame_limit;
-        let message = Unfinished { output: &mut self.output, start };
-        message.output.extend_from_slice(&[0; HEADER]);
-        encode::message(message.output, body)?;
-        let length = message.output.len() - start - HEADER;
-
-        if length > limit {
-            return Err(EncodeError::TooLarge { length, limit });
-        }
-
-        if self.framing == Some(Framing::JsonLines) {
-            let payload = message.output.split_off(start + HEADER);
-            message.output.truncate(start);
-            json::write(&payload, message.output).map_err(|error| EncodeError::Value(error.to_string()))?;
-            let length = message.output.len() - start;
-
-            if length > limit {
-                return Err(EncodeError::TooLarge { length, limit });
-            }
-        } else {
-            let header = (length as u32).to_be_bytes();
-            message.output[start..start + HEADER].copy_from_slice(&header);
-        }
-
-        let end = message.output.len();
-        mem::forget(message);
-        self.queued += (end - start) as u64;
-        Ok(())
+        self.output.put(self.framing, self.settings.frame_limit, body)
     }
 
     /// Takes all that is to be written, in exchange for an empty buffer. Returns whether there is anything.
     pub fn take_output(&mut self, buffer: &mut Vec<u8>) -> bool {
-        debug_assert!(buffer.is_empty());
-        mem::swap(&mut self.output, buffer);
-        !buffer.is_empty()
+        self.output.take(buffer)
     }
 
     /// Whether there is something to be written that was not taken yet.
@@ -527,37 +474,29 @@ impl Connection {
 
     /// The socket took this many bytes of what was taken.
     pub fn handle_written(&mut self, bytes: usize) {
-        self.written += bytes as u64;
-
-        if self.written >= self.finals_mark {
-            self.finals = 0;
-        }
-
-        self.write_deadline = None;
-        self.wakers.append(&mut self.writers);
+        self.output.handle_written(bytes, &mut self.wakers);
     }
 
     /// The socket takes no more for now.
     pub fn handle_blocked(&mut self, now: Instant) {
-        let write_stall = self.settings.write_stall;
-        self.write_deadline.get_or_insert_with(|| now + write_stall);
+        self.output.handle_blocked(now, self.settings.write_stall);
     }
 
-    /// How many bytes were put into the output, ever.
-    pub(crate) fn queued(&self) -> u64 {
-        self.queued
+    /// The position in the output up to which everything that was said so far has to be written.
+    pub(crate) fn output_end(&self) -> u64 {
+        self.output.end()
     }
 
-    /// How many bytes of the output were written, ever.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
+    /// Whether the output is written up to this position, or never will be.
+    pub(crate) fn is_written(&self, position: u64) -> bool {
+        self.closed || self.output.written() >= position
     }
 
     // Time.
 
     /// When [`handle_timeout`](Self::handle_timeout) has to be called next. `None` while nothing waits.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.write_deadline, self.holding_up_until(), self.outgoing.next_deadline()].into_iter().flatten().min()
+        [self.output.deadline(), self.holding_up_until(), self.outgoing.next_deadline()].into_iter().flatten().min()
     }
 
     /// When a call whose responses are not taken is given up. Not while there is no other that waits for it.
@@ -580,7 +519,7 @@ impl Connection {
             }
         }
 
-        if self.write_deadline.is_some_and(|deadline| deadline <= now) {
+        if self.output.deadline().is_some_and(|deadline| deadline <= now) {
             // What waits will never be written, so there is nothing to wait for.
             self.close();
             self.error = Some(ConnectionError::Stalled(self.settings.write_stall));
@@ -593,12 +532,10 @@ impl Connection {
     pub fn close(&mut self) {
         self.closing = true;
         self.closed = true;
-        self.output = Vec::new();
-        self.write_deadline = None;
         self.read_deadline = None;
+        self.output.close(&mut self.wakers);
         self.incoming.clear(&mut self.wakers);
         self.outgoing.close(&mut self.wakers);
-        self.wakers.append(&mut self.writers);
     }
 
     /// Tasks to be woken for what happened. They are collected, because they should be woken without the lock under
@@ -620,18 +557,6 @@ fn keep(place: &mut Option<Waker>, waker: &Waker) {
     match place {
         Some(known) => known.clone_from(waker),
         None => *place = Some(waker.clone()),
-    }
-}
-
-/// A message that is being encoded: what there is of it is taken back, unless it is forgotten when it is complete.
-struct Unfinished<'a> {
-    output: &'a mut Vec<u8>,
-    start: usize,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.output.truncate(self.start);
     }
 }
 

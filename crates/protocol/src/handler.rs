@@ -230,7 +230,7 @@ impl Responder {
 
         self.answered = true;
 
-        Sent { position: self.shared.lock().connection.queued(), shared: self.shared.clone() }
+        Sent { position: self.shared.lock().connection.output_end(), shared: self.shared.clone() }
     }
 
     fn refuse(&self, failure: &Failure) {
@@ -296,7 +296,7 @@ impl Sent {
             let mut state = self.shared.lock();
             let connection = &mut state.connection;
 
-            if connection.is_closed() || connection.written() >= self.position {
+            if connection.is_written(self.position) {
                 return Poll::Ready(());
             }
 

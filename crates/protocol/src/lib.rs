@@ -92,6 +92,7 @@ mod handler;
 mod json;
 mod message;
 mod operations;
+mod output;
 mod reader;
 mod settings;
 mod shared;
