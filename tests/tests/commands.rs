@@ -131,6 +131,24 @@ fn a_stop_reaches_what_the_children_started() -> io::Result<()> {
 }
 
 #[test]
+fn what_a_child_started_goes_with_it() -> io::Result<()> {
+    let dir = Dir::new()?;
+    // One in the group, one in a session of its own, and two that have left their parents as well.
+    let script = "sleep 1000007 & setsid sleep 1000007 & (setsid sh -c 'sleep 1000007 & exec sleep 1000007' &); exec sleep 1000008";
+    let mut program = dir.example("commands")?.args(["--count", "2", "--", "sh", "-c", script]).start()?;
+    let before = running(&mut program, "1000007", 8)?;
+    let children = running(&mut program, "1000008", 2)?;
+    children[0].signal(Signal::KILL)?;
+    let root = program.pid();
+    program.wait_for("four of them to be gone, and four new ones", LIMIT, || {
+        let mut now = proc::descendants(root)?;
+        now.retain(|process| process.arguments().get(1).is_some_and(|first| first == "1000007"));
+        Ok((now.len() == 8 && pids(&now).intersection(&pids(&before)).count() == 4).then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
 fn only_what_was_given_is_inherited() -> io::Result<()> {
     let dir = Dir::new()?;
     // Descriptor 7 was open in the shell that starts the root.

@@ -20,6 +20,7 @@ use crate::links::Links;
 use crate::listener::Listener;
 use crate::notify::link::{LinkWriter, Topic};
 use crate::notify::{Message, Request};
+use crate::orphans::Orphans;
 use crate::process::{NamedSocket, Process};
 use crate::spec::Service;
 use crate::status::{ChildStatus, RootStatus};
@@ -82,6 +83,9 @@ pub(crate) struct Container {
     events: VecDeque<Event>,
     root: RootStatus,
     links: Links,
+    orphans: Orphans,
+    /// True if something may have been left behind since the last look.
+    orphans_due: bool,
 }
 
 impl Container {
@@ -100,6 +104,8 @@ impl Container {
             events: VecDeque::new(),
             root: RootStatus::default(),
             links: Links::default(),
+            orphans: Orphans::default(),
+            orphans_due: false,
         })
     }
 
@@ -176,7 +182,10 @@ impl Container {
             match self.processes.get(&pid) {
                 // It would hide those behind it.
                 Some(key) => self.handle_exit(*key),
-                None => signal::reap_orphan(pid),
+                None => {
+                    signal::reap_orphan(pid);
+                    self.orphans_due = true;
+                }
             }
         }
     }
@@ -195,6 +204,9 @@ impl Container {
                     self.handle_descriptors(descriptors);
                 }
                 continue;
+            }
+            if std::mem::take(&mut self.orphans_due) {
+                self.orphans.sweep(|pid| self.processes.contains_key(&pid));
             }
             self.links.flush(&mut self.slots, &self.root);
             let deadline = self.timers.peek().map(|Reverse((at, _))| tokio::time::Instant::from_std(*at));
@@ -415,6 +427,8 @@ impl Container {
         unregister(self.epoll.get_ref(), &process);
         self.processes.remove(&process.pid);
         self.links.closed(key);
+        self.orphans.retire(process.mark.clone());
+        self.orphans_due = true;
 
         let now = Instant::now();
         let asked = slot.lifecycle.state() == State::Stopping && slot.lifecycle.failure().is_none();

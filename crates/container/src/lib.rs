@@ -64,6 +64,7 @@ pub mod lifecycle;
 mod links;
 mod listener;
 mod notify;
+mod orphans;
 mod process;
 mod signal;
 mod spec;

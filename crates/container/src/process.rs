@@ -14,6 +14,7 @@ use crate::error::SpawnError;
 use crate::instance::child_name;
 use crate::notify::link::{LINK_PIPE, LinkWriter};
 use crate::notify::{LineReader, NOTIFY_PIPE};
+use crate::orphans::MARK;
 use crate::spec::{Service, Start};
 use crate::sys::signal;
 use crate::sys::spawn::{FIRST_DESCRIPTOR, Plan, Spawned, Spawner};
@@ -25,6 +26,8 @@ pub(crate) struct Process {
     pub notify: Option<LineReader>,
     pub link: Option<LinkWriter>,
     pub started: Instant,
+    /// What its descendants have in their environment, see [`crate::orphans`].
+    pub mark: String,
     /// True once it wrote something that was no message: that is logged once.
     pub garbled: bool,
 }
@@ -45,7 +48,8 @@ impl Process {
         sockets: &[NamedSocket<'_>],
     ) -> Result<Process, SpawnError> {
         let mut descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|named| named.socket).collect();
-        let mut variables: Vec<(&str, String)> = Vec::new();
+        let mark = format!("{}@{:016x}", child_name(&service.name, index), fastrand::u64(..));
+        let mut variables: Vec<(&str, String)> = vec![(MARK, mark.clone())];
         if !sockets.is_empty() {
             let names: Vec<&str> = sockets.iter().map(|named| named.name).collect();
             variables.push((LISTEN_FDS, sockets.len().to_string()));
@@ -96,6 +100,7 @@ impl Process {
             notify: notify.map(LineReader::new),
             link: link.map(LinkWriter::new),
             started,
+            mark,
             garbled: false,
         })
     }

@@ -81,22 +81,24 @@ fn wait(pidfd: std::os::fd::BorrowedFd<'_>, options: WaitIdOptions) -> io::Resul
 
 /// Kills and reaps every child of this process, and what comes up when they are gone, until none is left
 /// or `rounds` have passed. True if none is left.
-///
-/// A child's number is safe to use here: it stays taken until this process itself reaps it.
 pub(crate) fn sweep(rounds: usize) -> bool {
     for _ in 0..rounds {
-        let children = children();
-        if children.is_empty() {
+        if !has_children() {
             return true;
         }
-        for child in &children {
-            let _ = rustix::process::kill_process(*child, Signal::KILL);
-        }
+        // The list may miss some that are just coming or going; they are in the next one.
+        let children = children();
+        children.iter().for_each(|child| kill_orphan(*child));
         for child in children {
             while let Err(Errno::INTR) = waitid(WaitId::Pid(child), WaitIdOptions::EXITED) {}
         }
     }
     false
+}
+
+fn has_children() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::io::retry_on_intr(|| waitid(WaitId::All, options)), Err(Errno::CHILD))
 }
 
 /// A child of this process that has ended, if there is one; its status stays to be collected.
@@ -117,6 +119,12 @@ pub(crate) fn ended_child() -> Option<Pid> {
 /// Collects a child of this process that has ended and that nobody waits for.
 pub(crate) fn reap_orphan(child: Pid) {
     let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG));
+}
+
+/// Kills a process that was given to this one when its parent ended. Its number is safe to use: it stays taken until this
+/// process itself reaps it.
+pub(crate) fn kill_orphan(child: Pid) {
+    let _ = rustix::process::kill_process(child, Signal::KILL);
 }
 
 /// The children of this process, those that it has been given by dead ones among them.
