@@ -21,6 +21,12 @@ const CALLS: usize = 20_000;
 const ROUNDS: usize = 3;
 const WORKERS: usize = 50;
 
+#[derive(serde::Serialize)]
+struct Forward<'call> {
+    connection_id: &'call str,
+    operation: BTreeMap<&'call str, &'call str>,
+}
+
 struct Names {
     name: &'static str,
     names: BTreeMap<String, String>,
@@ -86,7 +92,8 @@ async fn measure(echo: PathBuf, bare: PathBuf, full: PathBuf) {
             _ => tokio::task::yield_now().await,
         }
     };
-    let ping = serde_json::json!({"connection_id": connections[0]["connection_id"], "operation": {"do": "ping"}});
+    let connection_id = connections[0]["connection_id"].as_str().expect("it is registered");
+    let ping = Forward { connection_id, operation: BTreeMap::from([("do", "ping")]) };
     let ping = Fields::new(&ping).expect("it is a map");
 
     for _ in 0..ROUNDS {

@@ -6,7 +6,7 @@ use super::{Violation, within};
 use crate::workspace::{Dependency, Package};
 
 /// The crates of the workspace, and the siblings that each may depend on. Dependencies of tests count like the
-/// others: a test that needs two crates that do not know each other belongs above both, in `tests/`.
+/// others, but for [`OTHER_END`]: a test that needs two crates that do not know each other belongs above both, in `tests/`.
 const LAYERS: &[(&str, &[&str])] = &[
     ("async-container", &[]),
     ("async-container-protocol", &[]),
@@ -48,6 +48,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("xtask", &["async-container-protocol", "async-container-supervisor-tests"]),
 ];
 
+/// What a crate may depend on for its tests and the examples in its documentation: the other end of its conversation.
+const OTHER_END: &[(&str, &str)] = &[("async-container-supervisor-worker", "async-container-supervisor-server")];
+
 /// Dependencies that must be a choice of the one who depends on the crate.
 const OPTIONAL: &[(&str, &str)] = &[
     ("async-container-monitors", "async-container-utilization"),
@@ -84,7 +87,9 @@ pub(super) fn check(packages: &[Package], root: &Path) -> Vec<Violation> {
         };
         for dependency in &package.dependencies {
             let sibling = packages.iter().any(|package| package.name == dependency.name);
-            if sibling && !allowed.contains(&dependency.name.as_str()) {
+            let pair = (package.name.as_str(), dependency.name.as_str());
+            let other_end = OTHER_END.contains(&pair) && dependency.kind.as_deref() == Some("dev");
+            if sibling && !other_end && !allowed.contains(&dependency.name.as_str()) {
                 report(format!("{} depends on {}", package.name, dependency.name), WHY_LAYERS);
             }
             if sibling && package.name == HELPERS.0 && dependency.name != HELPERS.1 && dependency.kind.is_none() {
@@ -94,7 +99,6 @@ pub(super) fn check(packages: &[Package], root: &Path) -> Vec<Violation> {
                      that tests start an example",
                 );
             }
-            let pair = (package.name.as_str(), dependency.name.as_str());
             if OPTIONAL.contains(&pair) && !dependency.optional {
                 report(
                     format!("{} depends on {} without being asked to", package.name, dependency.name),
