@@ -13,7 +13,7 @@ struct Rule {
     except: &'static [&'static str],
     /// Where one file may break it: the beginning of its path.
     one_file: Option<&'static str>,
-    /// Whether it holds for tests, too.
+    /// Whether it holds for tests and benchmarks, too.
     tests: bool,
     why: &'static str,
 }
@@ -118,7 +118,8 @@ impl Rule {
         let mut chosen: Option<&str> = None;
         for file in files.iter().filter(|file| file.is_rust() && self.holds_for(&file.path)) {
             let names = source::names(&file.text);
-            let in_test = file.path.contains("/tests/");
+            // Benchmarks are tests of another kind.
+            let in_test = ["/tests/", "/benches/"].iter().any(|folder| file.path.contains(folder));
             let broken = names.iter().filter(|name| self.tests || !(in_test || name.in_test)).find_map(|name| {
                 let forbidden = self.names.iter().find(|forbidden| name.has(forbidden))?;
                 Some((name.line, forbidden))
