@@ -330,7 +330,7 @@ fn operations(shared: &Arc<Shared>) -> Operations {
                 let connection_id: String = request.require("connection_id").unwrap();
                 match operation.operation() {
                     Some("echo") => {
-                        let mut answer = operation.to_json();
+                        let mut answer = operation.without(&["do"]).to_json();
                         answer["connection_id"] = connection_id.into();
                         responder.finish(&answer);
                     }
