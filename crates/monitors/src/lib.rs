@@ -82,7 +82,7 @@ mod roster;
 #[cfg(feature = "sample")]
 pub mod sample;
 
-pub use monitor::{Action, Monitor, Status, Worker};
+pub use monitor::{Action, Event, Monitor, Status, Worker};
 
 #[cfg(feature = "memory")]
 pub use memory::MemoryMonitor;

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Action, Monitor, Status, Worker,
+    Action, Event, Monitor, Status, Worker,
     monitor::SHORTEST_INTERVAL,
     roster::Roster,
     sample::{self, HostMemory, Process},
@@ -18,7 +18,8 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 
 /// Measures the resident size of every worker process, and asks for a restart of those that
-/// exceed a limit.
+/// exceed a limit. With each of these goes an event `leak`: `process_id`, `name`, `current_size` and
+/// `maximum_size_limit`.
 ///
 /// A check costs 1–2 µs a process. Where several workers connect from one process it counts once.
 /// The size is the resident set, shared pages included, as in `ps`: set the limit above what is
@@ -60,7 +61,8 @@ const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 /// monitor.register(&Worker { id: "8c1f".into(), process_id: std::process::id(), name: "web".into() });
 ///
 /// let actions = monitor.check(Instant::now());
-/// let [Action::Restart { process_id, reason }] = &actions[..] else { panic!("no action") };
+/// let [Action::Event(leak), Action::Restart { process_id, reason }] = &actions[..] else { panic!("no action") };
+/// assert_eq!(leak.name(), "leak");
 /// assert_eq!(*process_id, std::process::id());
 /// assert!(reason.starts_with("memory limit 4.0 KiB, was "), "{reason}");
 /// ```
@@ -194,6 +196,8 @@ impl Monitor for MemoryMonitor {
                 "memory limit exceeded, asking for a restart"
             );
             let reason = format!("memory limit {}, was {}", mebibytes(limit), mebibytes(size));
+            let leak = Leak { process_id, name: entry.name.clone(), current_size: size, maximum_size_limit: limit };
+            actions.push(Action::Event(Event::new("leak", leak)));
             actions.push(Action::Restart { process_id, reason });
         }
 
@@ -285,6 +289,14 @@ struct MemoryStatus {
     total_size: u64,
     host: Option<HostMemory>,
     processes: Vec<ProcessStatus>,
+}
+
+#[derive(Serialize)]
+struct Leak {
+    process_id: u32,
+    name: String,
+    current_size: u64,
+    maximum_size_limit: u64,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,12 @@
 //! The contract between a monitor and who runs it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
 
 /// Below this, checks would be all that the supervisor does.
 #[cfg(any(feature = "memory", feature = "process"))]
@@ -38,7 +44,62 @@ pub enum Action {
         /// Why, for the log and for people: a phrase without a full stop.
         reason: String,
     },
+    /// Tell those who subscribed to events of that name.
+    Event(Event),
 }
+
+/// Something that happened, for whoever wants to hear of it as it happens.
+///
+/// A supervisor knows the names `leak`, `metrics` and `health`; a monitor that emits others says so in
+/// [`Monitor::events`].
+///
+/// ```
+/// use async_container_monitors::{Action, Event};
+/// use serde::Serialize;
+///
+/// #[derive(Serialize)]
+/// struct Health { process_id: u32, healthy: bool }
+///
+/// let action = Action::Event(Event::new("health", Health { process_id: 4242, healthy: false }));
+/// ```
+#[derive(Clone)]
+pub struct Event {
+    name: String,
+    fields: Arc<dyn erased_serde::Serialize + Send + Sync>,
+}
+
+impl Event {
+    /// An event with fields, which are those of a struct or the entries of a map. `event`, `at` and `monitor` are added
+    /// by the supervisor.
+    pub fn new(name: impl Into<String>, fields: impl Serialize + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), fields: Arc::new(fields) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What there is to say of it.
+    pub fn fields(&self) -> &(dyn erased_serde::Serialize + Send + Sync) {
+        &*self.fields
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Event").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Fields of any type cannot be compared, so an event is equal to its clones and to nothing else.
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fields, &other.fields)
+    }
+}
+
+impl Eq for Event {}
 
 /// Watches workers, and says what should be done about them.
 ///
@@ -60,6 +121,12 @@ pub trait Monitor: Send + 'static {
     /// The time between two checks; never zero. Checks are aligned to the wall clock modulo the interval, so
     /// that the samples of several supervisors can be laid side by side.
     fn interval(&self) -> Duration;
+
+    /// The names of its own events: those that it emits beside `leak`, `metrics` and `health`. Whoever subscribes can
+    /// ask for them by these names. Default is none.
+    fn events(&self) -> &[&str] {
+        &[]
+    }
 
     /// A worker is there, or has changed what it says of itself.
     fn register(&mut self, worker: &Worker) {

@@ -15,6 +15,14 @@ pub enum ServeError {
     /// A monitor has a name that a response cannot have as a field.
     #[error("a monitor cannot be named '{0}', which the protocol keeps for itself")]
     MonitorName(String),
+    /// A monitor declares an event that only the supervisor tells of.
+    #[error("the monitor '{monitor}' cannot have an event '{event}', which is the supervisor's own")]
+    EventName {
+        /// The monitor.
+        monitor: String,
+        /// The event.
+        event: String,
+    },
     /// The thread of a monitor could not be started.
     #[error("the thread of the monitor '{name}' could not be started")]
     Thread {

@@ -46,11 +46,18 @@
 //! | `status` | | a response for each monitor, `{<name>: …}`; at the end `connections: [{connection_id, process_id, state}]` |
 //! | `forward` | `connection_id`, `operation`: a map with its own `do` | the responses of the worker |
 //! | `restart` | `signal`: `INT` (default), `HUP`, `TERM`, `USR1`, `USR2` | nothing; then the signal goes to the root controller |
+//! | `subscribe` | `events`: names (all) | a response for each event: `event`, `at`, and what there is to say of it |
 //! | `ping` | | `version`, `process_id`, `uptime` in seconds |
 //! | `children` | | the [`RootState`] |
 //! | `ready` | `wait` (false), `reloads` | `ready`, `generation`, `reloads`, `reload_error`, `waiting`: the children that are not ready. With `wait`, it comes once all are and no reload is under way; with `reloads` besides, once more than that many have ended |
 //!
 //! `children` and `ready` fail with class `NotSupported` where the root does not tell its state.
+//!
+//! # Events
+//!
+//! `register`, `remove`, `restart` and `stopping` come from the supervisor; `leak`, `metrics`, `health` and others from
+//! monitors, by [`Action::Event`](async_container_monitors::Action::Event). 1024 wait for a subscriber that does not keep
+//! up; where more would, an event `lost` has their `count`. Nobody but the subscriber pays for it.
 //!
 //! # Whom it trusts
 //!
@@ -71,6 +78,7 @@
 
 mod access;
 mod error;
+mod events;
 mod monitor;
 mod operation;
 mod process;

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use async_container_monitors::{Action, Monitor, Worker};
+use async_container_monitors::{Action, Event, Monitor, Worker};
 use async_container_protocol::{Failure, Fields, class, is_reserved};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use crate::{error::ServeError, schedule::next_check};
+use crate::{error::ServeError, events::Events, schedule::next_check};
 
 /// How long `status` waits for a monitor.
 pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,6 +34,7 @@ impl Monitors {
     pub(crate) fn start(
         monitors: Vec<Box<dyn Monitor>>,
         actions: &mpsc::UnboundedSender<Action>,
+        events: &Arc<Events>,
     ) -> Result<Self, ServeError> {
         let mut handles: Vec<MonitorHandle> = Vec::new();
 
@@ -48,7 +49,11 @@ impl Monitors {
                 return Err(ServeError::MonitorName(name));
             }
 
-            handles.push(MonitorHandle::start(name, monitor, actions.clone())?);
+            if let Err(event) = events.add_names(monitor.events()) {
+                return Err(ServeError::EventName { monitor: name, event });
+            }
+
+            handles.push(MonitorHandle::start(name, monitor, actions.clone(), events.clone())?);
         }
 
         Ok(Self(handles))
@@ -140,10 +145,19 @@ impl MonitorHandle {
         name: String,
         monitor: Box<dyn Monitor>,
         actions: mpsc::UnboundedSender<Action>,
+        events: Arc<Events>,
     ) -> Result<Self, ServeError> {
         let shared = Arc::new(Shared { name: name.clone(), inbox: Mutex::default(), changed: Condvar::new() });
         let (sender, status) = watch::channel(Report { fields: Fields::empty(), taken: None, request: 0 });
-        let loop_ = Loop { shared: shared.clone(), monitor, actions, status: sender, check_failure: None };
+        let loop_ = Loop {
+            shared: shared.clone(),
+            monitor,
+            actions,
+            events,
+            status: sender,
+            check_failure: None,
+            has_complained: false,
+        };
 
         std::thread::Builder::new()
             .name(name.clone())
@@ -229,6 +243,13 @@ impl StatusRequest<'_> {
 }
 
 #[derive(Serialize)]
+struct MonitorEvent<'a> {
+    monitor: &'a str,
+    #[serde(flatten)]
+    fields: &'a (dyn erased_serde::Serialize + Send + Sync),
+}
+
+#[derive(Serialize)]
 struct FailedStatus<'a> {
     error: FailedStatusError<'a>,
 }
@@ -255,9 +276,12 @@ struct Loop {
     shared: Arc<Shared>,
     monitor: Box<dyn Monitor>,
     actions: mpsc::UnboundedSender<Action>,
+    events: Arc<Events>,
     status: watch::Sender<Report>,
     /// Why the last check came to nothing.
     check_failure: Option<Failure>,
+    /// It was said already that the monitor tells of what it may not.
+    has_complained: bool,
 }
 
 impl Loop {
@@ -324,11 +348,34 @@ impl Loop {
                 self.check_failure = None;
 
                 for action in actions {
-                    // Nobody listens only when the server is ending.
-                    let _ = self.actions.send(action);
+                    match action {
+                        Action::Event(event) => self.publish(&event),
+                        // Nobody listens only when the server is ending.
+                        action => drop(self.actions.send(action)),
+                    }
                 }
             }
             Err(failure) => self.check_failure = Some(failure),
+        }
+    }
+
+    /// Here, so that a value of the user's is encoded on no other thread.
+    fn publish(&mut self, event: &Event) {
+        let (name, events) = (self.shared.name.clone(), self.events.clone());
+
+        let result = self.guard("events", |monitor| {
+            if !Events::is_of_monitors(event.name(), monitor.events()) {
+                return Err("this monitor does not declare it".to_owned());
+            }
+
+            let fields = MonitorEvent { monitor: &name, fields: event.fields() };
+            events.publish(event.name(), &fields).map_err(|error| error.to_string())
+        });
+
+        if let Ok(Err(error)) = result
+            && !std::mem::replace(&mut self.has_complained, true)
+        {
+            tracing::error!(monitor = name, event = event.name(), error, "an event of a monitor was not sent");
         }
     }
 

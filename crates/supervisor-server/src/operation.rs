@@ -6,6 +6,7 @@ use async_container_protocol::{BoxFuture, Failure, Fields, Handler, Operations, 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    events::{Events, RESTART, Subscription},
     monitor::{MonitorHandle, STATUS_TIMEOUT},
     process::is_in_other_namespace,
     registry::Registry,
@@ -22,6 +23,7 @@ pub(crate) struct Supervisor {
     pub(crate) registry: Arc<Registry>,
     pub(crate) root: Arc<dyn Root>,
     pub(crate) custom: Operations,
+    pub(crate) events: Arc<Events>,
     pub(crate) started: Instant,
 }
 
@@ -45,6 +47,7 @@ impl Supervisor {
                 responder.answer(self.children());
                 None
             }
+            "subscribe" => self.subscribe(&request, responder),
             "ready" => self.ready(&request, responder),
             _ => self.custom.call(request, responder),
         }
@@ -128,17 +131,32 @@ impl Supervisor {
             }
         };
 
-        let root = self.root.clone();
+        let (root, events) = (self.root.clone(), self.events.clone());
 
         Some(Box::pin(async move {
             // The signal may be the end of this process, so the answer has to be out before.
             responder.finish(&()).flushed().await;
             tracing::info!(%signal, "signalling the root controller");
+            // A string can always be encoded.
+            let _ = events.publish(RESTART, &RootRestart { signal: signal.name() });
 
             if let Err(error) = root.signal(signal) {
                 tracing::error!(error = describe(&error), %signal, "could not signal the root controller");
             }
         }))
+    }
+
+    /// The subscription begins here and now, so that the answers to the calls that follow are not older than it.
+    fn subscribe(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
+        let names = request.get::<Vec<String>>("events").map(Option::unwrap_or_default);
+
+        match names.and_then(|names| self.events.subscribe(&names)) {
+            Ok(subscription) => Some(Box::pin(tell(subscription, responder))),
+            Err(failure) => {
+                responder.fail(failure);
+                None
+            }
+        }
     }
 
     fn ping(&self) -> Pong {
@@ -180,6 +198,12 @@ impl Supervisor {
             responder.answer(answer);
         }))
     }
+}
+
+/// What is told of a signal to the root controller.
+#[derive(Serialize)]
+struct RootRestart {
+    signal: &'static str,
 }
 
 #[derive(Serialize)]
@@ -259,6 +283,18 @@ async fn status(registry: Arc<Registry>, responder: Responder) {
         Ok(status) => responder.finish_fields(&status),
         Err(error) => responder.fail(error),
     };
+}
+
+/// Passes on what a subscriber is to hear. The subscription is kept until the last of it is written, which is what a
+/// supervisor that stops waits for.
+async fn tell(subscription: Subscription, responder: Responder) {
+    while let Some(event) = subscription.next().await {
+        if responder.send_fields(&event).await.is_err() {
+            return;
+        }
+    }
+
+    responder.finish(&()).flushed().await;
 }
 
 async fn send_status(responder: &Responder, monitor: &MonitorHandle, fields: &Fields) -> Result<(), SendError> {

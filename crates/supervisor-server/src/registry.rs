@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
+    events::{Events, REGISTER, REMOVE},
     monitor::{MonitorHandle, Monitors},
     process::Process,
 };
@@ -27,7 +28,7 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.state.get("name").ok().flatten().unwrap_or_default()
     }
 
@@ -44,6 +45,7 @@ pub(crate) struct Registry {
     /// Set when the server starts to serve, which is before anybody registers.
     monitors: OnceLock<Monitors>,
     count: watch::Sender<usize>,
+    events: Arc<Events>,
 }
 
 #[derive(Default)]
@@ -66,9 +68,25 @@ struct Connection<'a> {
     state: &'a Fields,
 }
 
+/// What is told of a worker that came or went.
+#[derive(Serialize)]
+struct WorkerEvent<'a> {
+    connection_id: &'a str,
+    process_id: Option<u32>,
+    name: &'a str,
+}
+
 impl Registry {
-    pub(crate) fn new() -> Self {
-        Self { table: Mutex::default(), monitors: OnceLock::new(), count: watch::Sender::new(0) }
+    pub(crate) fn new(events: Arc<Events>) -> Self {
+        Self { table: Mutex::default(), monitors: OnceLock::new(), count: watch::Sender::new(0), events }
+    }
+
+    fn publish(&self, event: &str, connection_id: &str, process: &Process, name: &str) {
+        let fields = WorkerEvent { connection_id, process_id: process.process_id, name };
+
+        if let Err(error) = self.events.publish(event, &fields) {
+            tracing::error!(%error, event, "an event could not be encoded");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -105,6 +123,8 @@ impl Registry {
             self.monitors().for_each(|monitor| monitor.register(worker.clone()));
         }
 
+        self.publish(REGISTER, &id, process, &name);
+
         drop(table);
         self.count.send_replace(workers);
         let process_id = process.process_id;
@@ -122,9 +142,10 @@ impl Registry {
             self.monitors().for_each(|monitor| monitor.remove(worker.clone()));
         }
 
+        let (process_id, name) = (worker.process.process_id, worker.name());
+        self.publish(REMOVE, id, &worker.process, &name);
         drop(table);
         self.count.send_replace(workers);
-        let (process_id, name) = (worker.process.process_id, worker.name());
         tracing::info!(worker.id = id, worker.process_id = process_id, worker.name = name, workers, "worker removed");
     }
 
@@ -137,11 +158,11 @@ impl Registry {
         self.lock().workers.get(id).map(|worker| worker.state.clone())
     }
 
-    /// A process that connected, by its id.
-    pub(crate) fn process(&self, process_id: u32) -> Option<Process> {
+    /// A worker by its process.
+    pub(crate) fn by_process(&self, process_id: u32) -> Option<Connected> {
         let table = self.lock();
         let mut workers = table.workers.values();
-        workers.find(|worker| worker.process.process_id == Some(process_id)).map(|worker| worker.process.clone())
+        workers.find(|worker| worker.process.process_id == Some(process_id)).cloned()
     }
 
     pub(crate) fn all(&self) -> Vec<Connected> {

@@ -8,9 +8,11 @@ use std::{
 
 use async_container_monitors::Action;
 use rustix::process::Signal;
+use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
+    events::{Events, RESTART},
     process::Process,
     registry::Registry,
     root::{Root, RootError},
@@ -28,6 +30,7 @@ pub(crate) async fn carry_out(
     mut actions: mpsc::UnboundedReceiver<Action>,
     registry: Arc<Registry>,
     root: Arc<dyn Root>,
+    events: Arc<Events>,
 ) {
     let under_way = UnderWay::default();
     let mut restarts = JoinSet::new();
@@ -41,9 +44,9 @@ pub(crate) async fn carry_out(
         match action {
             Some(Action::Restart { process_id, reason }) => {
                 if let Some(mark) = under_way.begin(process_id) {
-                    let (registry, root) = (registry.clone(), root.clone());
+                    let (registry, root, events) = (registry.clone(), root.clone(), events.clone());
                     restarts.spawn(async move {
-                        restart(process_id, &reason, &registry, &*root).await;
+                        restart(process_id, &reason, &registry, &*root, &events).await;
                         drop(mark);
                     });
                 }
@@ -55,13 +58,17 @@ pub(crate) async fn carry_out(
 }
 
 /// Restarts a process, and returns when that came to an end, whichever.
-async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn Root) {
+async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn Root, events: &Events) {
     // By the handle that was taken when it connected: what has the number now may be another process.
-    let process = registry.process(process_id);
+    let worker = registry.by_process(process_id);
+    let name = worker.as_ref().map(|worker| worker.name());
+    let process = worker.map(|worker| worker.process);
+    let event = RestartEvent { process_id, name: name.as_deref(), reason };
 
     match root.replace(process_id, reason) {
         Ok(()) => {
             tracing::warn!(process_id, reason, "asked the root controller to replace a worker");
+            event.publish(events);
 
             match process {
                 Some(process) => drop(timeout(REPLACEMENT, process.exited()).await),
@@ -69,7 +76,7 @@ async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn 
             }
         }
         Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
-            Some(process) => stop(process_id, reason, &process).await,
+            Some(process) => stop(&event, &process, events).await,
             None => {
                 tracing::warn!(process_id, reason, "a worker should be restarted, but is not connected: left alone");
             }
@@ -78,8 +85,26 @@ async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn 
     }
 }
 
+/// What is told of a restart that was begun.
+#[derive(Serialize)]
+struct RestartEvent<'a> {
+    process_id: u32,
+    name: Option<&'a str>,
+    reason: &'a str,
+}
+
+impl RestartEvent<'_> {
+    fn publish(&self, events: &Events) {
+        if let Err(error) = events.publish(RESTART, self) {
+            tracing::error!(%error, "an event could not be encoded");
+        }
+    }
+}
+
 /// Ends a process, so that the root starts a fresh one.
-async fn stop(process_id: u32, reason: &str, process: &Process) {
+async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events) {
+    let RestartEvent { process_id, reason, .. } = *event;
+
     if let Err(error) = process.signal(Signal::INT) {
         if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) {
             tracing::error!(process_id, reason, %error, "could not signal a worker");
@@ -89,6 +114,7 @@ async fn stop(process_id: u32, reason: &str, process: &Process) {
     }
 
     tracing::warn!(process_id, reason, "signalled a worker to restart it");
+    event.publish(events);
 
     if timeout(GRACE, process.exited()).await.is_ok() {
         return;

@@ -143,7 +143,7 @@ pub struct ChildState {
     pub name: String,
     /// The service of which it is an instance.
     pub service: String,
-    /// Which instance, from 0.
+    /// Which instance, from 1.
     pub instance: u32,
     /// The generation that it belongs to.
     pub generation: u64,
@@ -155,7 +155,7 @@ pub struct ChildState {
     pub restarts: u64,
     /// How it ended the last time.
     pub last_exit: Option<String>,
-    /// In how many seconds it is started again, while it waits for that.
+    /// When it is started again, while it waits for that: in seconds since 1970, with a fraction.
     pub next_start: Option<f64>,
 }
 

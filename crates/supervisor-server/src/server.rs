@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     access::Access,
     error::ServeError,
+    events::Events,
     monitor::Monitors,
     operation::Supervisor,
     registry::Registry,
@@ -28,6 +29,9 @@ use crate::{
 const ACCEPT_DELAY: Duration = Duration::from_millis(10);
 const ACCEPT_DELAY_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a supervisor that stops waits until its subscribers have heard of that.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// A supervisor, before it serves.
 pub struct Server {
     monitors: Vec<Box<dyn Monitor>>,
@@ -35,19 +39,23 @@ pub struct Server {
     root: Arc<dyn Root>,
     access: Access,
     settings: Settings,
+    events: Arc<Events>,
     registry: Arc<Registry>,
 }
 
 impl Server {
     /// A supervisor without monitors, for the user of this process and root, whose root controller is the parent process.
     pub fn new() -> Self {
+        let events = Arc::new(Events::new());
+
         Self {
             monitors: Vec::new(),
             operations: Operations::new(),
             root: Arc::new(ParentProcess::new()),
             access: Access::default(),
             settings: Settings::default(),
-            registry: Arc::new(Registry::new()),
+            registry: Arc::new(Registry::new(events.clone())),
+            events,
         }
     }
 
@@ -110,8 +118,8 @@ impl Server {
     /// instead of being refused. Errors of single connections end those alone.
     pub async fn serve(self, listener: UnixListener, shutdown: impl Future) -> Result<(), ServeError> {
         let (sender, actions) = mpsc::unbounded_channel();
-        let registry = self.registry;
-        registry.set_monitors(Monitors::start(self.monitors, &sender)?);
+        let (registry, events) = (self.registry, self.events);
+        registry.set_monitors(Monitors::start(self.monitors, &sender, &events)?);
         drop(sender);
 
         let _monitors = StopMonitors(registry.clone());
@@ -120,13 +128,14 @@ impl Server {
             registry: registry.clone(),
             root: root.clone(),
             custom: self.operations,
+            events: events.clone(),
             started: Instant::now(),
         });
         let access = Arc::new(self.access);
 
         // Dropped at the end of this function, and everything that runs in it with it.
         let mut tasks = JoinSet::new();
-        tasks.spawn(restart::carry_out(actions, registry, root));
+        tasks.spawn(restart::carry_out(actions, registry, root, events.clone()));
         let mut shutdown = std::pin::pin!(shutdown);
 
         loop {
@@ -139,7 +148,11 @@ impl Server {
                     }
                     continue;
                 }
-                _ = &mut shutdown => return Ok(()),
+                _ = &mut shutdown => {
+                    events.close();
+                    events.drained(FAREWELL).await;
+                    return Ok(());
+                }
             };
 
             tasks.spawn(Session::serve(stream, supervisor.clone(), access.clone(), self.settings.clone()));

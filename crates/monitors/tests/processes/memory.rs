@@ -41,9 +41,14 @@ fn a_process_over_the_limit_is_restarted_and_others_are_not() {
 
     large.run(&format!("allocate {}", 110 * MEBIBYTE));
     let actions = monitor.check(now);
-    let [Action::Restart { process_id, reason }] = &actions[..] else {
+    let [Action::Event(leak), Action::Restart { process_id, reason }] = &actions[..] else {
         panic!("{actions:?}");
     };
+    assert_eq!(leak.name(), "leak");
+    let leak = serde_json::to_value(leak.fields()).unwrap();
+    assert_eq!(leak["process_id"], large.process_id());
+    assert_eq!(leak["maximum_size_limit"], 100 * MEBIBYTE);
+    assert!(leak["current_size"].as_u64().unwrap() > 110 * MEBIBYTE, "{leak}");
     assert_eq!(*process_id, large.process_id());
     let size = reason.strip_prefix("memory limit 100.0 MiB, was ").unwrap();
     let size: f64 = size.strip_suffix(" MiB").unwrap().parse().unwrap();
