@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) format: Format,
 
-    /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; none for call].
+    /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; none for call and watch].
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_timeout)]
     timeout: Option<Limit>,
 
@@ -61,6 +61,14 @@ pub(crate) enum Command {
     Status,
     /// Lists the workers that are connected.
     Workers,
+    /// Prints events as they happen, until interrupted.
+    #[command(after_help = "Events: register, remove, restart, leak, metrics, health, stopping, and those of the \
+                            application's monitors. `lost` stands where events are missing. Times are UTC.")]
+    Watch {
+        /// The events that are wanted; all of them if none is named.
+        #[arg(value_name = "EVENT")]
+        events: Vec<String>,
+    },
     /// Measures a round trip, and tells versions.
     Ping,
     /// Calls an operation of a worker, or of the supervisor.
@@ -105,7 +113,7 @@ impl Arguments {
     pub(crate) fn timeout(&self) -> Option<Duration> {
         match (self.timeout, &self.command) {
             (Some(Limit(limit)), _) => limit,
-            (None, Command::Call(_)) => None,
+            (None, Command::Call(_) | Command::Watch { .. }) => None,
             (None, Command::Restart(wait) | Command::Reload(wait)) if wait.wait => Some(DEFAULT_WAIT_TIMEOUT),
             (None, _) => Some(DEFAULT_TIMEOUT),
         }
@@ -251,6 +259,7 @@ mod tests {
         assert_eq!(parse(&["reload"]).timeout(), Some(DEFAULT_TIMEOUT));
         assert_eq!(parse(&["reload", "--wait"]).timeout(), Some(DEFAULT_WAIT_TIMEOUT));
         assert_eq!(parse(&["call", "web", "ping"]).timeout(), None);
+        assert_eq!(parse(&["watch", "leak"]).timeout(), None);
         assert_eq!(parse(&["--timeout", "none", "status"]).timeout(), None);
     }
 

@@ -27,7 +27,7 @@
 //! # Time
 //!
 //! `--timeout` bounds a command as a whole, from connecting on. Without it, 30 seconds are given, 5 minutes with
-//! `--wait`, and any time to `call`, for an operation may have to take long. `none` bounds nothing.
+//! `--wait`, and any time to `call`, for an operation may have to take long, and to `watch`. `none` bounds nothing.
 //!
 //! # What it leaves out
 //!

@@ -6,6 +6,7 @@ mod ready;
 mod reload;
 mod restart;
 mod status;
+mod watch;
 mod workers;
 
 use crate::{arguments::Command, context::Context, error::Result};
@@ -13,6 +14,7 @@ use crate::{arguments::Command, context::Context, error::Result};
 pub(crate) async fn run(context: &Context, command: Command) -> Result {
     match command {
         Command::Status => status::run(context).await,
+        Command::Watch { events } => watch::run(context, &events).await,
         Command::Workers => workers::run(context).await,
         Command::Ping => ping::run(context).await,
         Command::Call(call) => call::run(context, &call).await,

@@ -32,6 +32,8 @@ pub struct State {
     pub children: Value,
     pub monitors: Vec<Value>,
     pub connections: Value,
+    /// What has happened.
+    pub events: Vec<Value>,
     /// Whether there is a root that can be asked.
     pub supported: bool,
     /// Connections are closed whenever this changes, as if the supervisor had been replaced.
@@ -54,6 +56,7 @@ impl Default for State {
                 {"connection_id": "bbbb0000-2", "process_id": 999_999_999, "state": {"name": "web", "instance": 2}},
                 {"connection_id": "bbcc0000-3", "process_id": 999_999_998, "state": {"name": "job"}},
             ]),
+            events: Vec::new(),
             supported: true,
             supervisor: 0,
         }
@@ -270,6 +273,7 @@ fn operations(shared: &Arc<Shared>) -> Operations {
     let with = |shared: &Arc<Shared>| shared.clone();
     let (children, ready, status) = (with(shared), with(shared), with(shared));
     let (restart, forward, hang) = (with(shared), with(shared), with(shared));
+    let subscribe = with(shared);
 
     Operations::new()
         .immediate("ping", |_| Ok(json!({"version": "9.9.9", "process_id": std::process::id(), "uptime": 192.5})))
@@ -357,6 +361,28 @@ fn operations(shared: &Arc<Shared>) -> Operations {
             async move {
                 Hanging::forever(shared).await;
                 Ok(Fields::empty())
+            }
+        })
+        .streaming("subscribe", move |request, responder| {
+            let shared = subscribe.clone();
+            async move {
+                let wanted: Vec<String> = request.get("events").unwrap().unwrap_or_default();
+                if let Some(name) = wanted.iter().find(|name| *name == "nonsense") {
+                    responder.fail(Failure::invalid_parameters(format!("there is no event '{name}'")));
+                    return;
+                }
+                let mut state = shared.state.subscribe();
+                let mut sent = 0;
+                loop {
+                    let events = state.borrow_and_update().events.clone();
+                    for event in &events[sent..] {
+                        if wanted.is_empty() || wanted.iter().any(|name| event["event"] == **name) {
+                            responder.send(event).await.unwrap();
+                        }
+                    }
+                    sent = events.len();
+                    state.changed().await.unwrap();
+                }
             }
         })
         .immediate("nothing", |_| Ok(()))

@@ -6,3 +6,4 @@ mod failures;
 mod ready;
 mod replacement;
 mod status;
+mod watch;
