@@ -4,6 +4,9 @@
 
 use std::{future::pending, path::Path, process::ExitCode, time::Duration};
 
+use async_container_supervisor::container::{
+    Context, ExitStatus, FailureRate, Policy, PolicyChild, Strategy, Verdict, lifecycle::Failure,
+};
 use async_container_supervisor::{
     Application, BoxError, Command, Instance, Readiness, Restart, Service,
     container::{Resource, Stdio},
@@ -57,6 +60,69 @@ fn main() -> ExitCode {
                 .stderr(Stdio::File("settings.err".into()));
             application.service(Service::command("settings", command).count(1).restart(Restart::Never))
         }
+        // A policy of the library, and one that fails in every hook.
+        "gives-up" => {
+            let command = Command::new("sh").arguments(["-c", "exit 1"]);
+            application
+                .service(Service::command("failing", command).count(8))
+                .controller(|it| it.policy(Faulty).policy(FailureRate::default()))
+        }
+        "patient" => application
+            .service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(200)))
+            .controller(|it| it.policy(Patient { chances: 2 })),
+        // Ends when the file `end` holds a status.
+        "essential" => {
+            let script = "until [ -s end ]; do sleep 0.01; done; exit $(cat end)";
+            let command = Command::new("sh").arguments(["-c", script]);
+            application
+                .service(Service::command("vital", command).count(1).essential())
+                .service(Service::new("worker", ready).count(2))
+        }
+        "statuses" => {
+            let shell = |script: &str| Command::new("sh").arguments(["-c", script]);
+            application
+                .service(
+                    Service::command("enough", shell("exit 3"))
+                        .count(1)
+                        .restart(Restart::Always)
+                        .restart_never_after([ExitStatus::Exited(3)]),
+                )
+                .service(
+                    Service::command("fine", shell("exit 143"))
+                        .count(1)
+                        .restart(Restart::OnFailure)
+                        .success_statuses([ExitStatus::Exited(143), ExitStatus::Exited(3)]),
+                )
+                .service(
+                    Service::command("again", shell("[ -e again ] && exit 0; touch again; exit 7"))
+                        .count(1)
+                        .restart(Restart::Never)
+                        .restart_always_after([ExitStatus::Exited(7)]),
+                )
+        }
+        "one-for-all" | "rest-for-one" => {
+            let strategy = if scenario == "one-for-all" { Strategy::OneForAll } else { Strategy::RestForOne };
+            let sleep = |name: &str| Service::command(name, Command::new("sleep").argument("1000000"));
+            application
+                .service(sleep("first").count(1))
+                .service(sleep("second").count(2))
+                .service(sleep("third").count(1))
+                .controller(|it| it.strategy(strategy))
+        }
+        // The first is ready only when the file `go` is there.
+        "dependent" => {
+            let script = r#"until [ -e go ]; do sleep 0.01; done; echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec sleep 1000000"#;
+            let command = Command::new("sh").arguments(["-c", script]);
+            application
+                .service(Service::new("web", ready).count(2).after("cache").after("database"))
+                .service(Service::new("cache", ready).count(1).after("database"))
+                .service(Service::command("database", command).count(1).readiness(Readiness::Notify))
+        }
+        "circular" => application
+            .service(Service::new("a", ready).count(1).after("b"))
+            .service(Service::new("b", ready).count(1).after("a")),
+        "dangling" => application.service(Service::new("a", ready).count(1).after("nothing")),
+        "ages" => application.service(Service::new("worker", ready).count(3).maximum_age(Duration::from_millis(300))),
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }
@@ -89,6 +155,34 @@ fn main() -> ExitCode {
         }
     };
     application.run()
+}
+
+/// Fails in every hook.
+struct Faulty;
+
+impl Policy for Faulty {
+    fn child_spawned(&mut self, _: &PolicyChild<'_>, _: &mut Context<'_>) -> Result<(), BoxError> {
+        Err("a faulty policy".into())
+    }
+
+    fn child_exited(&mut self, _: &PolicyChild<'_>, _: ExitStatus, _: &mut Context<'_>) -> Result<(), BoxError> {
+        panic!("a faulty policy");
+    }
+}
+
+/// Gives a child some more chances.
+struct Patient {
+    chances: u32,
+}
+
+impl Policy for Patient {
+    fn check_failed(&mut self, _: &PolicyChild<'_>, _: Failure, _: &mut Context<'_>) -> Result<Verdict, BoxError> {
+        if self.chances == 0 {
+            return Ok(Verdict::Kill);
+        }
+        self.chances -= 1;
+        Ok(Verdict::Wait)
+    }
 }
 
 async fn ready(instance: Instance) -> Result<(), BoxError> {

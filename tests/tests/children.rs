@@ -21,10 +21,12 @@ fn an_application_that_makes_no_sense_is_refused() -> io::Result<()> {
         ("twins", "two services are named \"twin\""),
         ("none", "there is no service to run"),
         ("zero", "service \"worker\" has a count of 0: it must be at least 1"),
+        ("circular", "services depend on each other in a circle: a -> b -> a"),
+        ("dangling", "service \"a\" is to start after \"nothing\", but there is no such service"),
     ] {
         let dir = Dir::new()?;
         let mut program = fixture(&dir, scenario)?;
-        assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{scenario}");
+        assert_eq!(program.wait(LIMIT)?.code(), Some(78), "{scenario}");
         assert!(program.stderr().contains(complaint), "{scenario}: {}", program.stderr());
     }
     Ok(())
@@ -43,7 +45,7 @@ fn a_socket_that_cannot_be_bound_is_refused() -> io::Result<()> {
         ("no/socket", "directory no for the socket does not exist"),
     ] {
         let mut program = fixture(&dir, &format!("socket {path}"))?;
-        assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{path}");
+        assert_eq!(program.wait(LIMIT)?.code(), Some(73), "{path}");
         assert!(program.stderr().contains(complaint), "{path}: {}", program.stderr());
         assert!(!program.stderr().contains("child started"), "{path}: {}", program.stderr());
     }
@@ -53,7 +55,7 @@ fn a_socket_that_cannot_be_bound_is_refused() -> io::Result<()> {
     first.wait_for_stderr("all children are ready", LIMIT)?;
     let root = first.descendants()?.into_iter().find(|process| process.parent == first.pid()).expect("the root");
     let mut second = fixture(&dir, "socket live")?;
-    assert_eq!(second.wait(LIMIT)?.code(), Some(1));
+    assert_eq!(second.wait(LIMIT)?.code(), Some(73));
     let complaint = format!("process {} already listens at live", root.pid);
     assert!(second.stderr().contains(&complaint), "{}", second.stderr());
 
@@ -159,7 +161,7 @@ fn a_second_signal_ends_the_grace() -> io::Result<()> {
 fn a_stopped_root_honours_graceful_stop_from_the_environment() -> io::Result<()> {
     let dir = Dir::new()?;
     let mut program = dir.example("acs-fixture")?.arg("hangs").env("ASYNC_CONTAINER_GRACEFUL_STOP", "abc").start()?;
-    assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+    assert_eq!(program.wait(LIMIT)?.code(), Some(78));
     assert!(program.stderr().contains("ASYNC_CONTAINER_GRACEFUL_STOP is \"abc\""), "{}", program.stderr());
 
     let mut program =
@@ -208,7 +210,7 @@ fn a_command_is_started_as_it_was_described() -> io::Result<()> {
     assert!(out.ends_with("77\n0027\n3\n/\n/usr/sbin daemon hello\n"), "{out}");
 
     let mut program = fixture(&dir, "settings no-such-user")?;
-    assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+    assert_eq!(program.wait(LIMIT)?.code(), Some(78));
     assert!(program.stderr().contains("there is no user \"no-such-user\""), "{}", program.stderr());
     Ok(())
 }

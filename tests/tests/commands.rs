@@ -76,7 +76,7 @@ fn what_cannot_be_started_is_said_before_anything_is() -> io::Result<()> {
         ("/", "/ is not an executable file"),
     ] {
         let mut program = dir.example("commands")?.args(["--count", "2", "--", command]).start()?;
-        assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{command}");
+        assert_eq!(program.wait(LIMIT)?.code(), Some(78), "{command}");
         assert!(program.stderr().contains(complaint), "{command}: {}", program.stderr());
         assert_eq!(program.stdout(), "");
     }

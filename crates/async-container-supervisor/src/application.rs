@@ -17,7 +17,7 @@ type ConfigureWorker = Arc<dyn Fn(&Instance, Worker) -> Worker + Send + Sync>;
 /// A program that runs services in processes of their own, under a root and a supervisor.
 ///
 /// ```no_run
-/// use std::{process::ExitCode, time::Duration};
+/// use std::process::ExitCode;
 /// use async_container_supervisor::{Application, BoxError, Instance, Service, monitors::MemoryMonitor};
 ///
 /// fn main() -> ExitCode {
@@ -86,6 +86,12 @@ impl Application {
     /// How long children may take to end before they are killed, see [`Controller::graceful_stop`].
     pub fn graceful_stop(mut self, grace: Duration) -> Self {
         self.controller = self.controller.graceful_stop(grace);
+        self
+    }
+
+    /// Configures the root: policies, strategy, and what else a [`Controller`] can be told.
+    pub fn controller(mut self, configure: impl FnOnce(Controller) -> Controller) -> Self {
+        self.controller = configure(self.controller);
         self
     }
 

@@ -7,7 +7,7 @@
 //! [workers](worker), which connect to it, and do their work with or without it.
 //!
 //! ```no_run
-//! use std::{process::ExitCode, time::Duration};
+//! use std::process::ExitCode;
 //! use async_container_supervisor::{Application, BoxError, Instance, Service, monitors::MemoryMonitor};
 //!
 //! fn main() -> ExitCode {

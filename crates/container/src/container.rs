@@ -1,32 +1,39 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+mod restart;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
 use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::error::SpawnError;
 use crate::exit::ExitStatus;
 use crate::instance::child_name;
 use crate::lifecycle::{Action, End, Lifecycle, State};
 use crate::links::Links;
 use crate::listener::Listener;
-use crate::notify::link::{LinkWriter, Topic};
+use crate::notify::link::Topic;
 use crate::notify::{Message, Request};
 use crate::orphans::Orphans;
+use crate::policies::Policies;
+use crate::policy::Verdict;
+use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
-use crate::spec::Service;
-use crate::status::{ChildStatus, RootStatus};
+use crate::slot::{Child, Slot};
+use crate::spec::{Service, Strategy};
+use crate::status::RootStatus;
 use crate::sys::signal;
 use crate::sys::spawn::Spawner;
 use crate::sys::watch::watch;
+
+use self::restart::Regroup;
 
 /// What became of a child, for the one who runs the container.
 #[derive(Debug, PartialEq)]
@@ -37,37 +44,13 @@ pub(crate) enum Event {
     Failed { generation: u64, reason: String },
     /// It ended and will not be started again.
     Stopped { generation: u64 },
-}
-
-/// Which descriptor of which slot an epoll event is about.
-#[derive(Clone, Copy)]
-enum Source {
-    Exit,
-    Notify,
-    Link,
+    /// An essential child ended by itself.
+    EssentialLost { name: String, status: ExitStatus },
+    /// A policy wants everything to be stopped.
+    GiveUp { reason: String },
 }
 
 pub(crate) type Key = u64;
-
-/// The place of one child.
-pub(crate) struct Slot {
-    service: Rc<Service>,
-    index: u32,
-    generation: u64,
-    name: String,
-    lifecycle: Lifecycle,
-    process: Option<Process>,
-    status: Option<String>,
-    /// Why the process is being replaced, if somebody asked for it.
-    reason: Option<String>,
-    last_exit: Option<String>,
-    /// What linked children were last told of its state and process.
-    shown: Option<(State, Option<Pid>)>,
-    /// The earliest timer that the container holds for it.
-    armed: Option<Instant>,
-    /// True while it waits for its actions to be carried out.
-    pending: bool,
-}
 
 /// Children of any number of services and generations, all supervised by one loop.
 pub(crate) struct Container {
@@ -86,10 +69,23 @@ pub(crate) struct Container {
     orphans: Orphans,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
+    policies: Policies,
+    strategy: Strategy,
+    /// Children that are stopped together, to be started together.
+    regroups: Vec<Regroup>,
+    /// True if there are children whose dependencies may not be ready.
+    blocked: bool,
+    /// True if some children could not be asked to stop yet, because others need them until they have ended.
+    stop_again: bool,
 }
 
 impl Container {
-    pub(crate) fn new(application: String, listeners: BTreeMap<String, Listener>) -> io::Result<Self> {
+    pub(crate) fn new(
+        application: String,
+        listeners: BTreeMap<String, Listener>,
+        policies: Policies,
+        strategy: Strategy,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Container {
             application,
@@ -106,16 +102,20 @@ impl Container {
             links: Links::default(),
             orphans: Orphans::default(),
             orphans_due: false,
+            policies,
+            strategy,
+            regroups: Vec::new(),
+            blocked: false,
+            stop_again: false,
         })
     }
 
-    /// Starts `count` children of the service, as part of the generation.
-    pub(crate) fn start(&mut self, service: &Rc<Service>, count: u32, generation: u64, grace: Duration) {
+    /// Adds `count` children of the service, as part of the generation.
+    pub(crate) fn add(&mut self, service: &Rc<Service>, count: u32, generation: u64, grace: Duration) {
         for index in 1..=count {
             let key = self.next_key;
             self.next_key += 1;
-            let mut lifecycle = Lifecycle::new(service.settings(grace), fastrand::u64(..));
-            lifecycle.handle_start();
+            let lifecycle = Lifecycle::new(service.settings(grace), fastrand::u64(..));
             let slot = Slot {
                 service: Rc::clone(service),
                 index,
@@ -127,18 +127,51 @@ impl Container {
                 reason: None,
                 last_exit: None,
                 shown: None,
+                blocked: true,
+                recycle_at: None,
                 armed: None,
                 pending: false,
             };
             self.slots.insert(key, slot);
             self.touch(key);
         }
+        self.blocked = true;
+    }
+
+    /// Starts children whose dependencies are ready. To be called once all services of a generation were added.
+    pub(crate) fn start_unblocked(&mut self) {
+        let unready: HashSet<(u64, &str)> = self
+            .slots
+            .values()
+            .filter(|slot| !matches!(slot.lifecycle.state(), State::Ready | State::Stopped(End::Success)))
+            .map(|slot| (slot.generation, slot.service.name.as_str()))
+            .collect();
+        let is_unready = |slot: &Slot, name: &String| unready.contains(&(slot.generation, name.as_str()));
+        let (free, waiting): (Vec<_>, Vec<_>) = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.blocked)
+            .partition(|(_, slot)| !slot.service.dependencies.iter().any(|name| is_unready(slot, name)));
+        self.blocked = !waiting.is_empty();
+        let free: Vec<Key> = free.into_iter().map(|(key, _)| *key).collect();
+        for key in free {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.blocked = false;
+                slot.lifecycle.handle_start();
+            }
+            self.touch(key);
+        }
     }
 
     /// Asks children to end, each within its grace period or, if it is given, this one.
     pub(crate) fn stop(&mut self, which: impl Fn(&Child<'_>) -> bool, grace: Duration) {
+        let keys = self.keys(which);
+        self.stop_keys(keys, grace);
+    }
+
+    fn stop_keys(&mut self, keys: impl IntoIterator<Item = Key>, grace: Duration) {
         let now = Instant::now();
-        for key in self.keys(which) {
+        for key in keys {
             let Some(slot) = self.slots.get_mut(&key) else {
                 continue;
             };
@@ -152,9 +185,46 @@ impl Container {
         }
     }
 
+    /// Asks children to end that no other child depends on any more. To be called again when some have ended, as
+    /// [`has_more_to_stop`](Self::has_more_to_stop) says. With `linked_last`, linked children count as something that
+    /// all others depend on: they may still be asked how those are doing.
+    pub(crate) fn stop_in_order(&mut self, which: impl Fn(&Child<'_>) -> bool, grace: Duration, linked_last: bool) {
+        self.policies.stopping |= linked_last;
+        let alive = || self.slots.values().filter(|slot| !matches!(slot.lifecycle.state(), State::Stopped(_)));
+        let needed: HashSet<(u64, String)> = alive()
+            .flat_map(|slot| slot.service.dependencies.iter().map(|name| (slot.generation, name.clone())))
+            .collect();
+        let others = linked_last && alive().any(|slot| !slot.service.linked);
+        let may_stop = |slot: &Slot| {
+            !(needed.contains(&(slot.generation, slot.service.name.clone())) || (others && slot.service.linked))
+        };
+        let candidates: Vec<(Key, bool)> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| {
+                !matches!(slot.lifecycle.state(), State::Stopping | State::Stopped(_)) && which(&Child(slot))
+            })
+            .map(|(key, slot)| (*key, may_stop(slot)))
+            .collect();
+        self.stop_again = candidates.iter().any(|(_, may_stop)| !may_stop);
+        self.stop_keys(candidates.into_iter().filter(|(_, may_stop)| *may_stop).map(|(key, _)| key), grace);
+    }
+
+    /// True if children were left out by [`stop_in_order`](Self::stop_in_order).
+    pub(crate) fn has_more_to_stop(&self) -> bool {
+        self.stop_again
+    }
+
     /// True if any of the children is not over yet.
     pub(crate) fn any(&self, which: impl Fn(&Child<'_>) -> bool) -> bool {
         self.slots.values().any(|slot| which(&Child(slot)))
+    }
+
+    /// The generations of those children, oldest first.
+    pub(crate) fn generations(&self, which: impl Fn(&Child<'_>) -> bool) -> Vec<u64> {
+        let generations: BTreeSet<u64> =
+            self.slots.values().filter(|slot| which(&Child(slot))).map(|slot| slot.generation).collect();
+        generations.into_iter().collect()
     }
 
     /// How many of the children there are.
@@ -193,7 +263,13 @@ impl Container {
     /// What happens next. May be dropped at any time without loss.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
+            if let Some(reason) = self.policies.take_give_up() {
+                return Event::GiveUp { reason };
+            }
             if let Some(event) = self.events.pop_front() {
+                if self.blocked && matches!(event, Event::Ready { .. } | Event::Stopped { .. }) {
+                    self.start_unblocked();
+                }
                 return event;
             }
             if let Some(key) = self.pending.pop_front() {
@@ -297,8 +373,12 @@ impl Container {
                 self.processes.insert(process.pid, key);
                 slot.process = Some(process);
                 slot.reason = None;
+                let again = slot.lifecycle.has_run();
                 slot.lifecycle.handle_spawned(now);
+                self.policies.statistics.spawned(again, now);
+                self.policies.child_spawned(&slot.as_policies_see_it(None), now);
                 if slot.lifecycle.state() == State::Ready {
+                    slot.age(now);
                     self.events.push_back(Event::Ready { generation: slot.generation });
                 }
                 if slot.service.linked {
@@ -308,6 +388,7 @@ impl Container {
             Err(error) => {
                 let reason = format!("cannot start: {error}");
                 slot.lifecycle.handle_spawn_failed(now, error.is_transient());
+                self.policies.statistics.failed(now);
                 tracing::error!(
                     child = slot.name,
                     %error,
@@ -373,6 +454,7 @@ impl Container {
                     let after = now - process.started;
                     tracing::info!(child = slot.name, pid = pid_of(process), ?after, "child is ready");
                     self.events.push_back(Event::Ready { generation: slot.generation });
+                    slot.age(now);
                 }
             }
             Some(false) => slot.lifecycle.handle_unready(now),
@@ -432,8 +514,16 @@ impl Container {
 
         let now = Instant::now();
         let asked = slot.lifecycle.state() == State::Stopping && slot.lifecycle.failure().is_none();
+        let exit = slot.service.statuses.judge(status);
+        if !asked && exit.failed {
+            self.policies.statistics.failed(now);
+        }
+        if !asked && slot.service.essential {
+            self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
+        }
+        self.policies.child_exited(&slot.as_policies_see_it(Some(&process)), status, now);
         let failure = slot.lifecycle.failure().map(|failure| failure.to_string());
-        slot.lifecycle.handle_exited(now, status);
+        slot.lifecycle.handle_exited(now, exit);
         let reason = match (failure, slot.reason.take()) {
             (Some(failure), _) => format!("{failure}, {status}"),
             (None, Some(reason)) => format!("{reason}, {status}"),
@@ -446,12 +536,12 @@ impl Container {
             tracing::info!(child = slot.name, pid = pid_of(&process), reason, ?after, "child stopped");
         } else {
             let next_try = next_try(slot.lifecycle.state(), now);
-            if status.success() {
+            if !exit.failed {
                 tracing::info!(child = slot.name, pid = pid_of(&process), reason, ?after, %next_try, "child exited");
             } else {
                 tracing::error!(child = slot.name, pid = pid_of(&process), reason, ?after, %next_try, "child failed");
             }
-            if !status.success() || slot.service.restart == crate::spec::Restart::Always {
+            if exit.failed || slot.service.restart == crate::spec::Restart::Always {
                 self.events.push_back(Event::Failed {
                     generation: slot.generation,
                     reason: format!("{}: {reason}", slot.name),
@@ -460,6 +550,11 @@ impl Container {
         }
         self.touch(key);
         self.report_stopped(key);
+        if !asked && exit.failed {
+            self.regroup(key);
+        } else if !self.regroups.is_empty() {
+            self.release();
+        }
     }
 
     /// If the child is over, says so, and forgets it unless it ended by itself.
@@ -492,7 +587,7 @@ impl Container {
             slot.pending = true;
             self.pending.push_back(key);
         }
-        if let Some(at) = slot.lifecycle.poll_timeout()
+        if let Some(at) = slot.poll_timeout()
             && slot.armed.is_none_or(|armed| at < armed)
         {
             slot.armed = Some(at);
@@ -519,127 +614,17 @@ impl Container {
             }
             // A timer is left where it was when its child lives on, so it may come too early.
             if slot.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
+                if let Some(failure) = slot.lifecycle.exceeded(now)
+                    && self.policies.check_failed(&slot.as_policies_see_it(None), failure, now) == Verdict::Wait
+                {
+                    tracing::warn!(child = slot.name, %failure, "a policy has the child given the same time once more");
+                    slot.lifecycle.handle_reprieve(now);
+                }
                 slot.lifecycle.handle_timeout(now);
             }
+            self.recycle(key, now);
             self.touch(key);
         }
-    }
-}
-
-impl Slot {
-    pub(crate) fn topic(&self, key: Key) -> Topic {
-        Topic::Child { key, generation: self.generation, name: self.name.clone() }
-    }
-
-    /// The process's end of the line to a linked child.
-    pub(crate) fn link(&mut self) -> Option<&mut LinkWriter> {
-        self.process.as_mut()?.link.as_mut()
-    }
-
-    /// Lends the line out, so that it can be written while all children are looked at.
-    pub(crate) fn take_link(&mut self) -> Option<LinkWriter> {
-        self.process.as_mut()?.link.take()
-    }
-
-    pub(crate) fn return_link(&mut self, link: LinkWriter) {
-        if let Some(process) = &mut self.process {
-            process.link = Some(link);
-        }
-    }
-
-    /// What there is to say about the child.
-    pub(crate) fn status(&self, now: (Instant, SystemTime)) -> ChildStatus {
-        let (state, next_start) = match self.lifecycle.state() {
-            State::New | State::Starting => ("starting", None),
-            State::Ready => ("ready", None),
-            State::Stopping => ("stopping", None),
-            State::Waiting { until } => {
-                let at = now.1 + until.saturating_duration_since(now.0);
-                ("waiting", at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64()))
-            }
-            State::Stopped(_) => ("stopped", None),
-        };
-        ChildStatus {
-            name: self.name.clone(),
-            service: self.service.name.clone(),
-            instance: self.index,
-            generation: self.generation,
-            process_id: self.process.as_ref().map(|process| process.pid.as_raw_nonzero().get().unsigned_abs()),
-            state: state.to_owned(),
-            status: self.status.clone(),
-            restarts: self.lifecycle.restarts(),
-            last_exit: self.last_exit.clone(),
-            next_start,
-        }
-    }
-}
-
-/// A child, as those see it who choose among all.
-pub(crate) struct Child<'slot>(&'slot Slot);
-
-impl Child<'_> {
-    pub(crate) fn generation(&self) -> u64 {
-        self.0.generation
-    }
-
-    pub(crate) fn is_linked(&self) -> bool {
-        self.0.service.linked
-    }
-
-    pub(crate) fn state(&self) -> State {
-        self.0.lifecycle.state()
-    }
-}
-
-/// What an epoll event's data says.
-fn token(key: Key, source: Source) -> EventData {
-    EventData::new_u64(key << 2 | source as u64)
-}
-
-/// The descriptors that are ready now.
-fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
-    let mut events = Vec::with_capacity(64);
-    let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    match rustix::io::retry_on_intr(|| epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&none))) {
-        Ok(_) => {}
-        Err(error) => tracing::error!(%error, "cannot poll children"),
-    }
-    let source = |data: u64| match data & 3 {
-        0 => Source::Exit,
-        1 => Source::Notify,
-        _ => Source::Link,
-    };
-    events.iter().map(|event| (event.data.u64() >> 2, source(event.data.u64()))).collect()
-}
-
-/// Has the process watched. If that is impossible it is ended again.
-fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Process, SpawnError> {
-    let add = |descriptor: BorrowedFd<'_>, source, flags| epoll::add(epoll, descriptor, token(key, source), flags);
-    let mut result = add(process.pidfd.as_fd(), Source::Exit, EventFlags::IN);
-    if let Some(notify) = &process.notify {
-        result = result.and_then(|()| add(notify.as_fd(), Source::Notify, EventFlags::IN));
-    }
-    if let Some(link) = &process.link {
-        // Only that there is room again is news.
-        result = result.and_then(|()| add(link.as_fd(), Source::Link, EventFlags::OUT | EventFlags::ET));
-    }
-    match result {
-        Ok(()) => Ok(process),
-        Err(error) => {
-            process.signal(Signal::KILL);
-            let _ = signal::reap(&process.pidfd);
-            unregister(epoll, &process);
-            Err(SpawnError::System { step: "watch the process", source: error.into() })
-        }
-    }
-}
-
-/// Descriptors would leave the epoll by being closed, were there no copies of them in a child that is just being made.
-fn unregister(epoll: &OwnedFd, process: &Process) {
-    let descriptors =
-        [Some(process.pidfd.as_fd()), process.notify.as_ref().map(AsFd::as_fd), process.link.as_ref().map(AsFd::as_fd)];
-    for descriptor in descriptors.into_iter().flatten() {
-        let _ = epoll::delete(epoll, descriptor);
     }
 }
 

@@ -5,16 +5,23 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
-use crate::container::{Child, Container, Event};
+use crate::container::{Container, Event};
 use crate::entry;
 use crate::error::StartError;
+use crate::exit::exit_code;
 use crate::guardian::{self, Guard, Watch};
 use crate::lifecycle::{End, State};
 use crate::listener::{Address, Listener};
+use crate::manager::Manager;
 use crate::notify::{Message, Notify};
-use crate::spec::{Service, processor_count};
+use crate::orders::{Order, Signals, Stops, install, order};
+use crate::policies::Policies;
+use crate::policy::Policy;
+use crate::slot::Child;
+use crate::spec::{Service, Strategy, processor_count};
+use crate::statistics::Statistics;
 use crate::status::RootStatus;
 use crate::sys::inherit;
 
@@ -32,20 +39,33 @@ const GRACEFUL_STOP_DEFAULT: Duration = Duration::from_secs(10);
 /// | SIGHUP | starts a new generation of children; when all are ready the old one is stopped; when one fails the new generation is stopped and the old one goes on |
 /// | SIGUSR1, SIGUSR2 | are logged and ignored |
 ///
-/// It ends with status 0 when it was asked to or when all children ended successfully, with 1 when it
-/// could not start or a child that is not to be restarted failed, and with 137 when its guardian was killed.
-#[derive(Debug)]
+/// It ends with one of the statuses of [`exit_code`], or that of an [essential](Service::essential) child.
 pub struct Controller {
     name: String,
     services: Vec<Service>,
     graceful_stop: Option<Duration>,
     guardian: bool,
+    policies: Vec<Box<dyn Policy>>,
+    statistics_window: Duration,
+    strategy: Strategy,
+    maximum_draining: usize,
 }
 
 impl Controller {
+    const MAXIMUM_DRAINING: usize = 2;
+
     /// A root without services. The name is for people: it begins the title of every child.
     pub fn new(name: impl Into<String>) -> Self {
-        Controller { name: name.into(), services: Vec::new(), graceful_stop: None, guardian: true }
+        Controller {
+            name: name.into(),
+            services: Vec::new(),
+            graceful_stop: None,
+            guardian: true,
+            policies: Vec::new(),
+            statistics_window: Statistics::WINDOW,
+            strategy: Strategy::default(),
+            maximum_draining: Self::MAXIMUM_DRAINING,
+        }
     }
 
     /// Adds a service.
@@ -70,6 +90,31 @@ impl Controller {
         self
     }
 
+    /// Adds a policy. Default is none: it never gives up.
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policies.push(Box::new(policy));
+        self
+    }
+
+    /// Over what time the rates of the statistics that policies see are taken. Default is 60 s.
+    pub fn statistics_window(mut self, window: Duration) -> Self {
+        self.statistics_window = window;
+        self
+    }
+
+    /// What the failure of a child means for the others. Default is [`Strategy::OneForOne`].
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// How many old generations may take their time to end after a reload; when there are more, the oldest is killed.
+    /// Default is 2.
+    pub fn maximum_draining(mut self, generations: usize) -> Self {
+        self.maximum_draining = generations;
+        self
+    }
+
     /// Runs until told to end, or until all children have ended. In a process that was started as a
     /// child, runs the code of its service instead.
     ///
@@ -82,7 +127,7 @@ impl Controller {
         let name = self.name.clone();
         self.run_root().unwrap_or_else(|error| {
             eprintln!("{name}: {}", entry::chain(&error));
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         })
     }
 
@@ -110,9 +155,10 @@ impl Controller {
                 .map(Guard::watch)
                 .transpose()
                 .map_err(|source| StartError::System { action: "watch the guardian", source })?;
-            let container = Container::new(self.name, listeners)
+            let policies = Policies::new(self.policies, Statistics::new(self.statistics_window));
+            let container = Container::new(self.name, listeners, policies, self.strategy)
                 .map_err(|source| StartError::System { action: "create an epoll instance", source })?;
-            let mut root = Root::new(container, plan, grace, watch);
+            let mut root = Root::new(container, plan, grace, watch, self.maximum_draining);
             Ok(root.run(signals, children).await)
         });
         guardian::sweep();
@@ -151,6 +197,7 @@ impl Controller {
             };
             plan.push(Planned { service: Rc::new(service.clone()), count });
         }
+        check_dependencies(&self.services)?;
         Ok((plan, addresses))
     }
 }
@@ -159,6 +206,35 @@ impl Controller {
 struct Planned {
     service: Rc<Service>,
     count: u32,
+}
+
+/// Finds dependencies on nothing, and on each other.
+fn check_dependencies(services: &[Service]) -> Result<(), StartError> {
+    let find = |name: &String| services.iter().find(|service| service.name == *name);
+    for service in services {
+        for dependency in &service.dependencies {
+            if find(dependency).is_none() {
+                let (name, dependency) = (service.name.clone(), dependency.clone());
+                return Err(StartError::UnknownDependency { name, dependency });
+            }
+        }
+    }
+    // Whoever follows dependencies for longer than there are services has come back to one.
+    fn follow<'services>(
+        service: &'services Service,
+        path: &mut Vec<&'services str>,
+        find: &impl Fn(&String) -> Option<&'services Service>,
+    ) -> Result<(), StartError> {
+        if let Some(start) = path.iter().position(|name| *name == service.name) {
+            let names = path[start..].iter().chain([&service.name.as_str()]).map(|name| (*name).to_owned()).collect();
+            return Err(StartError::CircularDependency { names });
+        }
+        path.push(&service.name);
+        service.dependencies.iter().filter_map(find).try_for_each(|dependency| follow(dependency, path, find))?;
+        path.pop();
+        Ok(())
+    }
+    services.iter().try_for_each(|service| follow(service, &mut Vec::new(), &find))
 }
 
 fn graceful_stop_from_environment() -> Result<Duration, StartError> {
@@ -200,71 +276,6 @@ fn bind(addresses: BTreeMap<String, Address>, guard: Option<&Guard>) -> Result<B
     Ok(listeners)
 }
 
-/// The signals that the root takes.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    user1: Signal,
-    user2: Signal,
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Stop,
-    Reload,
-    Ignore,
-}
-
-impl Signals {
-    fn install() -> Result<Self, StartError> {
-        Ok(Signals {
-            interrupt: install(SignalKind::interrupt())?,
-            terminate: install(SignalKind::terminate())?,
-            hangup: install(SignalKind::hangup())?,
-            user1: install(SignalKind::user_defined1())?,
-            user2: install(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.hangup.recv() => Order::Reload,
-            _ = self.user1.recv() => Order::Ignore,
-            _ = self.user2.recv() => Order::Ignore,
-        }
-    }
-}
-
-fn install(kind: SignalKind) -> Result<Signal, StartError> {
-    signal(kind).map_err(|source| StartError::System { action: "handle signals", source })
-}
-
-fn order(number: i32) -> Order {
-    match number {
-        libc::SIGINT | libc::SIGTERM => Order::Stop,
-        libc::SIGHUP => Order::Reload,
-        _ => Order::Ignore,
-    }
-}
-
-/// Stop signals by the way that they came. A service manager may signal every process of a service, so one
-/// wish to stop may reach the root twice: directly, and through the guardian.
-#[derive(Default)]
-struct Stops {
-    direct: u32,
-    forwarded: u32,
-}
-
-impl Stops {
-    fn wishes(&self) -> u32 {
-        self.direct.max(self.forwarded)
-    }
-}
-
 /// The running root.
 struct Root {
     container: Container,
@@ -284,6 +295,9 @@ struct Root {
     stops: Stops,
     /// The grace of the stop that is under way.
     stopping: Option<Duration>,
+    /// The exit status, if it is not for having been asked to stop.
+    code: Option<u8>,
+    maximum_draining: usize,
 }
 
 struct Incoming {
@@ -292,7 +306,13 @@ struct Incoming {
 }
 
 impl Root {
-    fn new(container: Container, plan: Vec<Planned>, grace: Duration, watch: Option<Watch>) -> Self {
+    fn new(
+        container: Container,
+        plan: Vec<Planned>,
+        grace: Duration,
+        watch: Option<Watch>,
+        maximum_draining: usize,
+    ) -> Self {
         let status = RootStatus { process_id: std::process::id(), ..RootStatus::default() };
         Root {
             container,
@@ -308,6 +328,8 @@ impl Root {
             reload_again: false,
             stops: Stops::default(),
             stopping: None,
+            code: None,
+            maximum_draining,
         }
     }
 
@@ -323,7 +345,7 @@ impl Root {
                     Some(number) => self.handle_order(order(number), true),
                     None => {
                         tracing::error!("the guardian was killed: ending everything");
-                        return ExitCode::from(128 + libc::SIGKILL as u8);
+                        return ExitCode::from(exit_code::GUARDIAN_KILLED);
                     }
                 },
                 event = self.container.next() => self.handle_event(event),
@@ -344,8 +366,9 @@ impl Root {
     fn start_generation(&mut self) -> u64 {
         self.latest_generation += 1;
         for planned in &self.plan {
-            self.container.start(&planned.service, planned.count, self.latest_generation, self.grace);
+            self.container.add(&planned.service, planned.count, self.latest_generation, self.grace);
         }
+        self.container.start_unblocked();
         self.latest_generation
     }
 
@@ -380,20 +403,26 @@ impl Root {
         if self.incoming.take().is_some() {
             self.status.reloading = false;
         }
-        // Linked children may still be asked how the others are doing.
-        self.container.stop(|child| grace.is_zero() || !child.is_linked(), grace);
-        self.stop_linked();
+        if grace.is_zero() {
+            self.container.stop(|_| true, grace);
+        } else {
+            self.container.stop_in_order(|_| true, grace, true);
+        }
     }
 
-    fn stop_linked(&mut self) {
-        if let Some(grace) = self.stopping
-            && !self.container.any(|child| !child.is_linked() && !is_over(child))
-        {
-            self.container.stop(
-                |child| matches!(child.state(), State::New | State::Starting | State::Ready | State::Waiting { .. }),
-                grace,
-            );
+    /// Some have ended: others may be stopped now that nobody needs them any more.
+    fn stop_more(&mut self) {
+        if self.container.has_more_to_stop() {
+            match self.stopping {
+                Some(grace) => self.container.stop_in_order(|_| true, grace, true),
+                None => self.stop_old_generations(),
+            }
         }
+    }
+
+    fn stop_old_generations(&mut self) {
+        let active = self.status.generation;
+        self.container.stop_in_order(|child| child.generation() < active, self.grace, false);
     }
 
     fn reload(&mut self) {
@@ -430,7 +459,11 @@ impl Root {
             {
                 self.swap(generation);
             }
-            Event::Stopped { .. } => self.stop_linked(),
+            Event::Stopped { .. } => self.stop_more(),
+            Event::EssentialLost { name, status } => {
+                self.give_up(status.code(), &format!("essential child {name} {status}"))
+            }
+            Event::GiveUp { reason } => self.give_up(exit_code::GAVE_UP, &reason),
             Event::Ready { .. } | Event::Failed { .. } => {}
         }
         self.update_ready();
@@ -441,8 +474,30 @@ impl Root {
         tracing::info!(generation, ?after, "the new generation is ready: stopping the old one");
         self.status.generation = generation;
         self.announced = generation;
-        self.container.stop(|child| child.generation() < generation, self.grace);
+        self.stop_old_generations();
+        self.limit_draining();
         self.reloaded(None);
+    }
+
+    /// Kills what is left of generations that take too long to end, if there are too many of them.
+    fn limit_draining(&mut self) {
+        let active = self.status.generation;
+        let mut draining = self.container.generations(|child| child.generation() < active && !is_over(child));
+        while draining.len() > self.maximum_draining {
+            let oldest = draining.remove(0);
+            tracing::warn!(generation = oldest, "too many old generations are still ending: killing the oldest");
+            self.container.stop(|child| child.generation() == oldest, Duration::ZERO);
+        }
+    }
+
+    /// Stops everything, to end with this status.
+    fn give_up(&mut self, code: u8, reason: &str) {
+        if self.stopping.is_none() {
+            tracing::error!(code, reason, grace = ?self.grace, "giving up: stopping everything");
+            self.code = Some(code);
+            self.tell(&Message { stopping: Some(true), status: Some(reason.to_owned()), ..Message::default() });
+            self.stop(self.grace);
+        }
     }
 
     /// An attempt to start a new generation has ended.
@@ -504,8 +559,9 @@ impl Root {
             return None;
         }
         if self.stopping.is_some() {
-            tracing::info!("stopped");
-            return Some(ExitCode::SUCCESS);
+            let code = self.code.unwrap_or(exit_code::SUCCESS);
+            tracing::info!(code, "stopped");
+            return Some(ExitCode::from(code));
         }
         let failed = self.container.names(|child| child.state() == State::Stopped(End::Failure));
         if failed.is_empty() {
@@ -513,7 +569,7 @@ impl Root {
             return Some(ExitCode::SUCCESS);
         }
         tracing::error!(failed = failed.join(", "), "all children have ended, some with a failure");
-        Some(ExitCode::FAILURE)
+        Some(ExitCode::from(exit_code::CHILDREN_FAILED))
     }
 }
 
@@ -528,56 +584,12 @@ async fn next_forwarded(watch: &mut Option<Watch>) -> Option<i32> {
     }
 }
 
-/// The way to whoever started the root.
-struct Manager {
-    /// Ticks twice in the time that a service manager allows between signs of life, if it wants any.
-    watchdog: Option<tokio::time::Interval>,
-}
-
-impl Manager {
-    fn new() -> Self {
-        Manager { watchdog: watchdog_timeout().map(|timeout| tokio::time::interval(timeout / 2)) }
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Controller")
+            .field("name", &self.name)
+            .field("services", &self.services)
+            .finish_non_exhaustive()
     }
-
-    /// Tells, if anybody wants to know. The log has it all already.
-    fn tell(&self, watch: Option<&Watch>, message: &Message) {
-        let notify = Notify::open();
-        if !notify.is_connected() {
-            return;
-        }
-        let told = match (watch, notify.datagram(message)) {
-            // A manager listens to the process that it started, and that is the guardian.
-            (Some(watch), Ok(Some(datagram))) => {
-                watch.notify(&datagram);
-                Ok(())
-            }
-            (_, Err(error)) => Err(error),
-            (_, Ok(_)) => notify.send(message),
-        };
-        if let Err(error) = told {
-            tracing::warn!(%error, "cannot tell whoever started this program");
-        }
-    }
-
-    async fn tick(&mut self) {
-        match &mut self.watchdog {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// What sd_watchdog_enabled(3) would say, for this process or its guardian.
-fn watchdog_timeout() -> Option<Duration> {
-    let timeout: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    let ours = match std::env::var("WATCHDOG_PID") {
-        Ok(process_id) => {
-            let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-            process_id.parse().is_ok_and(|pid| pid == std::process::id().cast_signed() || Some(pid) == parent)
-        }
-        Err(_) => true,
-    };
-    (ours && timeout > 0).then(|| Duration::from_micros(timeout))
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::exit::exit_code;
 use crate::sys::spawn::Failed;
 
 /// Any error of code that users wrote.
@@ -187,6 +188,20 @@ pub enum StartError {
         /// The service.
         name: String,
     },
+    /// A service depends on one that is not there.
+    #[error("service {name:?} is to start after {dependency:?}, but there is no such service")]
+    UnknownDependency {
+        /// The service.
+        name: String,
+        /// What it depends on.
+        dependency: String,
+    },
+    /// Services depend on each other, so that none could be the first.
+    #[error("services depend on each other in a circle: {}", names.join(" -> "))]
+    CircularDependency {
+        /// The circle.
+        names: Vec<String>,
+    },
     /// The number of processors to assume makes no sense.
     #[error("ASYNC_CONTAINER_PROCESSOR_COUNT is {value:?}: it must be a whole number of at least 1")]
     ProcessorCount {
@@ -228,6 +243,17 @@ pub enum StartError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+impl StartError {
+    /// The exit status that tells it apart, see [`exit_code`](crate::exit_code).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Bind(_) => exit_code::CANNOT_BIND,
+            StartError::System { .. } => exit_code::SYSTEM,
+            _ => exit_code::CONFIGURATION,
+        }
+    }
 }
 
 /// Why an instance could not do what it was asked to.

@@ -6,6 +6,28 @@ use rustix::process::WaitIdStatus;
 
 use crate::signal;
 
+/// The exit statuses of a root, beside those of an [essential](crate::Service::essential) child.
+///
+/// Numbers from 64 on are those of sysexits(3) that come closest. A service manager that restarts on failure restarts after
+/// all of them but 0; those of a wrong configuration are worth excepting, for systemd with
+/// `RestartPreventExitStatus=73 78`.
+pub mod exit_code {
+    /// It was asked to stop; or all children ended, none with a failure.
+    pub const SUCCESS: u8 = 0;
+    /// All children ended, some with a failure.
+    pub const CHILDREN_FAILED: u8 = 1;
+    /// The system refused something that no root can do without.
+    pub const SYSTEM: u8 = 71;
+    /// A socket could not be bound.
+    pub const CANNOT_BIND: u8 = 73;
+    /// A [policy](crate::Policy) gave up.
+    pub const GAVE_UP: u8 = 75;
+    /// The services make no sense as they were described.
+    pub const CONFIGURATION: u8 = 78;
+    /// The guardian was killed.
+    pub const GUARDIAN_KILLED: u8 = 137;
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -49,6 +49,8 @@ pub enum State {
         /// When.
         until: Instant,
     },
+    /// It has ended, or was not started, and waits for others to end as well.
+    Held,
     /// It ended and will not be started again.
     Stopped(End),
 }
@@ -78,6 +80,8 @@ enum Then {
     Stop,
     /// Another process at once: it was asked to be replaced.
     Replace,
+    /// Another process once others have ended, too.
+    Hold,
     /// What would follow if it had failed by itself: it was killed for what it did not do.
     Fail,
 }
@@ -105,6 +109,21 @@ impl fmt::Display for Failure {
                 write!(formatter, "silent for {timeout:?} (health check)")
             }
         }
+    }
+}
+
+/// What the end of a process means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// True if it was a failure.
+    pub failed: bool,
+    /// Whether there is a restart, where that is not for the restart policy to say.
+    pub restart: Option<bool>,
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        Exit { failed: !status.success(), restart: None }
     }
 }
 
@@ -218,8 +237,13 @@ impl Lifecycle {
         match self.state {
             State::Waiting { until } => Some(until),
             State::Starting | State::Ready | State::Stopping => self.timers.earliest(),
-            State::New | State::Stopped(_) => None,
+            State::New | State::Held | State::Stopped(_) => None,
         }
+    }
+
+    /// True if a process was started before.
+    pub fn has_run(&self) -> bool {
+        self.spawned
     }
 
     /// The child is wanted.
@@ -285,27 +309,29 @@ impl Lifecycle {
     }
 
     /// The process ended.
-    pub fn handle_exited(&mut self, now: Instant, status: ExitStatus) {
+    pub fn handle_exited(&mut self, now: Instant, exit: impl Into<Exit>) {
         let then = match self.state {
             State::Starting | State::Ready => Then::Fail,
             State::Stopping => self.then,
-            State::New | State::Waiting { .. } | State::Stopped(_) => return,
+            State::New | State::Waiting { .. } | State::Held | State::Stopped(_) => return,
         };
+        let Exit { failed, restart } = exit.into();
         let healthy = self.ready_since.is_some_and(|since| self.settings.backoff.is_healthy(now - since));
         if healthy {
             self.failures = 0;
         }
         self.timers = Timers::default();
+        let restart = restart.unwrap_or(match self.settings.restart {
+            Restart::Always => true,
+            Restart::OnFailure => failed,
+            Restart::Never => false,
+        });
         match then {
             Then::Stop => self.state = State::Stopped(End::Asked),
             Then::Replace => self.respawn(now),
-            Then::Fail => match self.settings.restart {
-                Restart::Always => self.respawn(now),
-                Restart::OnFailure if !status.success() => self.respawn(now),
-                Restart::OnFailure | Restart::Never => {
-                    self.state = State::Stopped(if status.success() { End::Success } else { End::Failure });
-                }
-            },
+            Then::Hold => self.state = State::Held,
+            Then::Fail if restart => self.respawn(now),
+            Then::Fail => self.state = State::Stopped(if failed { End::Failure } else { End::Success }),
         }
     }
 
@@ -314,7 +340,7 @@ impl Lifecycle {
     pub fn handle_stop(&mut self, now: Instant, grace: Duration) {
         self.actions.retain(|action| *action != Action::Spawn);
         match self.state {
-            State::New | State::Waiting { .. } => self.state = State::Stopped(End::Asked),
+            State::New | State::Waiting { .. } | State::Held => self.state = State::Stopped(End::Asked),
             State::Starting | State::Ready => self.interrupt(now, grace, Then::Stop),
             State::Stopping => {
                 self.then = Then::Stop;
@@ -335,22 +361,77 @@ impl Lifecycle {
         }
     }
 
+    /// The child is to end, as others are, and to be started again only when all of them have ended: when
+    /// [`handle_release`](Self::handle_release) is called. Gives when it would have been started if it is not running.
+    pub fn handle_hold(&mut self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::New | State::Waiting { .. } => {
+                let due = if let State::Waiting { until } = self.state { until } else { now };
+                self.actions.retain(|action| *action != Action::Spawn);
+                self.state = State::Held;
+                Some(due)
+            }
+            State::Starting | State::Ready => {
+                self.interrupt(now, self.settings.grace, Then::Hold);
+                None
+            }
+            State::Stopping => {
+                if self.then != Then::Stop {
+                    self.then = Then::Hold;
+                }
+                None
+            }
+            State::Held | State::Stopped(_) => None,
+        }
+    }
+
+    /// All others have ended, too: the child is started at this time.
+    pub fn handle_release(&mut self, now: Instant, at: Instant) {
+        if self.state == State::Held {
+            if at > now {
+                self.state = State::Waiting { until: at };
+            } else {
+                self.state = State::New;
+                self.actions.push_back(Action::Spawn);
+            }
+        }
+    }
+
+    /// The limit that the child has exceeded at this time, if any: what [`handle_timeout`](Self::handle_timeout) will kill it for.
+    pub fn exceeded(&self, now: Instant) -> Option<Failure> {
+        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
+        match self.state {
+            State::Starting if due(self.timers.startup) => {
+                self.settings.startup_timeout.map(|timeout| Failure::Startup { timeout })
+            }
+            State::Ready if due(self.timers.health) => {
+                self.settings.health_check_timeout.map(|timeout| Failure::HealthCheck { timeout })
+            }
+            _ => None,
+        }
+    }
+
+    /// The limit that the child has exceeded is to hold once more, from now on.
+    pub fn handle_reprieve(&mut self, now: Instant) {
+        match self.exceeded(now) {
+            Some(Failure::Startup { timeout }) => self.timers.startup = Some(now + timeout),
+            Some(Failure::HealthCheck { timeout }) => self.timers.health = Some(now + timeout),
+            None => {}
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
+        if let Some(failure) = self.exceeded(now) {
+            return self.fail(failure);
+        }
         match self.state {
             State::Waiting { until } if until <= now => {
                 self.state = State::New;
                 self.actions.push_back(Action::Spawn);
             }
-            State::Starting if due(self.timers.startup) => {
-                self.fail(self.settings.startup_timeout.map(|timeout| Failure::Startup { timeout }));
-            }
-            State::Ready if due(self.timers.health) => {
-                self.fail(self.settings.health_check_timeout.map(|timeout| Failure::HealthCheck { timeout }));
-            }
             State::Stopping => self.kill_if_late(now),
-            State::New | State::Starting | State::Ready | State::Waiting { .. } | State::Stopped(_) => {}
+            State::New | State::Starting | State::Ready | State::Waiting { .. } | State::Held | State::Stopped(_) => {}
         }
     }
 
@@ -373,8 +454,8 @@ impl Lifecycle {
         }
     }
 
-    fn fail(&mut self, failure: Option<Failure>) {
-        self.failure = failure;
+    fn fail(&mut self, failure: Failure) {
+        self.failure = Some(failure);
         self.state = State::Stopping;
         self.then = Then::Fail;
         self.timers = Timers::default();

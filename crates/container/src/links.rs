@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
 
-use crate::container::{Key, Slot};
+use crate::container::Key;
 use crate::notify::link::Topic;
+use crate::slot::Slot;
 use crate::status::{RootStatus, Update};
 
 /// The lines to all linked children, of which there are few.

@@ -10,9 +10,11 @@ use rustix::process::Signal;
 use crate::backoff::Backoff;
 use crate::command::Command;
 use crate::error::{BoxError, StartError};
+use crate::exit::ExitStatus;
 use crate::instance::Instance;
 use crate::lifecycle::Settings;
 use crate::listener::Address;
+use crate::policy::Statuses;
 
 /// When a child that ended is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,18 @@ pub enum Readiness {
     Notify,
     /// That it runs.
     Spawned,
+}
+
+/// What the failure of a child means for the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Nothing.
+    #[default]
+    OneForOne,
+    /// All children are stopped, and started again in their order.
+    OneForAll,
+    /// Those that were started after it are: later instances of its service, and later services.
+    RestForOne,
 }
 
 /// The runtime that a service's code runs on in its process.
@@ -88,6 +102,11 @@ pub struct Service {
     pub(crate) listeners: Vec<(String, Address)>,
     pub(crate) supervised: bool,
     pub(crate) linked: bool,
+    pub(crate) essential: bool,
+    pub(crate) statuses: Statuses,
+    pub(crate) dependencies: Vec<String>,
+    pub(crate) maximum_age: Option<Duration>,
+    pub(crate) recycle_at_once: usize,
 }
 
 impl Service {
@@ -119,6 +138,11 @@ impl Service {
             listeners: Vec::new(),
             supervised: false,
             linked: false,
+            essential: false,
+            statuses: Statuses::default(),
+            dependencies: Vec::new(),
+            maximum_age: None,
+            recycle_at_once: 1,
         }
     }
 
@@ -218,6 +242,53 @@ impl Service {
     /// may ask for children to be replaced. They stop after all others.
     pub fn linked(mut self) -> Self {
         self.linked = true;
+        self
+    }
+
+    /// Makes the end of any instance, by itself, the end of the application: everything else is stopped, and the root ends
+    /// with the instance's exit status, or 128 and the number of the signal that ended it. Whether it would be restarted
+    /// does not matter then.
+    pub fn essential(mut self) -> Self {
+        self.essential = true;
+        self
+    }
+
+    /// Exit statuses that are no failure, beside status 0. An example are programs that end with 143 when they are asked to.
+    pub fn success_statuses(mut self, statuses: impl IntoIterator<Item = ExitStatus>) -> Self {
+        self.statuses.success.extend(statuses);
+        self
+    }
+
+    /// Exit statuses after which an instance is not started again, whatever [`restart`](Self::restart) says.
+    pub fn restart_never_after(mut self, statuses: impl IntoIterator<Item = ExitStatus>) -> Self {
+        self.statuses.never.extend(statuses);
+        self
+    }
+
+    /// Exit statuses after which an instance is started again, whatever [`restart`](Self::restart) says.
+    pub fn restart_always_after(mut self, statuses: impl IntoIterator<Item = ExitStatus>) -> Self {
+        self.statuses.always.extend(statuses);
+        self
+    }
+
+    /// Starts the instances only when all instances of another service are ready, and stops that one only when these have
+    /// ended. May be called for several services.
+    pub fn after(mut self, service: impl Into<String>) -> Self {
+        self.dependencies.push(service.into());
+        self
+    }
+
+    /// Replaces an instance that has been ready for so long, give or take a tenth by chance, so that not all are replaced
+    /// together. Default is never.
+    pub fn maximum_age(mut self, age: Duration) -> Self {
+        self.maximum_age = Some(age);
+        self
+    }
+
+    /// How many instances may be missing at a time because they were too old: the next one waits until the last ones are
+    /// ready again. Default is 1.
+    pub fn recycle_at_once(mut self, count: usize) -> Self {
+        self.recycle_at_once = count.max(1);
         self
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_container::lifecycle::{Action, Lifecycle, Settings, State};
+use async_container::lifecycle::{Action, Exit, Lifecycle, Settings, State};
 use async_container::{Backoff, ExitStatus, Restart};
 
 const STEPS: usize = 80;
@@ -79,8 +79,10 @@ impl World {
                 60..75 => self.become_ready(),
                 75..88 => self.exit(),
                 88..90 => self.become_unready(),
-                90..95 => self.replace(),
-                95..98 => self.stop(),
+                90..93 => self.replace(),
+                93..95 => self.hold(),
+                95..97 => self.release(),
+                97..98 => self.stop(),
                 _ => self.lifecycle.handle_start(),
             }
             self.act();
@@ -171,10 +173,43 @@ impl World {
             (None, 1) => ExitStatus::Exited(1),
             (None, _) => ExitStatus::Signaled(11),
         };
+        let judged = [None, None, None, Some(true), Some(false)][self.random.usize(..5)];
+        let exit = Exit { restart: judged, ..Exit::from(status) };
+        let expected = judged.unwrap_or(match self.settings.restart {
+            Restart::Always => true,
+            Restart::OnFailure => exit.failed,
+            Restart::Never => false,
+        });
+        let by_itself = matches!(self.lifecycle.state(), State::Starting | State::Ready);
         let healthy = process.ready_since.is_some_and(|since| self.now - since >= HEALTHY_AFTER);
-        self.short_runs = if healthy { 1 } else { self.short_runs + 1 };
+        let earlier = if healthy { 0 } else { self.short_runs };
+        self.short_runs = earlier + 1;
         self.last_end = Some(self.now);
-        self.lifecycle.handle_exited(self.now, status);
+        self.lifecycle.handle_exited(self.now, exit);
+        if self.lifecycle.state() == State::Held {
+            // It was not its fault.
+            self.short_runs = earlier;
+        }
+        if by_itself {
+            assert_eq!(matches!(self.lifecycle.state(), State::New | State::Waiting { .. }), expected, "{exit:?}");
+        }
+    }
+
+    fn hold(&mut self) {
+        if matches!(self.lifecycle.state(), State::Starting | State::Ready) {
+            self.replace_deadline = Some(self.now + self.settings.grace);
+        }
+        let waiting = matches!(self.lifecycle.state(), State::New | State::Waiting { .. });
+        assert_eq!(self.lifecycle.handle_hold(self.now).is_some(), waiting);
+    }
+
+    /// What waits for others is started when it is released, and not before.
+    fn release(&mut self) {
+        if self.lifecycle.state() == State::Held {
+            self.last_end = None;
+        }
+        let at = self.now + Duration::from_millis(self.random.u64(0..2000));
+        self.lifecycle.handle_release(self.now, at);
     }
 
     fn message(&mut self) {
@@ -264,7 +299,7 @@ impl World {
                 assert!(limit.is_none_or(|limit| self.now < process.last_message + limit), "health check missed");
             }
             State::Stopping => assert!(ended || process.interrupted, "stopping without having been told"),
-            State::New | State::Waiting { .. } | State::Stopped(_) => unreachable!("there is a process"),
+            State::New | State::Waiting { .. } | State::Held | State::Stopped(_) => unreachable!("there is a process"),
         }
     }
 }

@@ -1,0 +1,70 @@
+//! What signals ask of the root.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::StartError;
+
+/// The signals that the root takes.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Stop,
+    Reload,
+    Ignore,
+}
+
+impl Signals {
+    pub(crate) fn install() -> Result<Self, StartError> {
+        Ok(Signals {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+            hangup: install(SignalKind::hangup())?,
+            user1: install(SignalKind::user_defined1())?,
+            user2: install(SignalKind::user_defined2())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reload,
+            _ = self.user1.recv() => Order::Ignore,
+            _ = self.user2.recv() => Order::Ignore,
+        }
+    }
+}
+
+pub(crate) fn install(kind: SignalKind) -> Result<Signal, StartError> {
+    signal(kind).map_err(|source| StartError::System { action: "handle signals", source })
+}
+
+pub(crate) fn order(number: i32) -> Order {
+    match number {
+        libc::SIGINT | libc::SIGTERM => Order::Stop,
+        libc::SIGHUP => Order::Reload,
+        _ => Order::Ignore,
+    }
+}
+
+/// Stop signals by the way that they came. A service manager may signal every process of a service, so one
+/// wish to stop may reach the root twice: directly, and through the guardian.
+#[derive(Default)]
+pub(crate) struct Stops {
+    pub direct: u32,
+    pub forwarded: u32,
+}
+
+impl Stops {
+    pub(crate) fn wishes(&self) -> u32 {
+        self.direct.max(self.forwarded)
+    }
+}

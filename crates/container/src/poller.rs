@@ -1,0 +1,71 @@
+//! The descriptors of all children in one epoll(7).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::process::Signal;
+
+use crate::container::Key;
+use crate::error::SpawnError;
+use crate::process::Process;
+use crate::sys::signal;
+
+/// Which descriptor of which slot an epoll event is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    Exit,
+    Notify,
+    Link,
+}
+
+/// What an epoll event's data says.
+fn token(key: Key, source: Source) -> EventData {
+    EventData::new_u64(key << 2 | source as u64)
+}
+
+/// The descriptors that are ready now.
+pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
+    let mut events = Vec::with_capacity(64);
+    let none = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::io::retry_on_intr(|| epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&none))) {
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "cannot poll children"),
+    }
+    let source = |data: u64| match data & 3 {
+        0 => Source::Exit,
+        1 => Source::Notify,
+        _ => Source::Link,
+    };
+    events.iter().map(|event| (event.data.u64() >> 2, source(event.data.u64()))).collect()
+}
+
+/// Has the process watched. If that is impossible it is ended again.
+pub(crate) fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Process, SpawnError> {
+    let add = |descriptor: BorrowedFd<'_>, source, flags| epoll::add(epoll, descriptor, token(key, source), flags);
+    let mut result = add(process.pidfd.as_fd(), Source::Exit, EventFlags::IN);
+    if let Some(notify) = &process.notify {
+        result = result.and_then(|()| add(notify.as_fd(), Source::Notify, EventFlags::IN));
+    }
+    if let Some(link) = &process.link {
+        // Only that there is room again is news.
+        result = result.and_then(|()| add(link.as_fd(), Source::Link, EventFlags::OUT | EventFlags::ET));
+    }
+    match result {
+        Ok(()) => Ok(process),
+        Err(error) => {
+            process.signal(Signal::KILL);
+            let _ = signal::reap(&process.pidfd);
+            unregister(epoll, &process);
+            Err(SpawnError::System { step: "watch the process", source: error.into() })
+        }
+    }
+}
+
+/// Descriptors would leave the epoll by being closed, were there no copies of them in a child that is just being made.
+pub(crate) fn unregister(epoll: &OwnedFd, process: &Process) {
+    let descriptors =
+        [Some(process.pidfd.as_fd()), process.notify.as_ref().map(AsFd::as_fd), process.link.as_ref().map(AsFd::as_fd)];
+    for descriptor in descriptors.into_iter().flatten() {
+        let _ = epoll::delete(epoll, descriptor);
+    }
+}

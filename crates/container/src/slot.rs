@@ -1,0 +1,123 @@
+//! The place of one child in a container.
+
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+use rustix::process::Pid;
+
+use crate::container::Key;
+use crate::lifecycle::{Lifecycle, State};
+use crate::notify::link::{LinkWriter, Topic};
+use crate::policy::PolicyChild;
+use crate::process::Process;
+use crate::spec::Service;
+use crate::status::ChildStatus;
+
+/// The place of one child.
+pub(crate) struct Slot {
+    pub service: Rc<Service>,
+    pub index: u32,
+    pub generation: u64,
+    pub name: String,
+    pub lifecycle: Lifecycle,
+    pub process: Option<Process>,
+    pub status: Option<String>,
+    /// Why the process is being replaced, if somebody asked for it.
+    pub reason: Option<String>,
+    pub last_exit: Option<String>,
+    /// What linked children were last told of its state and process.
+    pub shown: Option<(State, Option<Pid>)>,
+    /// True until all children that it depends on are ready.
+    pub blocked: bool,
+    /// When its process will be too old.
+    pub recycle_at: Option<Instant>,
+    /// The earliest timer that the container holds for it.
+    pub armed: Option<Instant>,
+    /// True while it waits for its actions to be carried out.
+    pub pending: bool,
+}
+
+impl Slot {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let recycle_at = self.recycle_at.filter(|_| self.lifecycle.state() == State::Ready);
+        [self.lifecycle.poll_timeout(), recycle_at].into_iter().flatten().min()
+    }
+
+    /// The child is ready: from now on it ages.
+    pub(crate) fn age(&mut self, now: Instant) {
+        self.recycle_at = self.service.maximum_age.map(|age| now + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+    }
+
+    pub(crate) fn as_policies_see_it<'slot>(&'slot self, process: Option<&Process>) -> PolicyChild<'slot> {
+        let process = process.or(self.process.as_ref());
+        PolicyChild {
+            name: &self.name,
+            service: &self.service.name,
+            instance: self.index,
+            generation: self.generation,
+            process_id: process.map_or(0, |process| process.pid.as_raw_nonzero().get().unsigned_abs()),
+            restarts: self.lifecycle.restarts(),
+        }
+    }
+
+    pub(crate) fn topic(&self, key: Key) -> Topic {
+        Topic::Child { key, generation: self.generation, name: self.name.clone() }
+    }
+
+    /// The process's end of the line to a linked child.
+    pub(crate) fn link(&mut self) -> Option<&mut LinkWriter> {
+        self.process.as_mut()?.link.as_mut()
+    }
+
+    /// Lends the line out, so that it can be written while all children are looked at.
+    pub(crate) fn take_link(&mut self) -> Option<LinkWriter> {
+        self.process.as_mut()?.link.take()
+    }
+
+    pub(crate) fn return_link(&mut self, link: LinkWriter) {
+        if let Some(process) = &mut self.process {
+            process.link = Some(link);
+        }
+    }
+
+    /// What there is to say about the child.
+    pub(crate) fn status(&self, now: (Instant, SystemTime)) -> ChildStatus {
+        let (state, next_start) = match self.lifecycle.state() {
+            State::New if self.blocked => ("blocked", None),
+            State::Held => ("held", None),
+            State::New | State::Starting => ("starting", None),
+            State::Ready => ("ready", None),
+            State::Stopping => ("stopping", None),
+            State::Waiting { until } => {
+                let at = now.1 + until.saturating_duration_since(now.0);
+                ("waiting", at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64()))
+            }
+            State::Stopped(_) => ("stopped", None),
+        };
+        ChildStatus {
+            name: self.name.clone(),
+            service: self.service.name.clone(),
+            instance: self.index,
+            generation: self.generation,
+            process_id: self.process.as_ref().map(|process| process.pid.as_raw_nonzero().get().unsigned_abs()),
+            state: state.to_owned(),
+            status: self.status.clone(),
+            restarts: self.lifecycle.restarts(),
+            last_exit: self.last_exit.clone(),
+            next_start,
+        }
+    }
+}
+
+/// A child, as those see it who choose among all.
+pub(crate) struct Child<'slot>(pub &'slot Slot);
+
+impl Child<'_> {
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.0.lifecycle.state()
+    }
+}
