@@ -139,6 +139,10 @@ fn main() -> ExitCode {
             let command = Command::new("sh").argument("-c").argument("exit 3");
             application.service(Service::command("failing", command).count(1).restart(Restart::Never))
         }
+        "supervised-once" => {
+            let command = Command::new("sh").argument("-c").argument(format!("exit {argument}"));
+            application.service(Service::command("once", command).count(2).restart(Restart::Never)).supervisor(|it| it)
+        }
         "succeeds-once" => {
             application.service(Service::command("true", Command::new("true")).count(2).restart(Restart::OnFailure))
         }

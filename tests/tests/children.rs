@@ -181,6 +181,12 @@ fn the_end_of_all_children_is_the_end_of_the_root() -> io::Result<()> {
     assert!(failing.stderr().contains("exited with status 3"), "{}", failing.stderr());
     let mut succeeding = fixture(&dir, "succeeds-once")?;
     assert_eq!(succeeding.wait(LIMIT)?.code(), Some(0));
+    // A supervisor with nothing left to supervise is no reason to go on.
+    for (status, expected) in [("0", 0), ("5", 1)] {
+        let mut supervised = fixture(&dir, &format!("supervised-once {status}"))?;
+        assert_eq!(supervised.wait(LIMIT)?.code(), Some(expected));
+        assert!(!dir.socket().exists());
+    }
     Ok(())
 }
 

@@ -554,22 +554,27 @@ impl Root {
     }
 
     /// The exit status, once there is nothing left to do.
-    fn outcome(&self) -> Option<ExitCode> {
+    fn outcome(&mut self) -> Option<ExitCode> {
+        if self.container.any(|child| !child.is_linked() && !is_over(child)) {
+            return None;
+        }
+        // Linked children look after the others. If those have ended by themselves, they are not needed any more.
+        if self.stopping.is_none() && self.plan.iter().any(|planned| !planned.service.linked) {
+            let failed = self.container.names(|child| child.state() == State::Stopped(End::Failure));
+            if failed.is_empty() {
+                tracing::info!("all children have ended");
+            } else {
+                tracing::error!(failed = failed.join(", "), "all children have ended, some with a failure");
+                self.code = Some(exit_code::CHILDREN_FAILED);
+            }
+            self.stop(self.grace);
+        }
         if self.container.any(|child| !is_over(child)) {
             return None;
         }
-        if self.stopping.is_some() {
-            let code = self.code.unwrap_or(exit_code::SUCCESS);
-            tracing::info!(code, "stopped");
-            return Some(ExitCode::from(code));
-        }
-        let failed = self.container.names(|child| child.state() == State::Stopped(End::Failure));
-        if failed.is_empty() {
-            tracing::info!("all children have ended");
-            return Some(ExitCode::SUCCESS);
-        }
-        tracing::error!(failed = failed.join(", "), "all children have ended, some with a failure");
-        Some(ExitCode::from(exit_code::CHILDREN_FAILED))
+        let code = self.code.unwrap_or(exit_code::SUCCESS);
+        tracing::info!(code, "stopped");
+        Some(ExitCode::from(code))
     }
 }
 

@@ -117,6 +117,10 @@ impl Child<'_> {
         self.0.generation
     }
 
+    pub(crate) fn is_linked(&self) -> bool {
+        self.0.service.linked
+    }
+
     pub(crate) fn state(&self) -> State {
         self.0.lifecycle.state()
     }
