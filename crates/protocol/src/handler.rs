@@ -41,7 +41,77 @@ pub trait Handler: Send + Sync + 'static {
     /// on in a task of its own unless it is ready. It is dropped when the call is cancelled or the connection closed, but no
     /// longer once it has answered.
     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture>;
+
+    /// This handler behind a hook, which sees each call before it is answered. It lets the call pass, or refuses it with a
+    /// failure; and it may leave something in the [`Responder`] to be done when the call is [over](Responder::when_over).
+    /// Authorization and tracing are such hooks.
+    ///
+    /// ```
+    /// use async_container_protocol::{Failure, Handler, Operations, Outcome, Request, Responder, class};
+    ///
+    /// let handler = Operations::new()
+    ///     .operation("secret", |_| async { Ok(()) })
+    ///     .behind(|request: &Request, responder: &mut Responder| {
+    ///         let operation = request.operation().to_owned();
+    ///         responder.when_over(move |outcome: Outcome<'_>| println!("{operation}: {outcome:?}"));
+    ///
+    ///         match request.get::<String>("token")?.as_deref() {
+    ///             Some("let me in") => Ok(()),
+    ///             _ => Err(Failure::new(class::PERMISSION_DENIED, "the token is wrong")),
+    ///         }
+    ///     });
+    /// ```
+    fn behind<F>(self, hook: F) -> Behind<Self, F>
+    where
+        F: Fn(&Request, &mut Responder) -> Result<(), Failure> + Send + Sync + 'static,
+        Self: Sized,
+    {
+        Behind { handler: self, hook }
+    }
 }
+
+/// A handler behind a hook: see [`Handler::behind`].
+#[derive(Clone, Copy)]
+pub struct Behind<H, F> {
+    handler: H,
+    hook: F,
+}
+
+impl<H, F> Handler for Behind<H, F>
+where
+    H: Handler,
+    F: Fn(&Request, &mut Responder) -> Result<(), Failure> + Send + Sync + 'static,
+{
+    fn call(&self, request: Request, mut responder: Responder) -> Option<BoxFuture> {
+        match (self.hook)(&request, &mut responder) {
+            Ok(()) => self.handler.call(request, responder),
+            Err(failure) => {
+                responder.fail(failure);
+                None
+            }
+        }
+    }
+}
+
+impl<H: std::fmt::Debug, F> std::fmt::Debug for Behind<H, F> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Behind").field("handler", &self.handler).finish_non_exhaustive()
+    }
+}
+
+/// How a call that came in ended.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Outcome<'a> {
+    /// It was answered.
+    Finished,
+    /// It failed.
+    Failed(&'a Failure),
+    /// The caller wanted no answer any more, or was gone, before there was one.
+    Cancelled,
+}
+
+type Hook = Box<dyn FnOnce(Outcome<'_>) + Send + Sync>;
 
 impl<H: Handler + ?Sized> Handler for Arc<H> {
     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
@@ -126,16 +196,29 @@ pub struct Responder {
     key: CallKey,
     side: Side,
     answered: bool,
+    when_over: Option<Hook>,
 }
 
 impl Responder {
     pub(crate) fn new(shared: Arc<Shared>, key: CallKey, side: Side) -> Self {
-        Self { shared, key, side, answered: false }
+        Self { shared, key, side, answered: false, when_over: None }
     }
 
     /// A handle to make calls to the side that made this one.
     pub fn peer(&self) -> Client {
         Client::new(self.shared.clone(), self.side)
+    }
+
+    /// Has something done when the call is over, however it ends: once, after what was left to be done before. It runs
+    /// where the answer is given, so it should not take long. A call on which this is not used pays nothing for it.
+    pub fn when_over(&mut self, hook: impl FnOnce(Outcome<'_>) + Send + Sync + 'static) {
+        self.when_over = Some(match self.when_over.take() {
+            None => Box::new(hook),
+            Some(earlier) => Box::new(move |outcome| {
+                earlier(outcome);
+                hook(outcome);
+            }),
+        });
     }
 
     /// Sends an intermediate response. Waits while too many of them are on their way and the peer does not read.
@@ -169,20 +252,20 @@ impl Responder {
     /// Sends the final response. If it cannot be encoded, the call fails with class `Internal`.
     pub fn finish<T: Serialize + ?Sized>(mut self, fields: &T) -> Sent {
         let result = self.shared.with(|connection| connection.respond(self.key, true, fields));
-        self.end(result)
+        self.end(result, None)
     }
 
     /// As [`finish`](Self::finish), with fields that are encoded already.
     pub fn finish_fields(mut self, fields: &Fields) -> Sent {
         let result = self.shared.with(|connection| connection.respond_fields(self.key, true, fields));
-        self.end(result)
+        self.end(result, None)
     }
 
     /// Fails the call.
     pub fn fail(mut self, failure: impl Into<Failure>) -> Sent {
         let failure = failure.into();
         let result = self.shared.with(|connection| connection.fail(self.key, &failure));
-        self.end(result)
+        self.end(result, Some(&failure))
     }
 
     /// Answers with what a handler came to.
@@ -215,22 +298,35 @@ impl Responder {
             let result = self.shared.with(|connection| connection.relay(self.key, &message));
 
             if last || result.is_err() {
-                self.end(result);
+                // Decoded only if somebody wants to know.
+                let failure = self.when_over.is_some().then(|| message.failure()).flatten();
+                self.end(result, failure.as_ref());
                 return;
             }
         }
     }
 
-    fn end(&mut self, result: Result<(), SendError>) -> Sent {
-        if let Err(SendError::Encode(error)) = result {
-            tracing::error!(%error, "an answer could not be encoded");
-            let failure = Failure::new(class::INTERNAL, error.to_string());
-            self.refuse(&failure);
-        }
-
+    fn end(&mut self, result: Result<(), SendError>, failure: Option<&Failure>) -> Sent {
         self.answered = true;
 
+        match result {
+            Ok(()) => self.over(failure.map_or(Outcome::Finished, Outcome::Failed)),
+            Err(SendError::Encode(error)) => {
+                tracing::error!(%error, "an answer could not be encoded");
+                let failure = Failure::new(class::INTERNAL, error.to_string());
+                self.refuse(&failure);
+                self.over(Outcome::Failed(&failure));
+            }
+            Err(_) => self.over(Outcome::Cancelled),
+        }
+
         Sent { position: self.shared.lock().connection.output_end(), shared: self.shared.clone() }
+    }
+
+    fn over(&mut self, outcome: Outcome<'_>) {
+        if let Some(hook) = self.when_over.take() {
+            hook(outcome);
+        }
     }
 
     fn refuse(&self, failure: &Failure) {
@@ -271,7 +367,11 @@ impl Drop for Responder {
             false => "the handler ended without an answer",
         };
 
-        self.refuse(&Failure::new(class::INTERNAL, message));
+        // Dropped because nobody wants an answer, or for want of one.
+        let is_cancelled = self.when_over.is_some() && self.is_cancelled();
+        let failure = Failure::new(class::INTERNAL, message);
+        self.refuse(&failure);
+        self.over(if is_cancelled { Outcome::Cancelled } else { Outcome::Failed(&failure) });
     }
 }
 

@@ -67,7 +67,8 @@
 //! Whatever a peer does, a connection takes bounded memory: see [`Settings`]. Two of the bounds are felt by others on the
 //! same connection, for the protocol has no flow control for a single call. While 64 responses of one call wait to be
 //! taken by its caller, nothing more is read from that connection; so a caller that takes none for 3 s has its call
-//! cancelled, if another is waiting. And while 1 MiB of final answers waits to be read by the peer, none of its calls are read.
+//! cancelled, if another is waiting. And while 1 MiB of final answers waits to be read by the peer, its calls wait as well; once
+//! 1 MiB of these does, nothing more is read.
 //!
 //! # Cost
 //!
@@ -108,7 +109,7 @@ pub use error::{
 pub use failure::{Failure, class};
 pub use fields::Fields;
 pub use frame::Framing;
-pub use handler::{BoxFuture, Handler, NoOperations, Request, Responder, Sent};
+pub use handler::{Behind, BoxFuture, Handler, NoOperations, Outcome, Request, Responder, Sent};
 pub use message::{Id, Message, is_reserved};
 pub use operations::Operations;
 pub use reader::MAXIMUM_DEPTH;

@@ -11,8 +11,8 @@ use std::{
 };
 
 use async_container_protocol::{
-    CallError, Client, ConnectError, ConnectionError, Driver, Failure, Fields, NoOperations, Operations, Request,
-    Settings, Side, class, endpoint,
+    CallError, Client, ConnectError, ConnectionError, Driver, Failure, Fields, Handler, NoOperations, Operations,
+    Outcome, Request, Responder, Settings, Side, class, endpoint,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -173,6 +173,59 @@ async fn failures_have_a_class() {
     assert_eq!(failure(client.call("io", &()).await).class(), class::INTERNAL);
     let silent = failure(client.call("silent", &()).await);
     assert_eq!(silent.message(), "the handler ended without an answer");
+}
+
+/// All operations behind a hook that refuses one of them, and tells how the others end.
+#[tokio::test]
+async fn hook_refuses_calls_and_sees_how_they_end() {
+    let (here, there) = UnixStream::pair().unwrap();
+    let (operations, mut reports) = operations();
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let handler = operations.behind(move |request: &Request, responder: &mut Responder| {
+        let (operation, sender, first) = (request.operation().to_owned(), sender.clone(), sender.clone());
+        responder.when_over(move |_| first.send("over".to_owned()).unwrap());
+        responder.when_over(move |outcome| {
+            let outcome = match outcome {
+                Outcome::Finished => "finished",
+                Outcome::Failed(failure) => failure.class(),
+                Outcome::Cancelled => "cancelled",
+                _ => "?",
+            };
+            sender.send(format!("{operation}: {outcome}")).unwrap();
+        });
+
+        match request.operation() {
+            "io" => Err(Failure::new(class::PERMISSION_DENIED, "not that one")),
+            _ => Ok(()),
+        }
+    });
+    let (_, driver) = Driver::new(there, Side::Accepted, handler, Settings::default());
+    driver.spawn();
+    let (client, driver) = Driver::new(here, Side::Connected, NoOperations, Settings::default());
+    driver.spawn();
+    let mut outcome = async || {
+        assert_eq!(outcomes.recv().await.unwrap(), "over", "in the order in which they were left");
+        outcomes.recv().await.unwrap()
+    };
+
+    client.call("echo", &()).await.unwrap();
+    assert_eq!(outcome().await, "echo: finished");
+    client.call("later", &Number { number: 7 }).await.unwrap();
+    assert_eq!(outcome().await, "later: finished");
+    assert_eq!(failure(client.call("io", &()).await).class(), class::PERMISSION_DENIED);
+    assert_eq!(outcome().await, "io: PermissionDenied");
+    failure(client.call("fail", &()).await);
+    assert_eq!(outcome().await, "fail: Teapot");
+    failure(client.call("silent", &()).await);
+    assert_eq!(outcome().await, "silent: Internal");
+    failure(client.call("panic later", &()).await);
+    assert_eq!(outcome().await, "panic later: Internal");
+    let hanging = client.call("hang", &());
+    client.call("echo", &()).await.unwrap();
+    assert_eq!(outcome().await, "echo: finished");
+    drop(hanging);
+    assert_eq!(outcome().await, "hang: cancelled");
+    reports.close();
 }
 
 #[tokio::test]
