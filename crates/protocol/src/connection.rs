@@ -1,6 +1,6 @@
 //! One side of one connection as a state machine: bytes in, events out, bytes out. It has no socket and no clock.
 
-use std::{mem, task::Waker, time::Instant};
+use std::{collections::VecDeque, mem, task::Waker, time::Instant};
 
 use bytes::BytesMut;
 use serde::Serialize;
@@ -60,6 +60,9 @@ pub struct Connection {
     settings: Settings,
     framing: Option<Framing>,
     incoming: IncomingCalls,
+    /// Calls that came while so many answers wait to be read by the peer that it should read first.
+    held: VecDeque<Message>,
+    held_size: usize,
     outgoing: OutgoingCalls,
     output: Output,
     searched: usize,
@@ -81,6 +84,8 @@ impl Connection {
         Self {
             outgoing: OutgoingCalls::new(first, settings.queue_limit),
             incoming: IncomingCalls::default(),
+            held: VecDeque::new(),
+            held_size: 0,
             settings,
             framing: None,
             output: Output::default(),
@@ -105,8 +110,21 @@ impl Connection {
 
     /// Whether more may be read now. Not while a call has as many responses waiting to be taken as it may, nor while the
     /// peer makes calls without reading the answers: that is how back-pressure reaches it.
+    ///
+    /// Calls that come while too many answers wait are held back, and other messages are read on until that is too much as
+    /// well. Otherwise two sides that have large answers for each other would both wait for the other to read.
     pub fn wants_input(&self) -> bool {
-        !self.closing && !self.outgoing.is_full() && self.output.finals() <= self.settings.backlog_limit as u64
+        !self.closing && !self.outgoing.is_full() && self.held_size <= self.settings.backlog_limit
+    }
+
+    /// Whether there is a call that was held back and can be given now: [`poll_event`](Self::poll_event) gives it.
+    pub fn has_held_call(&self) -> bool {
+        !self.held.is_empty() && !self.closing && !self.holds_calls()
+    }
+
+    /// Whether the peer should read before it makes another call.
+    fn holds_calls(&self) -> bool {
+        self.output.finals() > self.settings.backlog_limit as u64
     }
 
     /// Whether the connection is to be closed as soon as the output is written.
@@ -133,6 +151,15 @@ impl Connection {
 
     /// Takes the next message off the input and says what came of it.
     pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
+        while self.has_held_call() {
+            let message = self.held.pop_front()?;
+            self.held_size -= message.size();
+
+            if let Some(event) = self.begin_incoming(message) {
+                return Some(event);
+            }
+        }
+
         while self.wants_input() {
             let message = match self.take_message(input) {
                 Ok(Some(message)) => message,
@@ -199,10 +226,25 @@ impl Connection {
         let id = message.id();
 
         if message.operation().is_some() {
-            return self.handle_call(message);
+            // Not past another one that waits.
+            if self.holds_calls() || !self.held.is_empty() {
+                self.held_size += message.size();
+                self.held.push_back(message);
+                return None;
+            }
+
+            return self.begin_incoming(message);
         }
 
         if message.is_cancel() {
+            if !self.incoming.contains(id)
+                && let Some(index) = self.held.iter().position(|call| call.id() == id)
+                && let Some(call) = self.held.remove(index)
+            {
+                self.held_size -= call.size();
+                return None;
+            }
+
             return self.incoming.cancel(id, &mut self.wakers).map(Event::Cancelled);
         }
 
@@ -215,7 +257,7 @@ impl Connection {
         }
     }
 
-    fn handle_call(&mut self, message: Message) -> Option<Event> {
+    fn begin_incoming(&mut self, message: Message) -> Option<Event> {
         let id = message.id();
 
         let refusal = if self.incoming.contains(id) {
@@ -533,6 +575,8 @@ impl Connection {
         self.closing = true;
         self.closed = true;
         self.read_deadline = None;
+        self.held = VecDeque::new();
+        self.held_size = 0;
         self.output.close(&mut self.wakers);
         self.incoming.clear(&mut self.wakers);
         self.outgoing.close(&mut self.wakers);

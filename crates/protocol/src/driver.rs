@@ -332,7 +332,7 @@ where
             return Step::End(error.map_or(Ok(()), Err));
         }
 
-        if wants_input && (paused || self.read == Reading::Open) {
+        if connection.has_held_call() || wants_input && (paused || self.read == Reading::Open) {
             return Step::Again;
         }
 

@@ -82,6 +82,11 @@ pub(crate) struct Invalid {
 }
 
 impl Message {
+    /// How much memory it keeps.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + size_of::<Self>()
+    }
+
     /// Reads a payload, which has to be exactly one map.
     pub(crate) fn parse(payload: Bytes) -> Result<Self, Invalid> {
         match Self::scan(&payload) {

@@ -55,8 +55,8 @@ impl Settings {
         self
     }
 
-    /// How many bytes may wait to be written before streams wait, and how many bytes of final answers before no more calls
-    /// are read. Default is 1 MiB.
+    /// How many bytes may wait to be written before streams wait, how many bytes of final answers before calls wait, and
+    /// how many bytes of calls before nothing more is read. Default is 1 MiB.
     pub fn backlog_limit(mut self, bytes: usize) -> Self {
         self.backlog_limit = bytes.max(1);
         self

@@ -591,7 +591,40 @@ fn peer_that_calls_without_reading_is_not_read() {
     assert!(!server.connection.wants_input());
     let written = server.output().len();
     assert!(written < 200, "{written} bytes piled up");
-    assert!(server.connection.wants_input());
+    assert!(server.connection.has_held_call());
+    assert!(matches!(server.receive(b"")[..], [Event::Call { .. }, ..]));
+}
+
+/// Each has more to answer than may wait to be read. While they wait for that, they read what the other has to say, or
+/// neither would ever go on.
+#[test]
+fn two_sides_with_large_answers_do_not_wait_for_each_other() {
+    let settings = Settings::default().backlog_limit(1000);
+    let mut peers = [Peer::with(Side::Connected, settings.clone()), Peer::with(Side::Accepted, settings)];
+    let ids = peers.each_mut().map(|peer| peer.connection.call("x", &()).unwrap());
+    let [one, other] = &mut peers;
+    let (from_one, from_other) = (one.output(), other.output());
+    let keys = [one.receive_call(&from_other).0, other.receive_call(&from_one).0];
+    let large = serde_json::json!({"data": "x".repeat(5000)});
+
+    for (peer, key) in peers.iter_mut().zip(keys) {
+        peer.connection.respond(key, true, &large).unwrap();
+        assert!(peer.connection.wants_input());
+    }
+
+    let [one, other] = &mut peers;
+    // Calls wait, and may be given up, but what comes behind them is read.
+    let second = one.connection.call("second", &()).unwrap();
+    let third = one.connection.call("third", &()).unwrap();
+    one.connection.forget(second);
+    let mut output = Vec::new();
+    one.connection.take_output(&mut output);
+    assert!(matches!(other.receive(&output)[..], [Event::Response(_)]));
+    assert_eq!(other.connection.take_response(ids[1]).unwrap().unwrap().fields().to_json(), large);
+    assert!(!other.connection.has_held_call());
+    other.output();
+    let (key, operation, _) = other.receive_call(b"");
+    assert_eq!((key.id().to_string(), &*operation), (third.to_string(), "third"));
 }
 
 #[test]
