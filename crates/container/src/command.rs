@@ -13,6 +13,7 @@ use rustix::process::Rlimit;
 
 use crate::error::{CommandError, SpawnError};
 use crate::identity::Identity;
+use crate::process::{WATCHDOG_PID, WATCHDOG_USEC};
 use crate::sys::spawn::Credentials;
 
 /// A program with its arguments, environment and directory.
@@ -179,12 +180,19 @@ impl Command {
         }
     }
 
+    /// True if it may run as somebody else than the root.
+    pub(crate) fn changes_user(&self) -> bool {
+        self.user.is_some() || self.group.is_some()
+    }
+
     /// What execve(2) wants, with `extra` laid over the environment.
     pub(crate) fn prepare(&self, extra: &[(&str, String)]) -> Result<Prepared, CommandError> {
         let program = self.resolve()?;
         let identity = Identity::find(self.user.as_deref(), self.group.as_deref())?;
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // They are about the root and whoever started it.
+        [WATCHDOG_USEC, WATCHDOG_PID].iter().for_each(|name| drop(environment.remove(OsStr::new(name))));
         environment.extend(identity.environment.iter().cloned());
         environment.extend(self.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(extra.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));

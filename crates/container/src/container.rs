@@ -1,5 +1,6 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
+mod notices;
 mod restart;
 
 use std::cmp::Reverse;
@@ -14,12 +15,15 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use self::notices::Notices;
+use self::restart::Regroup;
 use crate::exit::ExitStatus;
 use crate::instance::child_name;
 use crate::lifecycle::{Action, End, Lifecycle, State};
 use crate::links::Links;
 use crate::listener::Listener;
 use crate::notify::link::Topic;
+use crate::notify::server::Server;
 use crate::notify::{Message, Request};
 use crate::orphans::Orphans;
 use crate::policies::Policies;
@@ -27,13 +31,11 @@ use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
 use crate::slot::{Child, Slot};
-use crate::spec::{Service, Strategy};
+use crate::spec::{Readiness, Service, Strategy};
 use crate::status::RootStatus;
 use crate::sys::signal;
 use crate::sys::spawn::Spawner;
 use crate::sys::watch::watch;
-
-use self::restart::Regroup;
 
 /// What became of a child, for the one who runs the container.
 #[derive(Debug, PartialEq)]
@@ -66,6 +68,7 @@ pub(crate) struct Container {
     events: VecDeque<Event>,
     root: RootStatus,
     links: Links,
+    notices: Notices,
     orphans: Orphans,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
@@ -100,6 +103,7 @@ impl Container {
             events: VecDeque::new(),
             root: RootStatus::default(),
             links: Links::default(),
+            notices: Notices::default(),
             orphans: Orphans::default(),
             orphans_due: false,
             policies,
@@ -316,6 +320,7 @@ impl Container {
                 Source::Exit => self.handle_exit(key),
                 Source::Notify => self.handle_notify(key),
                 Source::Link => self.links.unblocked(),
+                Source::Notices => self.handle_notices(),
             }
         }
     }
@@ -359,8 +364,11 @@ impl Container {
             .iter()
             .filter_map(|(name, _)| Some(NamedSocket { name, socket: self.listeners.get(name)?.as_fd() }))
             .collect();
-        let result = Process::start(&mut self.spawner, &self.application, &slot.service, slot.index, &sockets)
-            .and_then(|process| register(self.epoll.get_ref(), key, process));
+        let notify_socket = self.notices.server.as_ref().filter(|_| slot.service.readiness == Readiness::NotifySocket);
+        let notify_socket = notify_socket.map(Server::address);
+        let result =
+            Process::start(&mut self.spawner, &self.application, &slot.service, slot.index, &sockets, notify_socket)
+                .and_then(|process| register(self.epoll.get_ref(), key, process));
         let now = Instant::now();
         match result {
             Ok(process) => {
@@ -442,10 +450,11 @@ impl Container {
     }
 
     fn handle_message(&mut self, key: Key, message: Message) {
+        let now = Instant::now();
+        self.handle_remarks(key, &message, now);
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
-        let now = Instant::now();
         match message.ready {
             Some(true) => {
                 if slot.lifecycle.handle_ready(now)
@@ -497,6 +506,7 @@ impl Container {
         }
         // What it said before it ended counts.
         self.handle_notify(key);
+        self.handle_notices();
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };

@@ -15,12 +15,13 @@ use crate::guardian::{self, Guard, Watch};
 use crate::lifecycle::{End, State};
 use crate::listener::{Address, Listener};
 use crate::manager::Manager;
+use crate::notify::server::Server;
 use crate::notify::{Message, Notify};
 use crate::orders::{Order, Signals, Stops, install, order};
 use crate::policies::Policies;
 use crate::policy::Policy;
 use crate::slot::Child;
-use crate::spec::{Service, Strategy, processor_count};
+use crate::spec::{Readiness, Service, Strategy, processor_count};
 use crate::statistics::Statistics;
 use crate::status::RootStatus;
 use crate::sys::inherit;
@@ -151,13 +152,19 @@ impl Controller {
             let signals = Signals::install()?;
             let children = install(SignalKind::child())?;
             let listeners = bind(addresses, guard.as_ref())?;
+            let notices = bind_notify_socket(&plan, guard.as_ref())?;
             let watch = guard
                 .map(Guard::watch)
                 .transpose()
                 .map_err(|source| StartError::System { action: "watch the guardian", source })?;
             let policies = Policies::new(self.policies, Statistics::new(self.statistics_window));
-            let container = Container::new(self.name, listeners, policies, self.strategy)
+            let mut container = Container::new(self.name, listeners, policies, self.strategy)
                 .map_err(|source| StartError::System { action: "create an epoll instance", source })?;
+            if let Some(server) = notices {
+                container
+                    .listen_for_notices(server)
+                    .map_err(|source| StartError::System { action: "watch the notify socket", source })?;
+            }
             let mut root = Root::new(container, plan, grace, watch, self.maximum_draining);
             Ok(root.run(signals, children).await)
         });
@@ -274,6 +281,22 @@ fn bind(addresses: BTreeMap<String, Address>, guard: Option<&Guard>) -> Result<B
         listeners.insert(name, listener);
     }
     Ok(listeners)
+}
+
+/// Makes the socket that children find by `NOTIFY_SOCKET`, if there are any.
+fn bind_notify_socket(plan: &[Planned], guard: Option<&Guard>) -> Result<Option<Server>, StartError> {
+    let mut users = plan.iter().filter(|planned| planned.service.readiness == Readiness::NotifySocket).peekable();
+    if users.peek().is_none() {
+        return Ok(None);
+    }
+    let action = "make the notify socket in the directory for temporary files (set TMPDIR)";
+    let server = Server::bind(users.any(|planned| planned.service.changes_user()))
+        .map_err(|source| StartError::System { action, source })?;
+    if let Some(guard) = guard {
+        guard.entrust(server.address());
+        guard.entrust_directory(server.directory());
+    }
+    Ok(Some(server))
 }
 
 /// The running root.

@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 use crate::exit::ExitStatus;
 use crate::listener::SocketFile;
 use crate::notify::Notify;
+use crate::notify::server::PrivateDirectory;
 use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
 use crate::sys::signal;
 use crate::sys::watch::watch;
@@ -72,6 +73,11 @@ impl Guard {
         tell(&self.socket, FILE, path.as_os_str().as_bytes());
     }
 
+    /// Has the guardian remove the directory, when it is empty, after all files.
+    pub(crate) fn entrust_directory(&self, path: &Path) {
+        tell(&self.socket, DIRECTORY, path.as_os_str().as_bytes());
+    }
+
     /// To be called when the handlers are in place: signals that came meanwhile are delivered now.
     pub(crate) fn watch(self) -> io::Result<Watch> {
         let watch = Watch { socket: watch(self.socket, Interest::READABLE)? };
@@ -82,6 +88,8 @@ impl Guard {
 
 /// What the root tells the guardian begins with one of these bytes: the path of a file to remove,
 const FILE: u8 = b'F';
+/// or of a directory, once its files are removed,
+const DIRECTORY: u8 = b'D';
 /// or a datagram for the service manager, which may listen to nobody but the process that it started.
 const NOTIFICATION: u8 = b'N';
 
@@ -123,14 +131,14 @@ impl Watch {
 
 /// The life of the guardian.
 fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
-    let mut files = Vec::new();
+    let mut entrusted = Entrusted::default();
     let status = loop {
         let mut descriptors = [PollFd::new(signals, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
         if poll(&mut descriptors, None).is_err() {
             continue;
         }
         let socket_closed = descriptors[1].revents().contains(PollFlags::HUP);
-        receive(&socket, &mut files);
+        receive(&socket, &mut entrusted);
         if let Some(status) = handle_signals(root, &socket, signals) {
             break status;
         }
@@ -140,9 +148,9 @@ fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
         }
     };
     // What it said last, it may have said since the last look.
-    receive(&socket, &mut files);
+    receive(&socket, &mut entrusted);
     signal::sweep(ROUNDS);
-    drop(files);
+    drop(entrusted);
     match status {
         ExitStatus::Exited(code) => fork::exit_now(code),
         ExitStatus::Signaled(number) => fork::die_by(number),
@@ -176,11 +184,21 @@ fn wait_for(root: Pid, options: WaitIdOptions) -> Option<ExitStatus> {
     status.ok().flatten().map(|status| ExitStatus::from(&status))
 }
 
-fn receive(socket: &OwnedFd, files: &mut Vec<SocketFile>) {
+/// What is removed at the end, in this order.
+#[derive(Default)]
+struct Entrusted {
+    files: Vec<SocketFile>,
+    directories: Vec<PrivateDirectory>,
+}
+
+fn receive(socket: &OwnedFd, entrusted: &mut Entrusted) {
     let mut buffer = [0u8; 8192];
     while let Ok((length, _)) = rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
         match buffer[..length].split_first() {
-            Some((&FILE, path)) => files.extend(SocketFile::at(Path::new(OsStr::from_bytes(path)))),
+            Some((&FILE, path)) => entrusted.files.extend(SocketFile::at(Path::new(OsStr::from_bytes(path)))),
+            Some((&DIRECTORY, path)) => {
+                entrusted.directories.push(PrivateDirectory(OsStr::from_bytes(path).into()));
+            }
             Some((&NOTIFICATION, datagram)) => {
                 let _ = Notify::open().send_datagram(datagram);
             }

@@ -99,6 +99,8 @@ pub enum Failure {
         /// The limit that it exceeded.
         timeout: Duration,
     },
+    /// It said itself that it hangs.
+    Reported,
 }
 
 impl fmt::Display for Failure {
@@ -108,6 +110,7 @@ impl fmt::Display for Failure {
             Failure::HealthCheck { timeout } => {
                 write!(formatter, "silent for {timeout:?} (health check)")
             }
+            Failure::Reported => formatter.write_str("asked to be treated as hanging (watchdog trigger)"),
         }
     }
 }
@@ -246,6 +249,11 @@ impl Lifecycle {
         self.spawned
     }
 
+    /// True if it runs and nobody has asked it to end.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Starting | State::Ready)
+    }
+
     /// The child is wanted.
     pub fn handle_start(&mut self) {
         if self.state == State::New && self.actions.is_empty() {
@@ -305,6 +313,22 @@ impl Lifecycle {
     pub fn handle_message(&mut self, now: Instant) {
         if self.state == State::Ready {
             self.timers.health = self.settings.health_check_timeout.map(|timeout| now + timeout);
+        }
+    }
+
+    /// The child wants at least so long from now to become ready. Its start-up limit never becomes shorter by that.
+    pub fn handle_extension(&mut self, now: Instant, time: Duration) {
+        if let (State::Starting, Some(deadline), Some(wanted)) =
+            (self.state, &mut self.timers.startup, now.checked_add(time))
+        {
+            *deadline = wanted.max(*deadline);
+        }
+    }
+
+    /// The child was found to be in a state that it must not go on in: it is killed.
+    pub fn handle_failed(&mut self, failure: Failure) {
+        if self.is_up() {
+            self.fail(failure);
         }
     }
 
@@ -416,7 +440,7 @@ impl Lifecycle {
         match self.exceeded(now) {
             Some(Failure::Startup { timeout }) => self.timers.startup = Some(now + timeout),
             Some(Failure::HealthCheck { timeout }) => self.timers.health = Some(now + timeout),
-            None => {}
+            Some(Failure::Reported) | None => {}
         }
     }
 

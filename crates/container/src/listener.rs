@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::error::BindError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` of unix(7) without its final NUL.
-const PATH_LIMIT: usize = 107;
+pub(crate) const PATH_LIMIT: usize = 107;
 
 /// Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -171,6 +171,10 @@ impl SocketFile {
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         Ok(SocketFile { path: std::path::absolute(path)?, device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -49,7 +49,7 @@ impl Orphans {
 }
 
 /// The mark that the process was started with.
-fn mark_of(pid: Pid) -> Option<String> {
+pub(crate) fn mark_of(pid: Pid) -> Option<String> {
     let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
     let prefix = [MARK.as_bytes(), b"="].concat();
     let mark = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_slice()))?;

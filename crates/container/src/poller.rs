@@ -16,11 +16,16 @@ pub(crate) enum Source {
     Exit,
     Notify,
     Link,
+    /// The notify socket, which is no slot's.
+    Notices,
 }
 
+/// The bits of an event's data that say which descriptor of its slot it is about.
+const SOURCE_BITS: u32 = 4;
+
 /// What an epoll event's data says.
-fn token(key: Key, source: Source) -> EventData {
-    EventData::new_u64(key << 2 | source as u64)
+pub(crate) fn token(key: Key, source: Source) -> EventData {
+    EventData::new_u64(key << SOURCE_BITS | source as u64)
 }
 
 /// The descriptors that are ready now.
@@ -31,12 +36,13 @@ pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
         Ok(_) => {}
         Err(error) => tracing::error!(%error, "cannot poll children"),
     }
-    let source = |data: u64| match data & 3 {
+    let source = |data: u64| match data & ((1 << SOURCE_BITS) - 1) {
         0 => Source::Exit,
         1 => Source::Notify,
-        _ => Source::Link,
+        2 => Source::Link,
+        _ => Source::Notices,
     };
-    events.iter().map(|event| (event.data.u64() >> 2, source(event.data.u64()))).collect()
+    events.iter().map(|event| (event.data.u64() >> SOURCE_BITS, source(event.data.u64()))).collect()
 }
 
 /// Has the process watched. If that is impossible it is ended again.

@@ -1,6 +1,7 @@
 //! A running process of a child: its pidfd and its pipes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::OFlags;
@@ -13,11 +14,15 @@ use crate::entry::{ENTRY, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::error::SpawnError;
 use crate::instance::child_name;
 use crate::notify::link::{LINK_PIPE, LinkWriter};
-use crate::notify::{LineReader, NOTIFY_PIPE};
+use crate::notify::{LineReader, NOTIFY_PIPE, NOTIFY_SOCKET};
 use crate::orphans::MARK;
 use crate::spec::{Service, Start};
 use crate::sys::signal;
-use crate::sys::spawn::{FIRST_DESCRIPTOR, Plan, Spawned, Spawner};
+use crate::sys::spawn::{FIRST_DESCRIPTOR, PROCESS_ID_DIGITS, Plan, Spawned, Spawner};
+
+/// The variables of sd_watchdog_enabled(3).
+pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 /// A process that was started for a child.
 pub(crate) struct Process {
@@ -46,6 +51,7 @@ impl Process {
         service: &Service,
         index: u32,
         sockets: &[NamedSocket<'_>],
+        notify_socket: Option<&Path>,
     ) -> Result<Process, SpawnError> {
         let mut descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|named| named.socket).collect();
         let mark = format!("{}@{:016x}", child_name(&service.name, index), fastrand::u64(..));
@@ -54,9 +60,16 @@ impl Process {
             let names: Vec<&str> = sockets.iter().map(|named| named.name).collect();
             variables.push((LISTEN_FDS, sockets.len().to_string()));
             variables.push((LISTEN_FDNAMES, names.join(":")));
-            variables.push((LISTEN_PID, "0".repeat(10)));
+            variables.push((LISTEN_PID, "0".repeat(PROCESS_ID_DIGITS)));
         }
 
+        if let Some(path) = notify_socket {
+            variables.push((NOTIFY_SOCKET, path.to_string_lossy().into_owned()));
+            if let Some(timeout) = service.health_check_timeout {
+                variables.push((WATCHDOG_USEC, timeout.as_micros().to_string()));
+                variables.push((WATCHDOG_PID, "0".repeat(PROCESS_ID_DIGITS)));
+            }
+        }
         let notify = service.notifies().then(pipe).transpose()?;
         if let Some((_, write)) = &notify {
             variables.push((NOTIFY_PIPE, (FIRST_DESCRIPTOR + descriptors.len() as i32).to_string()));
@@ -69,7 +82,8 @@ impl Process {
         }
 
         let prepared = prepare(application, service, index, &mut variables)?;
-        let process_id_at = if sockets.is_empty() { None } else { prepared.position(LISTEN_PID) };
+        let patched = variables.iter().filter(|(name, _)| [LISTEN_PID, WATCHDOG_PID].contains(name));
+        let process_id_at = patched.filter_map(|(name, _)| prepared.position(name)).collect();
         let stdio = match &service.start {
             Start::Command(command) => command.open_stdio()?,
             Start::Entry(_) => Default::default(),

@@ -33,6 +33,11 @@ pub enum Restart {
 pub enum Readiness {
     /// It says so, through its notify pipe.
     Notify,
+    /// It says so, as programs do that know systemd: by `READY=1` to the socket that `NOTIFY_SOCKET` names, see
+    /// sd_notify(3). With a [health check time-out](Service::health_check_timeout) it finds `WATCHDOG_USEC` and
+    /// `WATCHDOG_PID` as well, and has to send `WATCHDOG=1` within that time. What its descendants send counts, too, as
+    /// long as they run until it was heard.
+    NotifySocket,
     /// That it runs.
     Spawned,
 }
@@ -327,7 +332,13 @@ impl Service {
 
     /// True if an instance needs a pipe to talk to the root.
     pub(crate) fn notifies(&self) -> bool {
-        self.readiness == Readiness::Notify || self.health_check_timeout.is_some() || self.linked
+        let by_socket = self.readiness == Readiness::NotifySocket;
+        self.readiness == Readiness::Notify || (self.health_check_timeout.is_some() && !by_socket) || self.linked
+    }
+
+    /// True if its processes may run as somebody else than the root.
+    pub(crate) fn changes_user(&self) -> bool {
+        matches!(&self.start, Start::Command(command) if command.changes_user())
     }
 
     pub(crate) fn validate(&self) -> Result<(), StartError> {

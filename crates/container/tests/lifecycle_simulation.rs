@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_container::lifecycle::{Action, Exit, Lifecycle, Settings, State};
+use async_container::lifecycle::{Action, Exit, Failure, Lifecycle, Settings, State};
 use async_container::{Backoff, ExitStatus, Restart};
 
 const STEPS: usize = 80;
@@ -17,6 +17,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Process {
     started: Instant,
+    /// Until when it asked to be given time.
+    extended: Option<Instant>,
     ready_since: Option<Instant>,
     last_message: Instant,
     interrupted: bool,
@@ -77,7 +79,9 @@ impl World {
                 0..45 => self.let_time_pass(),
                 45..60 => self.message(),
                 60..75 => self.become_ready(),
-                75..88 => self.exit(),
+                75..86 => self.exit(),
+                86..87 => self.extend(),
+                87..88 => self.fail(),
                 88..90 => self.become_unready(),
                 90..93 => self.replace(),
                 93..95 => self.hold(),
@@ -155,6 +159,7 @@ impl World {
             let ready_since = self.settings.ready_when_spawned.then_some(self.now);
             self.process = Some(Process {
                 started: self.now,
+                extended: None,
                 ready_since,
                 last_message: self.now,
                 interrupted: false,
@@ -235,8 +240,30 @@ impl World {
             && self.lifecycle.state() == State::Ready
         {
             process.started = self.now;
+            process.extended = None;
             self.lifecycle.handle_unready(self.now);
             assert_eq!(self.lifecycle.state(), State::Starting);
+        }
+    }
+
+    fn extend(&mut self) {
+        let time = Duration::from_millis(self.random.u64(0..4000));
+        if let Some(process) = &mut self.process
+            && self.lifecycle.state() == State::Starting
+        {
+            process.extended = process.extended.max(Some(self.now + time));
+        }
+        self.lifecycle.handle_extension(self.now, time);
+    }
+
+    /// A check finds it in a state that it must not go on in.
+    fn fail(&mut self) {
+        let up = self.lifecycle.is_up();
+        self.lifecycle.handle_failed(Failure::Reported);
+        self.act();
+        if up {
+            assert!(self.process.as_ref().is_some_and(|process| process.killed == Some(self.now)), "not killed");
+            assert_eq!(self.lifecycle.failure(), Some(Failure::Reported));
         }
     }
 
@@ -292,7 +319,8 @@ impl World {
         match state {
             State::Starting => {
                 let limit = self.settings.startup_timeout;
-                assert!(limit.is_none_or(|limit| self.now < process.started + limit), "start-up time-out missed");
+                let deadline = limit.map(|limit| process.extended.max(Some(process.started + limit)));
+                assert!(deadline.is_none_or(|deadline| Some(self.now) < deadline), "start-up time-out missed");
             }
             State::Ready => {
                 let limit = self.settings.health_check_timeout;

@@ -2,12 +2,14 @@
 //!
 //! The protocol is one JSON object a line, written to the pipe whose descriptor `NOTIFY_PIPE` names:
 //! `{"ready":true}`, `{"healthy":true}`, `{"status":"Preparing..."}` and the like. Any program in any
-//! language can speak it.
+//! language can speak it. Programs that know systemd are given a socket instead, by `NOTIFY_SOCKET`, and speak
+//! as sd_notify(3) has it.
 
 mod client;
 pub(crate) mod link;
 mod message;
 mod reader;
+pub(crate) mod server;
 mod socket;
 
 pub use client::Notify;

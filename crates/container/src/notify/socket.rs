@@ -64,6 +64,9 @@ pub(super) fn encode(message: &Message) -> io::Result<Vec<u8>> {
     if let Some(errno) = message.errno {
         fields.push(("ERRNO", errno.to_string()));
     }
+    if let Some(time) = message.extend_timeout_usec {
+        fields.push(("EXTEND_TIMEOUT_USEC", time.to_string()));
+    }
     let text: String = fields.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     if text.len() > LENGTH_LIMIT {
         let complaint =
@@ -89,6 +92,7 @@ mod tests {
         assert_eq!(text(&Message { stopping: Some(true), ..Message::default() }), "STOPPING=1\n");
         assert_eq!(text(&Message { healthy: Some(true), ..Message::default() }), "WATCHDOG=1\n");
         assert_eq!(text(&Message { errno: Some(-1), ..Message::default() }), "ERRNO=-1\n");
+        assert_eq!(text(&Message { extend_timeout_usec: Some(7), ..Message::default() }), "EXTEND_TIMEOUT_USEC=7\n");
         assert_eq!(text(&Message { ready: Some(false), ..Message::default() }), "");
         assert_eq!(text(&Message { status: Some("a\nREADY=1".into()), ..Message::default() }), "STATUS=a READY=1\n");
     }

@@ -15,6 +15,9 @@ use rustix::process::Pid;
 /// The first descriptor after standard input, output and error.
 pub(crate) const FIRST_DESCRIPTOR: c_int = 3;
 
+/// The digits in which an entry of the environment is told the process id.
+pub(crate) const PROCESS_ID_DIGITS: usize = 10;
+
 /// What the child needs before it executes: it only touches raw pointers and system calls.
 const STACK_SIZE: usize = 64 * 1024;
 
@@ -41,9 +44,9 @@ pub(crate) struct Plan<'fd> {
     pub umask: Option<libc::mode_t>,
     /// Whom to run as.
     pub credentials: Option<Credentials>,
-    /// Index into `environment` of a `NAME=` entry that ends in at least ten zeros, to be
-    /// overwritten with the child's own process id. `LISTEN_PID` of sd_listen_fds(3) needs it.
-    pub process_id_at: Option<usize>,
+    /// Indices into `environment` of `NAME=` entries that end in at least ten zeros, to be overwritten with the child's own
+    /// process id. `LISTEN_PID` of sd_listen_fds(3) and `WATCHDOG_PID` of sd_watchdog_enabled(3) need it.
+    pub process_id_at: Vec<usize>,
 }
 
 /// A user, with all groups.
@@ -90,8 +93,7 @@ struct Shared<'a> {
     nice: Option<c_int>,
     umask: Option<libc::mode_t>,
     credentials: Option<&'a Credentials>,
-    process_id: *mut c_char,
-    process_id_digits: usize,
+    process_ids: &'a [*mut c_char],
     parent: c_int,
     /// What the child is doing, for the case that it fails.
     step: &'static str,
@@ -108,15 +110,15 @@ impl Spawner {
     /// The child is killed when the calling *thread* ends, see `PR_SET_PDEATHSIG` in prctl(2).
     pub(crate) fn spawn(&mut self, plan: Plan<'_>) -> Result<Spawned, Failed> {
         let arguments = pointers(&plan.arguments);
-        let process_id_digits = 10;
-        let mut patched = None;
         let mut environment = pointers(&plan.environment);
-        if let Some(index) = plan.process_id_at {
-            let mut entry = plan.environment[index].clone().into_bytes_with_nul();
-            let start = entry.len() - 1 - process_id_digits;
-            environment[index] = entry.as_ptr().cast();
+        let mut patched: Vec<Vec<u8>> =
+            plan.process_id_at.iter().map(|index| plan.environment[*index].clone().into_bytes_with_nul()).collect();
+        let mut process_ids = Vec::with_capacity(patched.len());
+        for (index, entry) in plan.process_id_at.iter().zip(&mut patched) {
+            let start = entry.len() - 1 - PROCESS_ID_DIGITS;
+            environment[*index] = entry.as_ptr().cast();
             // SAFETY: `start` lies inside of the entry, whose last ten digits precede its NUL.
-            patched = Some((unsafe { entry.as_mut_ptr().add(start) }.cast::<c_char>(), entry));
+            process_ids.push(unsafe { entry.as_mut_ptr().add(start) }.cast::<c_char>());
         }
         let mut descriptors: Vec<c_int> = plan.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let mut shared = Shared {
@@ -130,8 +132,7 @@ impl Spawner {
             nice: plan.nice,
             umask: plan.umask,
             credentials: plan.credentials.as_ref(),
-            process_id: patched.as_ref().map_or(std::ptr::null_mut(), |(position, _)| *position),
-            process_id_digits,
+            process_ids: &process_ids,
             parent: rustix::process::getpid().as_raw_nonzero().get(),
             step: "",
             errno: 0,
@@ -252,12 +253,19 @@ unsafe fn prepare(shared: &mut Shared<'_>) -> bool {
         if !shared.directory.is_null() && libc::chdir(shared.directory) != 0 {
             return false;
         }
-        if !shared.process_id.is_null() {
+        for process_id in shared.process_ids {
+            // Without leading zeros: with them it would be an octal number to libsystemd.
             let mut rest = libc::getpid();
-            for position in (0..shared.process_id_digits).rev() {
-                *shared.process_id.add(position) = b'0' as c_char + (rest % 10) as c_char;
+            let (mut digits, mut bound) = (1, 10);
+            while digits < PROCESS_ID_DIGITS && rest >= bound {
+                digits += 1;
+                bound = bound.saturating_mul(10);
+            }
+            for position in (0..digits).rev() {
+                *process_id.add(position) = b'0' as c_char + (rest % 10) as c_char;
                 rest /= 10;
             }
+            *process_id.add(digits) = 0;
         }
     }
     true
