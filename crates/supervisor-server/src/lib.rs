@@ -67,6 +67,11 @@
 //! known here: its claim is left standing in its state, and `process_id` beside it is the one that is true here, or nothing
 //! if it cannot be seen from here; monitors are not told of such a one.
 //!
+//! The user that it runs as and root may do everything. Others are let in by
+//! [`allow_user`](Server::allow_user) and [`allow_group`](Server::allow_group) with a [`Role`]. What takes the role to operate
+//! or to diagnose is told to the log as it ends, with target `async_container_supervisor_server::audit`: who, what, and what came of
+//! it. Operations of the application are told at level debug if they were permitted, the rest at level info.
+//!
 //! # What a monitor can do to it
 //!
 //! Nothing. Each has a thread of its own for its checks. One that does not answer within a second is shown in `status` as
@@ -77,6 +82,7 @@
 #![deny(missing_docs)]
 
 mod access;
+mod audit;
 mod error;
 mod events;
 mod monitor;
@@ -90,6 +96,7 @@ mod server;
 mod session;
 mod workers;
 
+pub use access::Role;
 pub use error::ServeError;
 pub use root::{ChildState, ParentProcess, Root, RootError, RootState, Signal, UnknownSignal};
 pub use server::Server;

@@ -6,6 +6,7 @@ use async_container_protocol::{BoxFuture, Failure, Fields, Handler, Operations, 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Access,
     events::{Events, RESTART, Subscription},
     monitor::{MonitorHandle, STATUS_TIMEOUT},
     process::is_in_other_namespace,
@@ -23,6 +24,7 @@ pub(crate) struct Supervisor {
     pub(crate) registry: Arc<Registry>,
     pub(crate) root: Arc<dyn Root>,
     pub(crate) custom: Operations,
+    pub(crate) access: Access,
     pub(crate) events: Arc<Events>,
     pub(crate) started: Instant,
 }

@@ -53,6 +53,20 @@ impl Process {
         }
     }
 
+    /// The groups that it has beside its effective one, as far as the kernel tells.
+    pub(crate) fn supplementary_groups(&self) -> Vec<u32> {
+        let (Some(process_id), Some(handle)) = (self.process_id, &self.handle) else { return Vec::new() };
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{process_id}/status")) else { return Vec::new() };
+
+        // Whose status that was is certain only if the process is still there: its number cannot be another's then.
+        let mut ends = [PollFd::new(handle, PollFlags::IN)];
+
+        match poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) => groups(&status),
+            _ => Vec::new(),
+        }
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn exited(&self) -> io::Result<()> {
         let Some(handle) = &self.handle else {
@@ -66,6 +80,11 @@ impl Process {
         watched.readable().await?.retain_ready();
         Ok(())
     }
+}
+
+fn groups(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    line.unwrap_or_default().split_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
 
 /// A handle to the process that connected, from the socket itself where the kernel can do that (Linux 6.5).
@@ -112,5 +131,17 @@ pub(crate) fn is_in_other_namespace(process_id: u32) -> bool {
         (Ok(ours), Ok(theirs)) => ours != theirs,
         // Not to be found out: then its word is not taken.
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_stand_on_a_line_of_their_own() {
+        assert_eq!(groups("Name:\tGroups: 7\nGid:\t1\t1\nGroups:\t4 24 1000 \nNgid:\t0\n"), [4, 24, 1000]);
+        assert!(groups("Name:\tx\nGroups:\t \n").is_empty());
+        assert!(groups("").is_empty());
     }
 }

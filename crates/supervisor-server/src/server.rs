@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    access::Access,
+    access::{Access, Role},
     error::ServeError,
     events::Events,
     monitor::Monitors,
@@ -89,15 +89,28 @@ impl Server {
         self
     }
 
-    /// Lets another user in, by the number of the effective user.
-    pub fn allow_user(mut self, user_id: u32) -> Self {
-        self.access.users.insert(user_id);
+    /// Lets another user in, by the number of the effective user. Called again with another role, both hold.
+    ///
+    /// The user of this process and root may do everything, whatever is said here.
+    pub fn allow_user(mut self, user_id: u32, role: Role) -> Self {
+        self.access.allow_user(user_id, role);
         self
     }
 
-    /// Lets all in whose effective group this is. Supplementary groups do not count.
-    pub fn allow_group(mut self, group_id: u32) -> Self {
-        self.access.groups.insert(group_id);
+    /// Lets all in whose effective group this is, or one of whose supplementary groups.
+    ///
+    /// These the kernel tells of a process that is visible from here; they are looked at only if groups are allowed at
+    /// all, and for users who may not do everything.
+    pub fn allow_group(mut self, group_id: u32, role: Role) -> Self {
+        self.access.allow_group(group_id, role);
+        self
+    }
+
+    /// Sets the role that it takes to call an operation of the application, or to have one of a worker called. Default is
+    /// [`Role::Diagnose`] for the diagnostics of workers and [`Role::Operate`] for others; what the supervisor does itself
+    /// stays as it is.
+    pub fn require(mut self, operation: impl Into<String>, role: Role) -> Self {
+        self.access.require(operation.into(), role);
         self
     }
 
@@ -128,10 +141,10 @@ impl Server {
             registry: registry.clone(),
             root: root.clone(),
             custom: self.operations,
+            access: self.access,
             events: events.clone(),
             started: Instant::now(),
         });
-        let access = Arc::new(self.access);
 
         // Dropped at the end of this function, and everything that runs in it with it.
         let mut tasks = JoinSet::new();
@@ -155,7 +168,7 @@ impl Server {
                 }
             };
 
-            tasks.spawn(Session::serve(stream, supervisor.clone(), access.clone(), self.settings.clone()));
+            tasks.spawn(Session::serve(stream, supervisor.clone(), self.settings.clone()));
         }
     }
 }

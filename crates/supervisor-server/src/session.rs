@@ -7,7 +7,8 @@ use tokio::{net::UnixStream, time::timeout};
 use uuid::Uuid;
 
 use crate::{
-    access::{Access, Denied},
+    access::{Denied, Roles, refused},
+    audit,
     operation::Supervisor,
     process::Process,
 };
@@ -19,17 +20,14 @@ const DENIAL: std::time::Duration = std::time::Duration::from_secs(5);
 pub(crate) struct Session {
     pub(crate) id: Arc<str>,
     pub(crate) process: Process,
+    credentials: Credentials,
+    roles: Roles,
     pub(crate) supervisor: Arc<Supervisor>,
 }
 
 impl Session {
     /// Serves a connection until it ends.
-    pub(crate) async fn serve(
-        stream: UnixStream,
-        supervisor: Arc<Supervisor>,
-        access: Arc<Access>,
-        settings: Settings,
-    ) {
+    pub(crate) async fn serve(stream: UnixStream, supervisor: Arc<Supervisor>, settings: Settings) {
         let credentials = match Credentials::of(&stream) {
             Ok(credentials) => credentials,
             Err(error) => {
@@ -38,15 +36,18 @@ impl Session {
             }
         };
 
-        if !access.allows(&credentials) {
+        let process = Process::of(&stream, &credentials);
+        let roles = supervisor.access.roles(&credentials, || process.supplementary_groups());
+
+        if roles.is_empty() {
             tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
             let (_client, driver) = Driver::new(stream, Side::Accepted, Denied(credentials), settings);
             let _ = timeout(DENIAL, driver).await;
             return;
         }
 
-        let process = Process::of(&stream, &credentials);
-        let session = Arc::new(Self { id: Uuid::new_v4().to_string().into(), process, supervisor });
+        let id = Uuid::new_v4().to_string().into();
+        let session = Arc::new(Self { id, process, credentials, roles, supervisor });
         let process_id = credentials.process_id;
         // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
         let _registration = Registration(session.clone());
@@ -59,7 +60,16 @@ impl Session {
 }
 
 impl Handler for Session {
-    fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
+    fn call(&self, request: Request, mut responder: Responder) -> Option<BoxFuture> {
+        let required = self.supervisor.access.required(&request);
+
+        if let Some(role) = required.filter(|role| !self.roles.include(*role)) {
+            audit::refused(&request, self.credentials, role);
+            responder.fail(refused(&self.credentials, &request, role));
+            return None;
+        }
+
+        audit::attend(&request, &mut responder, self.credentials, required);
         self.supervisor.call(self, request, responder)
     }
 }

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output},
 };
 
-use async_container_supervisor_server::Server;
+use async_container_supervisor_server::{Role, Server};
 use common::TestServer;
 use serde_json::{Value, json};
 
@@ -62,9 +62,9 @@ async fn other_users_are_refused_unless_allowed() {
     let ping = json!({"id": 2, "do": "ping"});
     let cases = [
         (Server::new(), false),
-        (Server::new().allow_user(NOBODY), true),
-        (Server::new().allow_group(NOBODY), true),
-        (Server::new().allow_user(NOBODY - 1).allow_group(NOBODY - 1), false),
+        (Server::new().allow_user(NOBODY, Role::Observe), true),
+        (Server::new().allow_group(NOBODY, Role::Work), true),
+        (Server::new().allow_user(NOBODY - 1, Role::Operate).allow_group(NOBODY - 1, Role::Operate), false),
     ];
 
     for (server, allowed) in cases {
@@ -87,6 +87,100 @@ async fn other_users_are_refused_unless_allowed() {
             assert!(String::from_utf8_lossy(&output.stdout).contains("ended true"), "{output:?}");
         }
     }
+}
+
+/// What the other user is answered, who goes on to ask for the status.
+async fn answers(server: Server, line: Value, groups: Option<&str>) -> Vec<Value> {
+    let server = TestServer::start(server.operation("count", |_| async { Ok(()) }));
+    let peer = ["--exact", "peer_process", "--nocapture"];
+
+    let mut command = match groups {
+        Some(groups) => {
+            let mut command = Command::new("setpriv");
+            let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+            command.args([&user, &group, &format!("--groups={groups}"), "--"]);
+            // What setpriv runs it finds by its path, and that may lie where the user may not look.
+            let copy = server.path.with_file_name("peer");
+            std::fs::copy("/proc/self/exe", &copy).unwrap();
+            command.arg(copy);
+            command
+        }
+        None => {
+            let mut command = Command::new("/proc/self/exe");
+            command.uid(NOBODY).gid(NOBODY);
+            command
+        }
+    };
+
+    command.args(peer).env("TEST_PEER_ENDS", "no");
+    heard(&run(command, &server, line).await)
+}
+
+#[tokio::test]
+async fn other_users_may_do_what_their_roles_include() {
+    if !is_root() {
+        return;
+    }
+
+    let restart = json!({"id": 2, "do": "restart"});
+    let register = json!({"id": 2, "do": "register", "state": {"name": "web"}});
+    let forward =
+        |operation| json!({"id": 2, "do": "forward", "connection_id": "none", "operation": {"do": operation}});
+    let (dump, flush, ping) = (forward("memory_dump"), forward("flush"), forward("ping"));
+    let count = json!({"id": 2, "do": "count"});
+    let denied = Some("PermissionDenied");
+    // Whether it gets as far as to find out that there is no such worker, or that this process is no root.
+    let (missing, passed) = (Some("ConnectionNotFound"), None);
+
+    let cases = [
+        (Role::Observe, &restart, denied, true),
+        (Role::Observe, &register, denied, true),
+        (Role::Observe, &dump, denied, true),
+        (Role::Observe, &flush, denied, true),
+        (Role::Observe, &ping, missing, true),
+        (Role::Observe, &count, denied, true),
+        (Role::Operate, &dump, denied, true),
+        (Role::Operate, &flush, missing, true),
+        (Role::Operate, &count, passed, true),
+        (Role::Operate, &register, denied, true),
+        (Role::Diagnose, &dump, missing, true),
+        (Role::Diagnose, &restart, denied, true),
+        (Role::Work, &register, passed, false),
+        (Role::Work, &restart, denied, false),
+        (Role::Work, &ping, denied, false),
+    ];
+
+    for (role, line, class, may_look) in cases {
+        let answers = answers(Server::new().allow_user(NOBODY, role), line.clone(), None).await;
+        assert_eq!(answers[0]["error"]["class"].as_str(), class, "{role} {line}: {answers:?}");
+        // The connection goes on.
+        assert_eq!(answers[1]["connections"].is_array(), may_look, "{role} {line}: {answers:?}");
+    }
+
+    let both = Server::new()
+        .allow_user(NOBODY, Role::Observe)
+        .require("count", Role::Observe)
+        .require("flush", Role::Diagnose);
+    assert_eq!(answers(both, count, None).await[0], json!({"id": 2, "finished": true}));
+    let stricter = Server::new().allow_user(NOBODY, Role::Operate).require("flush", Role::Diagnose);
+    let answers = answers(stricter, flush, None).await;
+    let message = format!("user {NOBODY} may not do that: 'forward' takes the role 'diagnose'");
+    assert_eq!(answers[0]["error"]["message"], message);
+}
+
+#[tokio::test]
+async fn supplementary_groups_count() {
+    let has_setpriv = || Command::new("setpriv").arg("--version").output().is_ok();
+
+    if !is_root() || !has_setpriv() {
+        return;
+    }
+
+    let ping = json!({"id": 2, "do": "ping"});
+    let server = || Server::new().allow_group(4242, Role::Observe);
+    let answers_of = |groups| answers(server(), ping.clone(), Some(groups));
+    assert!(answers_of("7,4242").await[0]["version"].is_string());
+    assert_eq!(answers_of("7").await[0]["error"]["class"], "PermissionDenied");
 }
 
 #[tokio::test]
