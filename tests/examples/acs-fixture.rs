@@ -123,6 +123,10 @@ fn main() -> ExitCode {
             .service(Service::new("b", ready).count(1).after("a")),
         "dangling" => application.service(Service::new("a", ready).count(1).after("nothing")),
         "ages" => application.service(Service::new("worker", ready).count(3).maximum_age(Duration::from_millis(300))),
+        "threads" => {
+            let service = Service::new("hybrid", threaded).threads(3).health_check_timeout(Duration::from_secs(2));
+            application.service(service.count(2).supervised()).supervisor(|it| it)
+        }
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }
@@ -210,6 +214,36 @@ async fn stubborn(instance: Instance) -> Result<(), BoxError> {
     // Whoever asks is trusted to end by itself.
     let _asked = instance.shutdown();
     pending().await
+}
+
+/// Does what a file in the directory tells the thread to do, once.
+async fn threaded(instance: Instance) -> Result<(), BoxError> {
+    let file = |what: &str| format!("{what}-{}", instance.name());
+    let told = |what: &str| std::fs::remove_file(file(what)).is_ok();
+    eprintln!("thread {} of process {} starts", instance.name(), std::process::id());
+    if instance.thread() == Some(3) {
+        while !Path::new("go").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+        if told("fail") {
+            return Err("told to fail".into());
+        }
+        if told("panic") {
+            panic!("told to panic");
+        }
+        if told("hang") {
+            std::thread::sleep(Duration::MAX);
+        }
+    }
 }
 
 async fn breakable(instance: Instance) -> Result<(), BoxError> {

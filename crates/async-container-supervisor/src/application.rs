@@ -135,7 +135,7 @@ fn supervisor(socket: PathBuf, configure: ConfigureServer) -> Service {
 /// The service with a connection to the supervisor beside its work.
 fn supervise(service: Service, socket: PathBuf, configure: ConfigureWorker) -> Service {
     service.wrap(move |instance, work| {
-        let state = supervision::WorkerState { instance: instance.index() };
+        let state = supervision::WorkerState { instance: instance.index(), thread: instance.thread() };
         let worker =
             Worker::new(&socket).name(instance.service()).state(&state).map(|worker| configure(&instance, worker));
         async move { supervision::work(worker?, work).await }

@@ -15,6 +15,9 @@ use tokio::time::timeout;
 pub(crate) struct WorkerState {
     /// Which of the service's instances it is, from 1.
     pub instance: u32,
+    /// Which of the instance's threads it is, from 1, if it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<u32>,
 }
 
 /// The supervisor's work.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -17,6 +18,7 @@ use crate::spec::{Runtime, Service, Start};
 use crate::sys::inherit;
 use crate::sys::spawn::FIRST_DESCRIPTOR;
 use crate::sys::watch::watch;
+use crate::threads::Threads;
 
 /// The variable that tells a process which service and instance it is, as `service#instance`.
 pub(crate) const ENTRY: &str = "ASYNC_CONTAINER_ENTRY";
@@ -108,7 +110,9 @@ async fn drive(service: &Service, index: u32, inherited: Inherited) -> Result<()
 
     let link = inherited.link.map(Link::new).transpose()?;
     let instance = Instance::new(service.name.clone(), index, inherited.listeners, link);
-    if let Some(timeout) = service.health_check_timeout {
+    if let Some(timeout) = service.health_check_timeout
+        && service.threads == 1
+    {
         tokio::spawn(beat(instance.clone(), timeout));
     }
     if let Some(pipe) = instance.notify_pipe() {
@@ -123,15 +127,29 @@ async fn drive(service: &Service, index: u32, inherited: Inherited) -> Result<()
         });
     }
 
+    let mut asked = async || loop {
+        tokio::select! {
+            _ = interrupt.recv() => return,
+            _ = terminate.recv() => return,
+            _ = stop.recv() => return,
+            _ = hangup.recv() => {}
+        }
+    };
+    if service.threads > 1 {
+        let mut threads = Threads::start(service, Arc::clone(work), instance, service.threads)?;
+        loop {
+            tokio::select! {
+                result = threads.run() => return result,
+                () = asked() => threads.begin_shutdown(),
+            }
+        }
+    }
     let work = work(instance.clone());
     tokio::pin!(work);
     loop {
         tokio::select! {
             result = &mut work => return result,
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = stop.recv() => {}
-            _ = hangup.recv() => continue,
+            () = asked() => {}
         }
         // Repeated signals change nothing: how long it may take is for the root to decide.
         instance.begin_shutdown();

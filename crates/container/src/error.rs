@@ -188,6 +188,12 @@ pub enum StartError {
         /// The service.
         name: String,
     },
+    /// A service should run in no thread at all.
+    #[error("service {name:?} has 0 threads: it must be at least 1")]
+    ZeroThreads {
+        /// The service.
+        name: String,
+    },
     /// A service depends on one that is not there.
     #[error("service {name:?} is to start after {dependency:?}, but there is no such service")]
     UnknownDependency {

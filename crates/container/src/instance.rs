@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::error::InstanceError;
 use crate::notify::Notify;
 use crate::notify::link::Link;
+use crate::threads::Handle;
 
 /// One instance of a service, as its own code sees it. Clones are the same instance.
 #[derive(Clone, Debug)]
@@ -23,7 +24,9 @@ struct Inner {
     service: String,
     index: u32,
     notify: &'static Notify,
-    listeners: BTreeMap<String, OwnedFd>,
+    /// The thread that this is for, if the instance has several.
+    thread: Option<Handle>,
+    listeners: Arc<BTreeMap<String, OwnedFd>>,
     link: Option<Link>,
     shutdown: CancellationToken,
     /// True once somebody wanted to be told about the shutdown.
@@ -36,7 +39,8 @@ impl Instance {
             service,
             index,
             notify: Notify::open(),
-            listeners,
+            thread: None,
+            listeners: Arc::new(listeners),
             link,
             shutdown: CancellationToken::new(),
             observed: AtomicBool::new(false),
@@ -44,9 +48,33 @@ impl Instance {
         Instance { inner: Arc::new(inner) }
     }
 
-    /// The service's name and the instance's number, such as `worker#1`.
+    /// The same instance for one of its threads.
+    pub(crate) fn for_thread(&self, thread: Handle) -> Self {
+        let inner = Inner {
+            service: self.inner.service.clone(),
+            index: self.inner.index,
+            notify: self.inner.notify,
+            thread: Some(thread),
+            listeners: Arc::clone(&self.inner.listeners),
+            link: self.inner.link.clone(),
+            shutdown: CancellationToken::new(),
+            observed: AtomicBool::new(false),
+        };
+        Instance { inner: Arc::new(inner) }
+    }
+
+    /// The service's name and the instance's number, such as `worker#1`, or `worker#1.2` in the second of several threads.
     pub fn name(&self) -> String {
-        child_name(&self.inner.service, self.inner.index)
+        let name = child_name(&self.inner.service, self.inner.index);
+        match self.thread() {
+            Some(thread) => format!("{name}.{thread}"),
+            None => name,
+        }
+    }
+
+    /// Which of the instance's threads this is, from 1, if the service runs in several.
+    pub fn thread(&self) -> Option<u32> {
+        self.inner.thread.as_ref().map(|thread| thread.number)
     }
 
     /// The service's name.
@@ -64,6 +92,10 @@ impl Instance {
     /// # Errors
     /// When the root cannot be told.
     pub fn ready(&self) -> Result<(), InstanceError> {
+        if let Some(thread) = &self.inner.thread {
+            thread.ready();
+            return Ok(());
+        }
         self.inner.notify.ready().map_err(InstanceError::Notify)
     }
 
@@ -123,6 +155,11 @@ impl Instance {
 
     pub(crate) fn notify_pipe(&self) -> Option<BorrowedFd<'static>> {
         self.inner.notify.pipe()
+    }
+
+    /// Completes when the instance is asked to end, without being counted as somebody who waits for that.
+    pub(crate) async fn shutdown_begun(&self) {
+        self.inner.shutdown.cancelled().await;
     }
 
     pub(crate) fn begin_shutdown(&self) {

@@ -77,6 +77,7 @@ mod spec;
 mod statistics;
 mod status;
 mod sys;
+mod threads;
 
 pub use backoff::Backoff;
 pub use command::{Command, Resource, Stdio};

@@ -64,7 +64,8 @@ pub enum Runtime {
     MultiThread(usize),
 }
 
-type Work = Arc<dyn Fn(Instance) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send + Sync>;
+pub(crate) type Work =
+    Arc<dyn Fn(Instance) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send + Sync>;
 
 /// What the process of a child runs.
 #[derive(Clone)]
@@ -104,6 +105,7 @@ pub struct Service {
     pub(crate) graceful_stop: Option<Duration>,
     pub(crate) stop_signal: Signal,
     pub(crate) runtime: Runtime,
+    pub(crate) threads: u32,
     pub(crate) listeners: Vec<(String, Address)>,
     pub(crate) supervised: bool,
     pub(crate) linked: bool,
@@ -140,6 +142,7 @@ impl Service {
             graceful_stop: None,
             stop_signal: Signal::INT,
             runtime: Runtime::default(),
+            threads: 1,
             listeners: Vec::new(),
             supervised: false,
             linked: false,
@@ -224,6 +227,16 @@ impl Service {
     /// The runtime for code of this program. Default is [`Runtime::CurrentThread`].
     pub fn runtime(mut self, runtime: Runtime) -> Self {
         self.runtime = runtime;
+        self
+    }
+
+    /// Runs code of this program in so many threads of each instance's process, each with a single-threaded runtime of its
+    /// own and an [`Instance`] of its own. The process is ready when all of them are, and one signal ends them all. A
+    /// thread that ends is started again within the process, as [`restart`](Self::restart) and [`backoff`](Self::backoff) say; one
+    /// that hangs cannot be killed, so the whole process is replaced when its health check fails, at the latest after
+    /// twice the time-out. Default is 1: no thread of its own.
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.threads = threads;
         self
     }
 
@@ -352,6 +365,9 @@ impl Service {
         }
         if self.count == Some(0) {
             return Err(StartError::ZeroCount { name });
+        }
+        if self.threads == 0 {
+            return Err(StartError::ZeroThreads { name });
         }
         if let Start::Command(command) = &self.start {
             command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;
