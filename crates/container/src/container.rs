@@ -348,7 +348,16 @@ impl Container {
                 log_kill(slot, process);
                 process.signal(Signal::KILL);
             }
-            (Some(Action::Interrupt | Action::Kill), None) | (None, _) => {}
+            (Some(Action::Overdue), Some(process)) => {
+                tracing::error!(
+                    child = slot.name,
+                    pid = pid_of(process),
+                    doing = process.activity(),
+                    "child was killed, but the kernel does not let go of it: waiting"
+                );
+            }
+            (Some(Action::Abandon), _) => self.abandon(key),
+            (Some(Action::Interrupt | Action::Kill | Action::Overdue), None) | (None, _) => {}
         }
         self.touch(key);
         spawned
@@ -412,6 +421,23 @@ impl Container {
                 self.report_stopped(key);
             }
         }
+    }
+
+    /// Goes on without a process that cannot be ended.
+    fn abandon(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        if let Some(process) = slot.process.take() {
+            tracing::error!(
+                child = slot.name,
+                pid = pid_of(&process),
+                doing = process.activity(),
+                "leaving child behind: it was killed, but the kernel does not let go of it"
+            );
+            unregister(self.epoll.get_ref(), &process);
+            self.processes.remove(&process.pid);
+            self.links.closed(key);
+        }
+        self.report_stopped(key);
     }
 
     fn handle_notify(&mut self, key: Key) {
@@ -664,6 +690,11 @@ fn log_kill(slot: &Slot, process: &Process) {
         Some(failure) => {
             tracing::error!(child = slot.name, pid, reason = %failure, "killing child")
         }
-        None => tracing::warn!(child = slot.name, pid, "killing child: it did not end within its grace period"),
+        None => tracing::warn!(
+            child = slot.name,
+            pid,
+            doing = process.activity(),
+            "killing child: it did not end within its grace period"
+        ),
     }
 }

@@ -166,10 +166,14 @@ impl Controller {
                     .map_err(|source| StartError::System { action: "watch the notify socket", source })?;
             }
             let mut root = Root::new(container, plan, grace, watch, self.maximum_draining);
-            Ok(root.run(signals, children).await)
+            let code = root.run(signals, children).await;
+            Ok((code, root.watch.is_some()))
         });
-        guardian::sweep();
-        code
+        // A guardian that lives does it, and only it gets everything.
+        if !matches!(&code, Ok((_, true))) {
+            guardian::sweep();
+        }
+        code.map(|(code, _)| code)
     }
 
     /// Finds what is wrong before anything is started; says what to start and where to listen.
@@ -368,6 +372,7 @@ impl Root {
                     Some(number) => self.handle_order(order(number), true),
                     None => {
                         tracing::error!("the guardian was killed: ending everything");
+                        self.watch = None;
                         return ExitCode::from(exit_code::GUARDIAN_KILLED);
                     }
                 },

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -29,9 +30,8 @@ use crate::sys::watch::watch;
 /// What is handed on to the root.
 const FORWARDED: [Signal; 5] = [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::USR2];
 
-/// Rounds of killing after which what is still there cannot be killed. Every round reaches one level of
-/// processes that were detached from their parents.
-const ROUNDS: usize = 100_000;
+/// How long nothing may end, of what was killed, before it is left behind.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The root's line to its guardian.
 pub(crate) struct Guard {
@@ -149,7 +149,7 @@ fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
     };
     // What it said last, it may have said since the last look.
     receive(&socket, &mut entrusted);
-    signal::sweep(ROUNDS);
+    signal::sweep(SWEEP_LIMIT);
     drop(entrusted);
     match status {
         ExitStatus::Exited(code) => fork::exit_now(code),
@@ -209,5 +209,5 @@ fn receive(socket: &OwnedFd, entrusted: &mut Entrusted) {
 
 /// Kills and reaps everything that is left below this process.
 pub(crate) fn sweep() {
-    signal::sweep(ROUNDS);
+    signal::sweep(SWEEP_LIMIT);
 }

@@ -11,7 +11,8 @@
 //! What it promises, whatever happens in whatever order:
 //! - there is never more than one process: `Spawn` comes only when the last process is known to have ended;
 //! - once [`handle_stop`](Lifecycle::handle_stop) was called, nothing is spawned any more;
-//! - a child that was asked to end is killed at its deadline, unless it ended before;
+//! - a child that was asked to end is killed at its deadline, unless it ended before; stopping comes to an end even if
+//!   the kernel does not let go of the process;
 //! - start-up and health-check time-outs hold whatever else is going on.
 
 use std::collections::VecDeque;
@@ -22,6 +23,10 @@ use crate::backoff::Backoff;
 use crate::exit::ExitStatus;
 use crate::spec::Restart;
 
+/// How long a process that was killed may take to end. One that takes longer is held by the kernel, as in a call to a device
+/// that does not answer, or in a frozen cgroup.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -31,6 +36,10 @@ pub enum Action {
     Interrupt,
     /// End the process, by SIGKILL.
     Kill,
+    /// Say that the process was killed, but has not ended: the kernel holds it.
+    Overdue,
+    /// Forget the process, which was killed and has not ended, so that stopping comes to an end.
+    Abandon,
 }
 
 /// Where a child stands.
@@ -139,11 +148,13 @@ struct Timers {
     health: Option<Instant>,
     /// When the child has not ended by then although it was asked to, it is killed.
     grace: Option<Instant>,
+    /// When the child has not ended by then although it was killed, it is said, or given up.
+    overdue: Option<Instant>,
 }
 
 impl Timers {
     fn earliest(&self) -> Option<Instant> {
-        [self.startup, self.health, self.grace].into_iter().flatten().min()
+        [self.startup, self.health, self.grace, self.overdue].into_iter().flatten().min()
     }
 }
 
@@ -326,9 +337,9 @@ impl Lifecycle {
     }
 
     /// The child was found to be in a state that it must not go on in: it is killed.
-    pub fn handle_failed(&mut self, failure: Failure) {
+    pub fn handle_failed(&mut self, now: Instant, failure: Failure) {
         if self.is_up() {
-            self.fail(failure);
+            self.fail(now, failure);
         }
     }
 
@@ -368,7 +379,10 @@ impl Lifecycle {
             State::Starting | State::Ready => self.interrupt(now, grace, Then::Stop),
             State::Stopping => {
                 self.then = Then::Stop;
-                if !self.killed {
+                if self.killed {
+                    // It may have been overdue before anybody wanted it to stop.
+                    self.timers.overdue.get_or_insert(now + KILL_LIMIT);
+                } else {
                     let deadline = now + grace;
                     self.timers.grace = Some(self.timers.grace.map_or(deadline, |earlier| earlier.min(deadline)));
                     self.kill_if_late(now);
@@ -447,7 +461,7 @@ impl Lifecycle {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some(failure) = self.exceeded(now) {
-            return self.fail(failure);
+            return self.fail(now, failure);
         }
         match self.state {
             State::Waiting { until } if until <= now => {
@@ -473,18 +487,31 @@ impl Lifecycle {
     fn kill_if_late(&mut self, now: Instant) {
         if self.timers.grace.is_some_and(|at| at <= now) {
             self.timers.grace = None;
-            self.killed = true;
-            self.actions.push_back(Action::Kill);
+            self.kill(now);
+        }
+        if self.timers.overdue.is_some_and(|at| at <= now) {
+            self.timers.overdue = None;
+            if self.then == Then::Stop {
+                self.state = State::Stopped(End::Asked);
+                self.actions.push_back(Action::Abandon);
+            } else {
+                self.actions.push_back(Action::Overdue);
+            }
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    fn kill(&mut self, now: Instant) {
+        self.killed = true;
+        self.timers.overdue = Some(now + KILL_LIMIT);
+        self.actions.push_back(Action::Kill);
+    }
+
+    fn fail(&mut self, now: Instant, failure: Failure) {
         self.failure = Some(failure);
         self.state = State::Stopping;
         self.then = Then::Fail;
         self.timers = Timers::default();
-        self.killed = true;
-        self.actions.push_back(Action::Kill);
+        self.kill(now);
     }
 
     fn respawn(&mut self, now: Instant) {

@@ -119,6 +119,17 @@ impl Process {
         })
     }
 
+    /// What the process is doing, as the kernel has it: its state, and where it waits.
+    pub(crate) fn activity(&self) -> String {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", self.pid.as_raw_nonzero()));
+        let status = read("status").unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).map_or("gone", str::trim);
+        match read("wchan") {
+            Ok(place) if !place.is_empty() && place != "0" => format!("{state} in {place}"),
+            _ => state.to_owned(),
+        }
+    }
+
     /// Sends the signal to the process and its group. The process must not have been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
         if let Err(error) = signal::send_group(&self.pidfd, self.pid, signal) {

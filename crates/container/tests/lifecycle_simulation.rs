@@ -99,8 +99,10 @@ impl World {
 
     /// Whatever the process does, stopping comes to an end.
     fn end(&mut self) {
-        for _ in 0..4 {
-            if self.process.as_ref().is_some_and(|process| process.killed.is_some()) {
+        // Some processes do not end even when they are killed.
+        let undead = self.random.u8(..) < 60;
+        for _ in 0..6 {
+            if !undead && self.process.as_ref().is_some_and(|process| process.killed.is_some()) {
                 self.exit();
                 self.act();
             }
@@ -129,6 +131,15 @@ impl World {
                     let process = self.process.as_mut().expect("a kill needs a process");
                     assert!(process.killed.is_none(), "killed twice");
                     process.killed = Some(self.now);
+                }
+                Action::Overdue | Action::Abandon => {
+                    let killed = self.process.as_ref().and_then(|process| process.killed);
+                    let since = self.now - killed.expect("only who was killed can be overdue");
+                    assert!(since >= Duration::from_secs(5), "given {since:?} to end");
+                    if action == Action::Abandon {
+                        assert!(self.stop_deadline.is_some(), "abandoned although nobody asked to stop");
+                        self.process = None;
+                    }
                 }
             }
         }
@@ -259,7 +270,7 @@ impl World {
     /// A check finds it in a state that it must not go on in.
     fn fail(&mut self) {
         let up = self.lifecycle.is_up();
-        self.lifecycle.handle_failed(Failure::Reported);
+        self.lifecycle.handle_failed(self.now, Failure::Reported);
         self.act();
         if up {
             assert!(self.process.as_ref().is_some_and(|process| process.killed == Some(self.now)), "not killed");

@@ -89,11 +89,12 @@ impl Container {
         let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.lifecycle.is_up()) else {
             return false;
         };
-        if self.policies.check_failed(&slot.as_policies_see_it(None), failure, Instant::now()) == Verdict::Wait {
+        let now = Instant::now();
+        if self.policies.check_failed(&slot.as_policies_see_it(None), failure, now) == Verdict::Wait {
             tracing::warn!(child = slot.name, %failure, "a policy has the child go on");
             return false;
         }
-        slot.lifecycle.handle_failed(failure);
+        slot.lifecycle.handle_failed(now, failure);
         self.touch(key);
         true
     }

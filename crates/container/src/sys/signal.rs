@@ -5,11 +5,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::exit::ExitStatus;
+
+/// How long what was killed is given to end, before it is looked at again.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP` of linux/pidfd.h, known to kernels from 6.9 on.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
@@ -79,21 +83,24 @@ fn wait(pidfd: std::os::fd::BorrowedFd<'_>, options: WaitIdOptions) -> io::Resul
     }
 }
 
-/// Kills and reaps every child of this process, and what comes up when they are gone, until none is left
-/// or `rounds` have passed. True if none is left.
-pub(crate) fn sweep(rounds: usize) -> bool {
-    for _ in 0..rounds {
-        if !has_children() {
-            return true;
-        }
+/// Kills and reaps every child of this process, and what comes up when they are gone, until none is left. Gives up on what
+/// the kernel does not let go of: when nothing has ended for so long.
+pub(crate) fn sweep(limit: Duration) {
+    let mut progress = Instant::now();
+    while has_children() && progress.elapsed() < limit {
         // The list may miss some that are just coming or going; they are in the next one.
-        let children = children();
-        children.iter().for_each(|child| kill_orphan(*child));
-        for child in children {
-            while let Err(Errno::INTR) = waitid(WaitId::Pid(child), WaitIdOptions::EXITED) {}
+        children().into_iter().for_each(kill_orphan);
+        let mut reaped = false;
+        while let Some(child) = ended_child() {
+            reap_orphan(child);
+            reaped = true;
+        }
+        if reaped {
+            progress = Instant::now();
+        } else {
+            std::thread::sleep(SWEEP_PAUSE);
         }
     }
-    false
 }
 
 fn has_children() -> bool {
