@@ -1,0 +1,132 @@
+//! The examples in Python, against a real application: what is in docs/protocol.md is enough to write a worker and a client.
+//! Where there is no python3, or it has no package msgpack, these pass and say so.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use async_container_supervisor_tests::{Dir, Launch, Program, Signal, Supervisor, Worker, proc, wait_for};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether the examples can run; if not, the reason is printed.
+fn can_run() -> bool {
+    let mut command = Command::new("python3");
+    let output = command.args(["-c", "import msgpack"]).stdin(Stdio::null()).output();
+
+    match output {
+        Ok(output) if output.status.success() => true,
+        Ok(_) => {
+            eprintln!("skipped: this python3 has no package msgpack");
+            false
+        }
+        Err(error) => {
+            eprintln!("skipped: there is no python3: {error}");
+            false
+        }
+    }
+}
+
+fn python(dir: &Dir, example: &str) -> Launch {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/python").join(example);
+    dir.command("python3").arg(path)
+}
+
+/// An application with a worker of its own and one in Python.
+fn start(dir: &Dir) -> io::Result<(Program, Program, Supervisor)> {
+    let mut program = dir.example("simple")?.args(["--workers", "1"]).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let worker = python(dir, "worker.py").start()?;
+    supervisor.wait_for_workers("both workers", LIMIT, |workers| workers.len() == 2)?;
+    Ok((program, worker, supervisor))
+}
+
+fn the_one_in_python(supervisor: &mut Supervisor) -> io::Result<Worker> {
+    let worker = supervisor.workers()?.into_iter().find(|worker| worker.name == "python");
+    worker.ok_or_else(|| io::Error::other("the worker in Python is not connected"))
+}
+
+/// What the client prints, line by line, and its exit status.
+fn ask(dir: &Dir, arguments: &[&str]) -> io::Result<(Vec<Value>, Option<i32>, String)> {
+    let mut client = python(dir, "client.py").args(arguments).start()?;
+    let status = client.wait(LIMIT)?;
+    let lines = client.stdout().lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok((lines, status.code(), client.stderr()))
+}
+
+#[test]
+fn worker_in_python_answers_and_comes_back() -> io::Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+
+    let dir = Dir::new()?;
+    let (mut program, worker, mut supervisor) = start(&dir)?;
+    let python = the_one_in_python(&mut supervisor)?;
+    assert_eq!(python.pid, worker.pid());
+
+    let greeting = supervisor.forward(&python, json!({"do": "greet", "name": "you"}))?;
+    assert_eq!(greeting["greeting"], "hello you, this is Python");
+    let forward = |operation| json!({"connection_id": python.connection, "operation": operation});
+    let counted = supervisor.call("forward", forward(json!({"do": "count", "to": 3})))?;
+    let numbers: Vec<&Value> = counted.iter().map(|response| &response["number"]).collect();
+    assert_eq!(numbers, [&json!(1), &json!(2), &json!(3), &Value::Null]);
+    let error = supervisor.forward(&python, json!({"do": "greet"})).unwrap_err().to_string();
+    assert!(error.contains("InvalidParameters"), "{error}");
+    let error = supervisor.forward(&python, json!({"do": "nonsense"})).unwrap_err().to_string();
+    assert!(error.contains("UnknownOperation"), "{error}");
+
+    // The supervisor is replaced, and both workers are back.
+    let old = supervisor.ask("ping", json!({}))?["process_id"].as_u64().unwrap_or_default();
+    let process = u32::try_from(old).ok().and_then(proc::process).ok_or_else(|| io::Error::other("no supervisor"))?;
+    process.signal(Signal::KILL)?;
+    let mut supervisor = program.wait_for("another supervisor", LIMIT, || {
+        let Ok(mut supervisor) = Supervisor::connect(&dir.socket()) else { return Ok(None) };
+        let answer = supervisor.ask("ping", json!({}));
+        Ok(answer.is_ok_and(|answer| answer["process_id"].as_u64() != Some(old)).then_some(supervisor))
+    })?;
+    supervisor.wait_for_workers("both workers again", LIMIT, |workers| workers.len() == 2)?;
+    let again = the_one_in_python(&mut supervisor)?;
+    assert_eq!(again.pid, python.pid);
+    assert_ne!(again.connection, python.connection);
+    Ok(())
+}
+
+#[test]
+fn client_in_python_asks_and_follows() -> io::Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+
+    let dir = Dir::new()?;
+    let (_program, _worker, _) = start(&dir)?;
+
+    let (status, code, _) = ask(&dir, &["supervisor", "status"])?;
+    assert_eq!(code, Some(0));
+    assert_eq!(status.last().map(|last| last["connections"].as_array().map_or(0, Vec::len)), Some(2));
+    assert!(status[0]["memory"]["processes"].is_array(), "{status:?}");
+
+    let (greeting, ..) = ask(&dir, &["worker", "greet", "name=you"])?;
+    assert_eq!(greeting, [json!({"greeting": "hello you, this is worker#1"})]);
+    let (numbers, ..) = ask(&dir, &["python", "count", "to=2"])?;
+    assert_eq!(numbers, [json!({"number": 1}), json!({"number": 2}), json!({})]);
+    let (lines, code, error) = ask(&dir, &["python", "nonsense"])?;
+    assert!(lines.is_empty() && code == Some(1) && error.starts_with("UnknownOperation: "), "{error}");
+
+    let watch =
+        python(&dir, "client.py").args(["supervisor", "subscribe", r#"events=["register","remove"]"#]).start()?;
+    // Others come and go until the subscription, which has no answer of its own, is there to hear of it.
+    let events = wait_for("events", LIMIT, || {
+        Supervisor::connect(&dir.socket())?.ask("register", json!({"state": {"name": "guest"}}))?;
+        let output = watch.stdout();
+        let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+        let events: Vec<Value> = whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        Ok((events.len() >= 2).then_some(events))
+    })?;
+    assert!(events.iter().all(|event| event["name"] == "guest" && event["at"].is_f64()), "{events:?}");
+    Ok(())
+}
