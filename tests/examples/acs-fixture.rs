@@ -5,7 +5,7 @@
 use std::{future::pending, path::Path, process::ExitCode, time::Duration};
 
 use async_container_supervisor::container::{
-    Context, ExitStatus, FailureRate, Policy, PolicyChild, Strategy, Verdict, lifecycle::Failure,
+    Context, ExitStatus, FailureRate, Policy, PolicyChild, Reload, Strategy, Verdict, lifecycle::Failure,
 };
 use async_container_supervisor::{
     Application, BoxError, Command, Instance, Readiness, Restart, Service,
@@ -127,6 +127,10 @@ fn main() -> ExitCode {
             let service = Service::new("hybrid", threaded).threads(3).health_check_timeout(Duration::from_secs(2));
             application.service(service.count(2).supervised()).supervisor(|it| it)
         }
+        "rolling" => application
+            .service(Service::new("worker", breakable).count(4).supervised())
+            .supervisor(|it| it)
+            .controller(|it| it.reload(Reload::Rolling { at_once: 1, soak: Duration::from_millis(50) })),
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }

@@ -86,3 +86,89 @@ fn no_connection_is_refused_meanwhile() -> io::Result<()> {
     assert_eq!(&answer, b"ping");
     Ok(())
 }
+
+/// The lines of the log about starts, readiness and ends of workers: what happened, and to which process.
+fn workers_history(program: &Program) -> Vec<(String, u32)> {
+    let mut history = Vec::new();
+    for line in program.stderr().lines().filter(|line| line.contains("child=\"worker#")) {
+        let pid = line.split_once(" pid=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        for what in ["child is ready", "child stopped", "child failed"] {
+            if let (true, Some(pid)) = (line.contains(what), pid) {
+                history.push((what.to_owned(), pid));
+            }
+        }
+    }
+    history
+}
+
+#[test]
+fn a_rolling_reload_never_has_fewer_children_than_before() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("rolling").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let old = children(&program)?;
+    program.signal(Signal::HUP)?;
+    program.wait_for_stderr("the new generation is ready", LIMIT)?;
+    let root = program.pid();
+    program.wait_for("five other children", LIMIT, || {
+        let now: BTreeSet<u32> =
+            async_container_supervisor_tests::proc::descendants(root)?.iter().map(|process| process.pid).collect();
+        Ok((now.len() == 6 && now.is_disjoint(&old)).then_some(()))
+    })?;
+    let (mut ready, mut most, mut full) = (0, 0, false);
+    for (what, pid) in workers_history(&program) {
+        match what.as_str() {
+            "child is ready" => ready += 1,
+            "child stopped" => ready -= 1,
+            other => panic!("{other} {pid}"),
+        }
+        full |= ready == 4;
+        assert!(!full || ready >= 4, "{:?}", workers_history(&program));
+        most = most.max(ready);
+    }
+    assert_eq!(most, 5, "one at a time: {:?}", workers_history(&program));
+
+    // The supervisor was replaced last, and knows everybody.
+    let mut supervisor = async_container_supervisor_tests::Supervisor::connect(&dir.socket())?;
+    supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 4)?;
+    let ready = supervisor.ask("ready", serde_json::json!({}))?;
+    assert_eq!((&ready["ready"], &ready["generation"]), (&true.into(), &2.into()), "{ready}");
+    Ok(())
+}
+
+#[test]
+fn a_rolling_reload_ends_at_the_first_failure() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("rolling").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let old = children(&program)?;
+    program.signal(Signal::HUP)?;
+    // In the middle of it, starts begin to fail.
+    program.wait_for("the first replacement", LIMIT, || {
+        let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+        Ok(text.contains("child stopped child=\"worker#1\"").then_some(()))
+    })?;
+    std::fs::write(dir.file("broken"), "")?;
+    let line = program.wait_for_stderr("the new generation failed", LIMIT)?;
+    assert!(line.contains("exited with status 1"), "{line}");
+    let root = program.pid();
+    let now = program.wait_for("the supervisor and four workers", LIMIT, || {
+        let now: BTreeSet<u32> =
+            async_container_supervisor_tests::proc::descendants(root)?.iter().map(|process| process.pid).collect();
+        Ok((now.len() == 6).then_some(now))
+    })?;
+    let kept = now.intersection(&old).count();
+    assert!((1..5).contains(&kept), "{kept} of the old ones are left");
+
+    // Those that were replaced and those that were not are looked after alike, and the next reload replaces all.
+    std::fs::remove_file(dir.file("broken"))?;
+    program.signal(Signal::HUP)?;
+    program.wait_for("nobody of before", LIMIT, || {
+        let later: BTreeSet<u32> =
+            async_container_supervisor_tests::proc::descendants(root)?.iter().map(|process| process.pid).collect();
+        Ok((later.len() == 6 && later.intersection(&now).count() == 1).then_some(()))
+    })?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}

@@ -30,7 +30,7 @@ use crate::policies::Policies;
 use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
-use crate::slot::{Child, Slot};
+use crate::slot::{Child, Phase, Slot};
 use crate::spec::{Readiness, Service, Strategy};
 use crate::status::RootStatus;
 use crate::sys::signal;
@@ -114,32 +114,40 @@ impl Container {
         })
     }
 
-    /// Adds `count` children of the service, as part of the generation.
-    pub(crate) fn add(&mut self, service: &Rc<Service>, count: u32, generation: u64, grace: Duration) {
-        for index in 1..=count {
-            let key = self.next_key;
-            self.next_key += 1;
-            let lifecycle = Lifecycle::new(service.settings(grace), fastrand::u64(..));
-            let slot = Slot {
-                service: Rc::clone(service),
-                index,
-                generation,
-                name: child_name(&service.name, index),
-                lifecycle,
-                process: None,
-                status: None,
-                reason: None,
-                last_exit: None,
-                shown: None,
-                blocked: true,
-                recycle_at: None,
-                armed: None,
-                pending: false,
-            };
-            self.slots.insert(key, slot);
-            self.touch(key);
-        }
+    /// Adds an instance of the service, as part of the generation. It is started by [`start_unblocked`](Self::start_unblocked).
+    pub(crate) fn add(&mut self, service: &Rc<Service>, index: u32, generation: u64, phase: Phase, grace: Duration) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let lifecycle = Lifecycle::new(service.settings(grace), fastrand::u64(..));
+        let slot = Slot {
+            service: Rc::clone(service),
+            index,
+            generation,
+            phase,
+            name: child_name(&service.name, index),
+            lifecycle,
+            process: None,
+            status: None,
+            reason: None,
+            last_exit: None,
+            shown: None,
+            blocked: true,
+            recycle_at: None,
+            armed: None,
+            pending: false,
+        };
+        self.slots.insert(key, slot);
+        self.touch(key);
         self.blocked = true;
+    }
+
+    /// Has children there for something else.
+    pub(crate) fn set_phase(&mut self, which: impl Fn(&Child<'_>) -> bool, phase: Phase) {
+        for key in self.keys(which) {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.phase = phase;
+            }
+        }
     }
 
     /// Starts children whose dependencies are ready. To be called once all services of a generation were added.
@@ -205,9 +213,7 @@ impl Container {
         let candidates: Vec<(Key, bool)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| {
-                !matches!(slot.lifecycle.state(), State::Stopping | State::Stopped(_)) && which(&Child(slot))
-            })
+            .filter(|(_, slot)| slot.lifecycle.state() != State::Stopping && which(&Child(slot)))
             .map(|(key, slot)| (*key, may_stop(slot)))
             .collect();
         self.stop_again = candidates.iter().any(|(_, may_stop)| !may_stop);

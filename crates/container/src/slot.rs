@@ -13,11 +13,23 @@ use crate::process::Process;
 use crate::spec::Service;
 use crate::status::ChildStatus;
 
+/// What a child is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It is being started in place of another one.
+    Incoming,
+    /// It does its work.
+    Active,
+    /// Another one has taken its place, or it has failed to take another one's.
+    Draining,
+}
+
 /// The place of one child.
 pub(crate) struct Slot {
     pub service: Rc<Service>,
     pub index: u32,
     pub generation: u64,
+    pub phase: Phase,
     pub name: String,
     pub lifecycle: Lifecycle,
     pub process: Option<Process>,
@@ -115,6 +127,15 @@ pub(crate) struct Child<'slot>(pub &'slot Slot);
 impl Child<'_> {
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.0.phase
+    }
+
+    /// Its service and number, which it shares with those that it replaces.
+    pub(crate) fn place(&self) -> (&str, u32) {
+        (&self.0.service.name, self.0.index)
     }
 
     pub(crate) fn is_linked(&self) -> bool {

@@ -54,6 +54,25 @@ pub enum Strategy {
     RestForOne,
 }
 
+/// How a new generation of children takes the place of the old one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reload {
+    /// All are started beside the old ones, which are stopped when all new ones are ready. When one of them fails first, the
+    /// new ones are stopped, and the old ones go on.
+    #[default]
+    BlueGreen,
+    /// A few at a time, in the order of the services: each is started beside the one that it replaces, which is stopped
+    /// when the new one is ready and has been for a while. When one fails, at once or later while others are being replaced,
+    /// those that were not confirmed yet are stopped, and nothing more is replaced. It needs memory for a few more
+    /// processes, not for twice as many.
+    Rolling {
+        /// How many at a time; at least 1.
+        at_once: u32,
+        /// How long they must have been ready.
+        soak: Duration,
+    },
+}
+
 /// The runtime that a service's code runs on in its process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Runtime {

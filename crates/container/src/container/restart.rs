@@ -25,7 +25,7 @@ impl Container {
         if slot.recycle_at.is_none_or(|at| at > now) || slot.lifecycle.state() != State::Ready {
             return;
         }
-        let same = |other: &&Slot| other.generation == slot.generation && Rc::ptr_eq(&other.service, &slot.service);
+        let same = |other: &&Slot| other.phase == slot.phase && Rc::ptr_eq(&other.service, &slot.service);
         let missing = self.slots.values().filter(same).filter(|other| other.lifecycle.state() != State::Ready).count();
         let may = missing < slot.service.recycle_at_once;
         let Some(slot) = self.slots.get_mut(&key) else { return };
@@ -51,7 +51,7 @@ impl Container {
             let state = slot.lifecycle.state();
             let concerned = self.strategy == Strategy::OneForAll || other >= key;
             concerned
-                && slot.generation == failed.generation
+                && slot.phase == failed.phase
                 && !slot.service.linked
                 && !slot.blocked
                 && !matches!(state, State::Stopped(_))

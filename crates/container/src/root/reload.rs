@@ -1,0 +1,206 @@
+//! New generations of children in place of old ones.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Root, is_over};
+use crate::lifecycle::{End, State};
+use crate::notify::Message;
+use crate::slot::Phase;
+use crate::spec::Reload;
+
+/// A generation that is being started beside the active one.
+pub(super) struct Incoming {
+    generation: u64,
+    since: Instant,
+    /// Children that are to be started when those before them have proved themselves: their services and numbers, by
+    /// batches. A generation that is started as a whole is one batch.
+    batches: VecDeque<Vec<Place>>,
+    /// The batch that was started last.
+    batch: Vec<Place>,
+    /// How long a batch must have been ready before it takes over.
+    soak: Duration,
+    /// When the batch takes over, once it is ready.
+    confirm_at: Option<Instant>,
+}
+
+/// Which service of the plan, and which of its instances, from 1.
+type Place = (usize, u32);
+
+/// Completes when a batch has been ready for long enough.
+pub(super) async fn next_batch(incoming: &Option<Incoming>) {
+    match incoming.as_ref().and_then(|incoming| incoming.confirm_at) {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Root {
+    /// Starts the first generation.
+    pub(super) fn start(&mut self) {
+        self.latest_generation += 1;
+        self.status.generation = self.latest_generation;
+        let everything = self.places(|_| true);
+        self.add(&everything, Phase::Active);
+    }
+
+    /// All instances of those services.
+    fn places(&self, which: impl Fn(usize) -> bool) -> Vec<Place> {
+        let services = self.plan.iter().enumerate().filter(|(service, _)| which(*service));
+        services.flat_map(|(service, planned)| (1..=planned.count).map(move |index| (service, index))).collect()
+    }
+
+    fn add(&mut self, places: &[Place], phase: Phase) {
+        for (service, index) in places {
+            let planned = &self.plan[*service];
+            self.container.add(&planned.service, *index, self.latest_generation, phase, self.grace);
+        }
+        self.container.start_unblocked();
+    }
+
+    pub(super) fn reload(&mut self) {
+        if let Some(incoming) = &self.incoming {
+            tracing::info!(
+                generation = incoming.generation,
+                "a new generation is being started already: reloading again after it"
+            );
+            self.reload_again = true;
+            return;
+        }
+        self.latest_generation += 1;
+        let generation = self.latest_generation;
+        let (batches, soak) = match self.options.reload {
+            Reload::BlueGreen => (VecDeque::from([self.places(|_| true)]), Duration::ZERO),
+            Reload::Rolling { at_once, soak } => (self.batches(at_once), soak),
+        };
+        tracing::info!(generation, batches = batches.len(), "starting a new generation");
+        self.tell(&Message {
+            ready: Some(false),
+            reloading: Some(true),
+            status: Some("Restarting...".to_owned()),
+            ..Message::default()
+        });
+        let since = Instant::now();
+        self.incoming = Some(Incoming { generation, since, batches, batch: Vec::new(), soak, confirm_at: None });
+        self.status.reloading = true;
+        self.container.set_root(self.status.clone());
+        self.start_batch();
+    }
+
+    /// So many children at a time. Those that look after the others come last: the old one looks after all of them until
+    /// the end.
+    fn batches(&self, at_once: u32) -> VecDeque<Vec<Place>> {
+        let ordinary = self.places(|service| !self.plan[service].service.linked);
+        let linked = self.places(|service| self.plan[service].service.linked);
+        let mut batches: VecDeque<Vec<Place>> =
+            ordinary.chunks(at_once.max(1) as usize).map(<[Place]>::to_vec).collect();
+        batches.extend((!linked.is_empty()).then_some(linked));
+        batches
+    }
+
+    fn start_batch(&mut self) {
+        let Some(incoming) = &mut self.incoming else { return };
+        match incoming.batches.pop_front() {
+            Some(batch) => {
+                incoming.batch = batch.clone();
+                self.add(&batch, Phase::Incoming);
+            }
+            None => self.complete(),
+        }
+    }
+
+    /// A child became ready, or ended for good.
+    pub(super) fn handle_ready(&mut self) {
+        let waiting = |state| !matches!(state, State::Ready | State::Stopped(End::Success));
+        if self.container.any(|child| child.phase() == Phase::Incoming && waiting(child.state())) {
+            return;
+        }
+        match &mut self.incoming {
+            Some(incoming) if incoming.soak.is_zero() => self.confirm(),
+            Some(incoming) => {
+                let at = Instant::now() + incoming.soak;
+                incoming.confirm_at.get_or_insert(at);
+            }
+            None => {}
+        }
+    }
+
+    /// The batch takes over from those that it was started in place of.
+    pub(super) fn confirm(&mut self) {
+        let Some(incoming) = &mut self.incoming else { return };
+        incoming.confirm_at = None;
+        let (generation, last) = (incoming.generation, incoming.batches.is_empty());
+        let batch = std::mem::take(&mut incoming.batch);
+        let names: Vec<(&str, u32)> =
+            batch.iter().map(|(service, index)| (self.plan[*service].service.name(), *index)).collect();
+        // Linked children tell by it whether it is for them to look after the others.
+        if last {
+            self.status.generation = generation;
+            self.announced = generation;
+            self.container.set_root(self.status.clone());
+        }
+        self.container
+            .set_phase(|child| child.phase() == Phase::Active && names.contains(&child.place()), Phase::Draining);
+        self.container.set_phase(|child| child.phase() == Phase::Incoming, Phase::Active);
+        self.stop_draining();
+        self.limit_draining();
+        self.start_batch();
+    }
+
+    /// Everything has taken over.
+    fn complete(&mut self) {
+        if let Some(incoming) = &self.incoming {
+            let (generation, after) = (incoming.generation, incoming.since.elapsed());
+            tracing::info!(generation, ?after, "the new generation is ready: stopping the old one");
+        }
+        self.reloaded(None);
+    }
+
+    /// A process failed. If it is one of a new generation, that has failed.
+    pub(super) fn handle_failed(&mut self, generation: u64, reason: String) {
+        if self.incoming.as_ref().is_none_or(|incoming| incoming.generation != generation) {
+            return;
+        }
+        tracing::error!(generation, reason, "the new generation failed: stopping it, the old one goes on");
+        self.container.set_phase(|child| child.phase() == Phase::Incoming, Phase::Draining);
+        self.stop_draining();
+        self.reloaded(Some(reason));
+    }
+
+    /// An attempt to start a new generation has ended.
+    fn reloaded(&mut self, error: Option<String>) {
+        self.incoming = None;
+        self.status.reloads += 1;
+        self.status.reloading = false;
+        self.status.reload_error = error;
+        // Whoever waits for the end of the attempt must not hear of it with an older `ready`.
+        self.status.ready = self.is_ready();
+        self.container.set_root(self.status.clone());
+        self.announce();
+        if std::mem::take(&mut self.reload_again) && self.stopping.is_none() {
+            self.reload();
+        }
+    }
+
+    /// Everything is being stopped, so nothing takes over any more.
+    pub(super) fn forget_incoming(&mut self) {
+        if self.incoming.take().is_some() {
+            self.status.reloading = false;
+        }
+    }
+
+    pub(super) fn stop_draining(&mut self) {
+        self.container.stop_in_order(|child| child.phase() == Phase::Draining, self.grace, false);
+    }
+
+    /// Kills what is left of generations that take too long to end, if there are too many of them.
+    fn limit_draining(&mut self) {
+        let mut draining = self.container.generations(|child| child.phase() == Phase::Draining && !is_over(child));
+        while draining.len() > self.options.maximum_draining {
+            let oldest = draining.remove(0);
+            tracing::warn!(generation = oldest, "too many old generations are still ending: killing the oldest");
+            self.container
+                .stop(|child| child.phase() == Phase::Draining && child.generation() == oldest, Duration::ZERO);
+        }
+    }
+}
