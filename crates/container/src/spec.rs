@@ -63,8 +63,8 @@ pub enum Reload {
     BlueGreen,
     /// A few at a time, in the order of the services: each is started beside the one that it replaces, which is stopped
     /// when the new one is ready and has been for a while. When one fails, at once or later while others are being replaced,
-    /// those that were not confirmed yet are stopped, and nothing more is replaced. It needs memory for a few more
-    /// processes, not for twice as many.
+    /// those that were not confirmed yet are stopped, and nothing more is replaced. The next ones are started when those
+    /// that were replaced have ended, so that it needs memory for a few more processes, not for twice as many.
     Rolling {
         /// How many at a time; at least 1.
         at_once: u32,

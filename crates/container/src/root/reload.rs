@@ -16,7 +16,7 @@ pub(super) struct Incoming {
     /// Children that are to be started when those before them have proved themselves: their services and numbers, by
     /// batches. A generation that is started as a whole is one batch.
     batches: VecDeque<Vec<Place>>,
-    /// The batch that was started last.
+    /// The batch that was started last, until it takes over.
     batch: Vec<Place>,
     /// How long a batch must have been ready before it takes over.
     soak: Duration,
@@ -98,8 +98,15 @@ impl Root {
         batches
     }
 
+    /// Starts the next batch, if there are no more children than there were before.
     fn start_batch(&mut self) {
         let Some(incoming) = &mut self.incoming else { return };
+        if !incoming.batches.is_empty()
+            && self.container.any(|child| child.phase() == Phase::Draining && !is_over(child))
+            && matches!(self.options.reload, Reload::Rolling { .. })
+        {
+            return;
+        }
         match incoming.batches.pop_front() {
             Some(batch) => {
                 incoming.batch = batch.clone();
@@ -116,6 +123,7 @@ impl Root {
             return;
         }
         match &mut self.incoming {
+            Some(incoming) if incoming.batch.is_empty() => self.start_batch(),
             Some(incoming) if incoming.soak.is_zero() => self.confirm(),
             Some(incoming) => {
                 let at = Instant::now() + incoming.soak;
