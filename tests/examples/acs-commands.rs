@@ -7,11 +7,18 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io, io::IoSlice, mem::MaybeUninit, os::fd::AsFd as _, os::unix::net::UnixDatagram, process::ExitCode,
+    io,
+    io::{BufRead as _, BufReader, IoSlice, Write as _},
+    mem::MaybeUninit,
+    net::TcpListener,
+    os::fd::AsFd as _,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::ExitCode,
     time::Duration,
 };
 
-use async_container_supervisor::{Application, Command, Readiness, Restart, Service};
+use async_container_supervisor::{Application, Command, Probe, Readiness, Restart, Service};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 fn main() -> ExitCode {
@@ -28,6 +35,9 @@ fn main() -> ExitCode {
         };
     }
     let argument = arguments.next().unwrap_or_default();
+    if scenario == "serve" {
+        return serve(&argument).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let application = Application::new("commands");
     let by_socket = |command| Service::command("speaker", command).count(1).readiness(Readiness::NotifySocket);
     let application = match scenario.as_str() {
@@ -45,6 +55,37 @@ fn main() -> ExitCode {
         }
         "speaks-soon" => application.service(by_socket(shell(argument)).startup_timeout(SHORT)),
         "speaks-again" => application.service(by_socket(shell(argument)).health_check_timeout(SHORT)),
+        // A server at the address, which listens once there is a file `open`, and is well until there is a file `bad`.
+        "starts-late" => application
+            .service(server(&argument).startup_probe(quick(Probe::tcp(argument.as_str())).failure_threshold(1))),
+        "never-starts" => application.service(
+            Service::command("server", sleeper())
+                .count(1)
+                .startup_probe(quick(Probe::tcp(argument)))
+                .startup_timeout(SHORT),
+        ),
+        "turns-bad" => application
+            .service(server(&argument).readiness_probe(quick(Probe::http(argument.as_str(), "/health"))))
+            .supervisor(|it| it),
+        "turns-bad-for-good" => application.service(
+            server(&argument)
+                .startup_probe(quick(Probe::http(argument.as_str(), "/health")))
+                .liveness_probe(quick(Probe::http(argument.as_str(), "/health")).failure_threshold(2)),
+        ),
+        // A child that is asked by a script.
+        "asked" => application
+            .service(Service::command("asked", sleeper()).count(1).startup_probe(quick(Probe::exec(shell(argument))))),
+        "hanging-probe" => {
+            let probe = quick(Probe::exec(shell(argument))).timeout(SHORT).failure_threshold(1);
+            application.service(Service::command("asked", sleeper()).count(1).liveness_probe(probe))
+        }
+        "patient-probe" => {
+            let probe = quick(Probe::exec(shell(argument))).timeout(LONG);
+            application.service(Service::command("asked", sleeper()).count(1).liveness_probe(probe))
+        }
+        "probe-nowhere" => {
+            application.service(Service::command("asked", sleeper()).liveness_probe(Probe::tcp(argument)))
+        }
         other => {
             eprintln!("there is no scenario {other:?}");
             return ExitCode::from(2);
@@ -60,6 +101,41 @@ const LONG: Duration = Duration::from_secs(60);
 fn shell(script: String) -> Command {
     let program = std::env::current_exe().expect("the path of this program");
     Command::new("sh").argument("-c").argument(script).argument(program)
+}
+
+fn sleeper() -> Command {
+    Command::new("sleep").argument("1000000")
+}
+
+fn server(address: &str) -> Service {
+    let program = std::env::current_exe().expect("the path of this program");
+    Service::command("server", Command::new(program).arguments(["serve", address])).count(1)
+}
+
+/// A probe that does not keep the tests waiting.
+fn quick(probe: Probe) -> Probe {
+    probe.period(Duration::from_millis(20)).timeout(LONG)
+}
+
+/// A server that answers every connection with what the file `bad` says, if there is one.
+fn serve(address: &str) -> io::Result<()> {
+    while !Path::new("open").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let listener = TcpListener::bind(address)?;
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut request = BufReader::new(&mut stream);
+        let mut line = String::new();
+        // A probe may connect and ask nothing.
+        if request.read_line(&mut line).unwrap_or(0) == 0 {
+            continue;
+        }
+        while request.read_line(&mut line).is_ok_and(|length| length > 2) {}
+        let answer = if Path::new("bad").exists() { "503 Service Unavailable" } else { "200 OK" };
+        let _ = write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+    }
+    Ok(())
 }
 
 fn tell(field: &str) -> io::Result<()> {

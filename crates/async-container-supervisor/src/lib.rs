@@ -61,4 +61,4 @@ pub use async_container_supervisor_server as server;
 pub use async_container_supervisor_worker as worker;
 
 pub use application::Application;
-pub use container::{Address, Backoff, BoxError, Command, Instance, Readiness, Restart, Runtime, Service};
+pub use container::{Address, Backoff, BoxError, Command, Instance, Probe, Readiness, Restart, Runtime, Service};

@@ -185,6 +185,12 @@ impl Command {
         self.user.is_some() || self.group.is_some()
     }
 
+    /// With standard streams that lead nowhere, unless they lead somewhere else than the root's.
+    pub(crate) fn detached(mut self) -> Self {
+        self.stdio.iter_mut().filter(|stream| **stream == Stdio::Inherit).for_each(|stream| *stream = Stdio::Null);
+        self
+    }
+
     /// What execve(2) wants, with `extra` laid over the environment.
     pub(crate) fn prepare(&self, extra: &[(&str, String)]) -> Result<Prepared, CommandError> {
         let program = self.resolve()?;

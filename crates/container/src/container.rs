@@ -1,6 +1,7 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
 mod notices;
+mod probes;
 mod restart;
 
 use std::cmp::Reverse;
@@ -16,6 +17,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::notices::Notices;
+use self::probes::Attempts;
+pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
 use crate::exit::ExitStatus;
 use crate::instance::child_name;
@@ -42,6 +45,8 @@ use crate::sys::watch::watch;
 pub(crate) enum Event {
     /// It is ready.
     Ready { generation: u64 },
+    /// One was ready, and is not for now.
+    Unready,
     /// A process of it failed, or could not be started.
     Failed { generation: u64, reason: String },
     /// It ended and will not be started again.
@@ -69,6 +74,7 @@ pub(crate) struct Container {
     root: RootStatus,
     links: Links,
     notices: Notices,
+    attempts: Attempts,
     orphans: Orphans,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
@@ -104,6 +110,7 @@ impl Container {
             root: RootStatus::default(),
             links: Links::default(),
             notices: Notices::default(),
+            attempts: Attempts::default(),
             orphans: Orphans::default(),
             orphans_due: false,
             policies,
@@ -131,6 +138,7 @@ impl Container {
             reason: None,
             last_exit: None,
             shown: None,
+            probes: None,
             blocked: true,
             recycle_at: None,
             armed: None,
@@ -262,6 +270,7 @@ impl Container {
             match self.processes.get(&pid) {
                 // It would hide those behind it.
                 Some(key) => self.handle_exit(*key),
+                None if self.attempts.own(pid) => self.handle_probe_exit(pid),
                 None => {
                     signal::reap_orphan(pid);
                     self.orphans_due = true;
@@ -292,7 +301,7 @@ impl Container {
                 continue;
             }
             if std::mem::take(&mut self.orphans_due) {
-                self.orphans.sweep(|pid| self.processes.contains_key(&pid));
+                self.orphans.sweep(|pid| self.processes.contains_key(&pid) || self.attempts.own(pid));
             }
             self.links.flush(&mut self.slots, &self.root);
             let deadline = self.timers.peek().map(|Reverse((at, _))| tokio::time::Instant::from_std(*at));
@@ -311,6 +320,7 @@ impl Container {
                     }
                     Err(error) => tracing::error!(%error, "cannot wait for children"),
                 },
+                answer = self.attempts.next() => self.handle_answer(answer),
                 () = sleep_until(deadline) => self.fire_timers(),
             }
         }
@@ -327,6 +337,11 @@ impl Container {
                 Source::Notify => self.handle_notify(key),
                 Source::Link => self.links.unblocked(),
                 Source::Notices => self.handle_notices(),
+                Source::Probe => {
+                    if let Some(pid) = i32::try_from(key).ok().and_then(Pid::from_raw) {
+                        self.handle_probe_exit(pid);
+                    }
+                }
             }
         }
     }
@@ -407,6 +422,7 @@ impl Container {
                 if slot.service.linked {
                     self.links.opened(&mut self.slots, key);
                 }
+                self.begin_probes(key, now);
             }
             Err(error) => {
                 let reason = format!("cannot start: {error}");
@@ -484,23 +500,15 @@ impl Container {
     fn handle_message(&mut self, key: Key, message: Message) {
         let now = Instant::now();
         self.handle_remarks(key, &message, now);
+        match message.ready {
+            Some(true) => self.handle_ready(key, now),
+            Some(false) => self.handle_unready(key, now),
+            None => {}
+        }
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
-        match message.ready {
-            Some(true) => {
-                if slot.lifecycle.handle_ready(now)
-                    && let Some(process) = &slot.process
-                {
-                    let after = now - process.started;
-                    tracing::info!(child = slot.name, pid = pid_of(process), ?after, "child is ready");
-                    self.events.push_back(Event::Ready { generation: slot.generation });
-                    slot.age(now);
-                }
-            }
-            Some(false) => slot.lifecycle.handle_unready(now),
-            None => slot.lifecycle.handle_message(now),
-        }
+        slot.lifecycle.handle_message(now);
         if let Some(status) = message.status {
             tracing::debug!(child = slot.name, status, "child status");
             slot.status = Some(status);
@@ -536,6 +544,7 @@ impl Container {
         if !slot.process.as_ref().is_some_and(|process| signal::has_exited(&process.pidfd).unwrap_or(false)) {
             return;
         }
+        self.end_probes(key);
         // What it said before it ended counts.
         self.handle_notify(key);
         self.handle_notices();
@@ -564,7 +573,7 @@ impl Container {
             self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
         }
         self.policies.child_exited(&slot.as_policies_see_it(Some(&process)), status, now);
-        let failure = slot.lifecycle.failure().map(|failure| failure.to_string());
+        let failure = slot.failure();
         slot.lifecycle.handle_exited(now, exit);
         let reason = match (failure, slot.reason.take()) {
             (Some(failure), _) => format!("{failure}, {status}"),
@@ -625,6 +634,12 @@ impl Container {
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
+        if slot.probes.is_some() && !slot.lifecycle.is_up() {
+            self.end_probes(key);
+        }
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
         if slot.lifecycle.has_actions() && !slot.pending {
             slot.pending = true;
             self.pending.push_back(key);
@@ -665,6 +680,7 @@ impl Container {
                 slot.lifecycle.handle_timeout(now);
             }
             self.recycle(key, now);
+            self.run_probes(key, now);
             self.touch(key);
         }
     }

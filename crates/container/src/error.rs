@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::exit::exit_code;
+use crate::probe::ProbeKind;
 use crate::sys::spawn::Failed;
 
 /// Any error of code that users wrote.
@@ -104,6 +105,38 @@ impl SpawnError {
             Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::ETXTBSY)
         )
     }
+}
+
+/// Why a probe cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The command is not one that can be run.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The address is not understood.
+    #[error("{address:?} is not an address to connect to: use HOST:PORT")]
+    InvalidAddress {
+        /// The address.
+        address: String,
+    },
+    /// The host's name was not found.
+    #[error("cannot look up {address:?}: {source}")]
+    Unresolved {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path is not one that can be asked for.
+    #[error("{path:?} is not a path to ask for: it must begin with / and have no spaces")]
+    InvalidPath {
+        /// The path.
+        path: String,
+    },
+    /// It would be asked all the time, or never have time to answer.
+    #[error("its period and its time-out must be longer than 0")]
+    ZeroTime,
 }
 
 /// Why a listening socket could not be made.
@@ -227,6 +260,16 @@ pub enum StartError {
         name: String,
         /// Why.
         source: CommandError,
+    },
+    /// A service's probe cannot be used.
+    #[error("{probe} of service {name:?}: {source}")]
+    Probe {
+        /// The service.
+        name: String,
+        /// Which of its probes.
+        probe: ProbeKind,
+        /// Why.
+        source: ProbeError,
     },
     /// A socket could not be bound.
     #[error(transparent)]

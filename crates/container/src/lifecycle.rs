@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::exit::ExitStatus;
+use crate::probe::{ProbeFailure, ProbeKind};
 use crate::spec::Restart;
 
 /// How long a process that was killed may take to end. One that takes longer is held by the kernel, as in a call to a device
@@ -110,6 +111,15 @@ pub enum Failure {
     },
     /// It said itself that it hangs.
     Reported,
+    /// A probe failed too often.
+    Probe {
+        /// Which one.
+        kind: ProbeKind,
+        /// How many attempts in a row failed.
+        attempts: u32,
+        /// How the last one did.
+        failure: ProbeFailure,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -118,6 +128,9 @@ impl fmt::Display for Failure {
             Failure::Startup { timeout } => write!(formatter, "not ready within {timeout:?} (start-up time-out)"),
             Failure::HealthCheck { timeout } => {
                 write!(formatter, "silent for {timeout:?} (health check)")
+            }
+            Failure::Probe { kind, attempts, failure } => {
+                write!(formatter, "{kind} failed {attempts} times, at last: {failure}")
             }
             Failure::Reported => formatter.write_str("asked to be treated as hanging (watchdog trigger)"),
         }
@@ -260,6 +273,11 @@ impl Lifecycle {
         self.spawned
     }
 
+    /// True if it was ready, whether it is now or not.
+    pub fn was_ready(&self) -> bool {
+        self.ready_since.is_some()
+    }
+
     /// True if it runs and nobody has asked it to end.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Starting | State::Ready)
@@ -320,9 +338,21 @@ impl Lifecycle {
         }
     }
 
+    /// The child was found not to be ready for now, through no word of its own: it may take any time, but must not be
+    /// silent for longer than before. True if it was ready.
+    pub fn handle_suspended(&mut self) -> bool {
+        let was_ready = self.state == State::Ready;
+        if was_ready {
+            self.state = State::Starting;
+            self.timers.startup = None;
+        }
+        was_ready
+    }
+
     /// The child said anything: it lives. What it says before it is ready does not prolong its start.
     pub fn handle_message(&mut self, now: Instant) {
-        if self.state == State::Ready {
+        // The limit holds for one that was ready and was found not to be for now.
+        if self.state == State::Ready || (self.state == State::Starting && self.timers.health.is_some()) {
             self.timers.health = self.settings.health_check_timeout.map(|timeout| now + timeout);
         }
     }
@@ -442,7 +472,7 @@ impl Lifecycle {
             State::Starting if due(self.timers.startup) => {
                 self.settings.startup_timeout.map(|timeout| Failure::Startup { timeout })
             }
-            State::Ready if due(self.timers.health) => {
+            State::Starting | State::Ready if due(self.timers.health) => {
                 self.settings.health_check_timeout.map(|timeout| Failure::HealthCheck { timeout })
             }
             _ => None,
@@ -454,7 +484,7 @@ impl Lifecycle {
         match self.exceeded(now) {
             Some(Failure::Startup { timeout }) => self.timers.startup = Some(now + timeout),
             Some(Failure::HealthCheck { timeout }) => self.timers.health = Some(now + timeout),
-            Some(Failure::Reported) | None => {}
+            Some(Failure::Reported | Failure::Probe { .. }) | None => {}
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Source {
     Link,
     /// The notify socket, which is no slot's.
     Notices,
+    /// A program that was started as a probe: the key is its process id.
+    Probe,
 }
 
 /// The bits of an event's data that say which descriptor of its slot it is about.
@@ -40,7 +42,8 @@ pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
         0 => Source::Exit,
         1 => Source::Notify,
         2 => Source::Link,
-        _ => Source::Notices,
+        3 => Source::Notices,
+        _ => Source::Probe,
     };
     events.iter().map(|event| (event.data.u64() >> SOURCE_BITS, source(event.data.u64()))).collect()
 }

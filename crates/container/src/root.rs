@@ -161,6 +161,7 @@ impl Root {
         match event {
             Event::Failed { generation, reason } => self.handle_failed(generation, reason),
             Event::Ready { .. } => self.handle_ready(),
+            Event::Unready => self.handle_unready(),
             Event::Stopped { .. } => {
                 self.stop_more();
                 self.handle_ready();

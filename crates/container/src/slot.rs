@@ -5,8 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use rustix::process::Pid;
 
-use crate::container::Key;
-use crate::lifecycle::{Lifecycle, State};
+use crate::container::{Key, ProbesOfChild};
+use crate::lifecycle::{Failure, Lifecycle, State};
 use crate::notify::link::{LinkWriter, Topic};
 use crate::policy::PolicyChild;
 use crate::process::Process;
@@ -39,6 +39,8 @@ pub(crate) struct Slot {
     pub last_exit: Option<String>,
     /// What linked children were last told of its state and process.
     pub shown: Option<(State, Option<Pid>)>,
+    /// The probes of its process.
+    pub probes: Option<Box<ProbesOfChild>>,
     /// True until all children that it depends on are ready.
     pub blocked: bool,
     /// When its process will be too old.
@@ -52,12 +54,24 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let recycle_at = self.recycle_at.filter(|_| self.lifecycle.state() == State::Ready);
-        [self.lifecycle.poll_timeout(), recycle_at].into_iter().flatten().min()
+        let probes = self.probes.as_ref().filter(|_| self.lifecycle.is_up());
+        let probe_at = probes.and_then(|probes| probes.poll_timeout(&self.service.probes));
+        [self.lifecycle.poll_timeout(), recycle_at, probe_at].into_iter().flatten().min()
     }
 
     /// The child is ready: from now on it ages.
     pub(crate) fn age(&mut self, now: Instant) {
         self.recycle_at = self.service.maximum_age.map(|age| now + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+    }
+
+    /// Why its process is, or was, being killed.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let failure = self.lifecycle.failure()?;
+        let probe = self.probes.as_ref().and_then(|probes| probes.last_failure());
+        Some(match (failure, probe) {
+            (Failure::Startup { .. }, Some((probe, reason))) => format!("{failure}, {probe}: {reason}"),
+            _ => failure.to_string(),
+        })
     }
 
     pub(crate) fn as_policies_see_it<'slot>(&'slot self, process: Option<&Process>) -> PolicyChild<'slot> {
@@ -97,6 +111,7 @@ impl Slot {
         let (state, next_start) = match self.lifecycle.state() {
             State::New if self.blocked => ("blocked", None),
             State::Held => ("held", None),
+            State::Starting if self.lifecycle.was_ready() => ("unready", None),
             State::New | State::Starting => ("starting", None),
             State::Ready => ("ready", None),
             State::Stopping => ("stopping", None),

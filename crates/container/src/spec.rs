@@ -15,6 +15,7 @@ use crate::instance::Instance;
 use crate::lifecycle::Settings;
 use crate::listener::Address;
 use crate::policy::Statuses;
+use crate::probe::Probes;
 
 /// When a child that ended is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +127,7 @@ pub struct Service {
     pub(crate) runtime: Runtime,
     pub(crate) threads: u32,
     pub(crate) listeners: Vec<(String, Address)>,
+    pub(crate) probes: Probes,
     pub(crate) supervised: bool,
     pub(crate) linked: bool,
     pub(crate) essential: bool,
@@ -163,6 +165,7 @@ impl Service {
             runtime: Runtime::default(),
             threads: 1,
             listeners: Vec::new(),
+            probes: Probes::default(),
             supervised: false,
             linked: false,
             essential: false,
@@ -358,7 +361,7 @@ impl Service {
             startup_timeout: self.startup_timeout,
             health_check_timeout: self.health_check_timeout,
             grace: self.graceful_stop.unwrap_or(grace),
-            ready_when_spawned: self.readiness == Readiness::Spawned,
+            ready_when_spawned: self.readiness == Readiness::Spawned && !self.probes.decide_readiness(),
         }
     }
 
@@ -391,6 +394,7 @@ impl Service {
         if let Start::Command(command) = &self.start {
             command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;
         }
+        self.probes.validate(&self.name)?;
         for (_, address) in &self.listeners {
             address.validate()?;
         }

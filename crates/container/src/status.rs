@@ -58,7 +58,7 @@ pub struct ChildStatus {
     pub generation: u64,
     /// Its process, while it has one.
     pub process_id: Option<u32>,
-    /// `starting`, `ready`, `stopping`, `waiting` or `stopped`.
+    /// `starting`, `ready`, `unready`, `stopping`, `waiting` or `stopped`.
     pub state: String,
     /// What it says that it is doing.
     pub status: Option<String>,

@@ -19,6 +19,8 @@ struct Process {
     started: Instant,
     /// Until when it asked to be given time.
     extended: Option<Instant>,
+    /// True while it was found not to be ready, though it said that it is.
+    suspended: bool,
     ready_since: Option<Instant>,
     last_message: Instant,
     interrupted: bool,
@@ -82,7 +84,8 @@ impl World {
                 75..86 => self.exit(),
                 86..87 => self.extend(),
                 87..88 => self.fail(),
-                88..90 => self.become_unready(),
+                88..89 => self.become_unready(),
+                89..90 => self.suspend(),
                 90..93 => self.replace(),
                 93..95 => self.hold(),
                 95..97 => self.release(),
@@ -171,6 +174,7 @@ impl World {
             self.process = Some(Process {
                 started: self.now,
                 extended: None,
+                suspended: false,
                 ready_since,
                 last_message: self.now,
                 interrupted: false,
@@ -239,6 +243,7 @@ impl World {
         if let Some(process) = &mut self.process {
             let was_starting = self.lifecycle.state() == State::Starting;
             process.last_message = self.now;
+            process.suspended = false;
             if was_starting {
                 process.ready_since = Some(self.now);
             }
@@ -254,6 +259,14 @@ impl World {
             process.extended = None;
             self.lifecycle.handle_unready(self.now);
             assert_eq!(self.lifecycle.state(), State::Starting);
+        }
+    }
+
+    fn suspend(&mut self) {
+        let was_ready = self.lifecycle.state() == State::Ready;
+        assert_eq!(self.lifecycle.handle_suspended(), was_ready);
+        if let Some(process) = &mut self.process {
+            process.suspended |= was_ready;
         }
     }
 
@@ -328,12 +341,12 @@ impl World {
             assert!(ended || self.now < deadline, "not killed at the end of its grace");
         }
         match state {
-            State::Starting => {
+            State::Starting if !process.suspended => {
                 let limit = self.settings.startup_timeout;
                 let deadline = limit.map(|limit| process.extended.max(Some(process.started + limit)));
                 assert!(deadline.is_none_or(|deadline| Some(self.now) < deadline), "start-up time-out missed");
             }
-            State::Ready => {
+            State::Starting | State::Ready => {
                 let limit = self.settings.health_check_timeout;
                 assert!(limit.is_none_or(|limit| self.now < process.last_message + limit), "health check missed");
             }

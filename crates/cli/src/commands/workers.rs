@@ -75,7 +75,7 @@ pub(super) fn table(overview: &Overview, style: Style) -> String {
 pub(super) fn paint(state: &str) -> Paint {
     match state {
         "ready" => Paint::Good,
-        "starting" | "stopping" | "waiting" => Paint::Passing,
+        "starting" | "unready" | "stopping" | "waiting" => Paint::Passing,
         "stopped" => Paint::Bad,
         _ => Paint::Plain,
     }

@@ -116,10 +116,24 @@ impl Root {
         }
     }
 
+    /// A child is not ready for now. Those that have to prove themselves have to begin anew.
+    pub(super) fn handle_unready(&mut self) {
+        if self.is_batch_waiting()
+            && let Some(incoming) = &mut self.incoming
+        {
+            incoming.confirm_at = None;
+        }
+    }
+
+    /// True if children of the batch that is being started are not ready.
+    fn is_batch_waiting(&self) -> bool {
+        let waiting = |state| !matches!(state, State::Ready | State::Stopped(End::Success));
+        self.container.any(|child| child.phase() == Phase::Incoming && waiting(child.state()))
+    }
+
     /// A child became ready, or ended for good.
     pub(super) fn handle_ready(&mut self) {
-        let waiting = |state| !matches!(state, State::Ready | State::Stopped(End::Success));
-        if self.container.any(|child| child.phase() == Phase::Incoming && waiting(child.state())) {
+        if self.is_batch_waiting() {
             return;
         }
         match &mut self.incoming {
