@@ -27,7 +27,6 @@ use crate::links::Links;
 use crate::listener::Listener;
 use crate::notify::link::Topic;
 use crate::notify::server::Server;
-use crate::notify::{Message, Request};
 use crate::orphans::Orphans;
 use crate::policies::Policies;
 use crate::policy::Verdict;
@@ -460,68 +459,6 @@ impl Container {
             self.links.closed(key);
         }
         self.report_stopped(key);
-    }
-
-    fn handle_notify(&mut self, key: Key) {
-        let Some(slot) = self.slots.get_mut(&key) else {
-            return;
-        };
-        let Some(process) = &mut slot.process else {
-            return;
-        };
-        let Some(reader) = &mut process.notify else {
-            return;
-        };
-        let lines = reader.read();
-        if let Some((line, error)) = lines.garbage
-            && !std::mem::replace(&mut process.garbled, true)
-        {
-            tracing::warn!(
-                child = slot.name,
-                pid = pid_of(process),
-                line,
-                error,
-                "ignoring what is no message on the notify pipe; further ones will not be logged"
-            );
-        }
-        if lines.closed {
-            // Its process may live on without it, as a program does that closes what it does not know.
-            tracing::debug!(child = slot.name, pid = pid_of(process), "the notify pipe was closed");
-            if let Some(reader) = process.notify.take() {
-                let _ = epoll::delete(&self.epoll, &reader);
-            }
-        }
-        for message in lines.messages {
-            self.handle_message(key, message);
-        }
-        self.touch(key);
-    }
-
-    fn handle_message(&mut self, key: Key, message: Message) {
-        let now = Instant::now();
-        self.handle_remarks(key, &message, now);
-        match message.ready {
-            Some(true) => self.handle_ready(key, now),
-            Some(false) => self.handle_unready(key, now),
-            None => {}
-        }
-        let Some(slot) = self.slots.get_mut(&key) else {
-            return;
-        };
-        slot.lifecycle.handle_message(now);
-        if let Some(status) = message.status {
-            tracing::debug!(child = slot.name, status, "child status");
-            slot.status = Some(status);
-            slot.shown = None;
-        }
-        match message.request {
-            Some(Request::Replace(request)) if slot.service.linked => {
-                let by = slot.name.clone();
-                self.replace(request.process_id, request.reason, &by);
-            }
-            Some(_) => tracing::warn!(child = slot.name, "ignoring a request: the child is not linked"),
-            None => {}
-        }
     }
 
     /// Replaces the child with this process, because somebody asked for it.

@@ -1,14 +1,14 @@
-//! What children say by the notify socket that all of them share.
+//! What children say, each by a pipe of its own, or by the notify socket that all of them share.
 
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::process::Pid;
 
-use super::{Container, Key};
+use super::{Container, Key, pid_of};
 use crate::lifecycle::Failure;
-use crate::notify::Message;
 use crate::notify::server::{Notice, Server};
+use crate::notify::{Message, Request};
 use crate::orphans;
 use crate::policy::Verdict;
 use crate::poller::{Source, token};
@@ -23,6 +23,70 @@ pub(super) struct Notices {
 }
 
 impl Container {
+    /// A child wrote to its notify pipe, or nobody can write to it any more.
+    pub(super) fn handle_notify(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
+        let Some(process) = &mut slot.process else {
+            return;
+        };
+        let Some(reader) = &mut process.notify else {
+            return;
+        };
+        let lines = reader.read();
+        if let Some((line, error)) = lines.garbage
+            && !std::mem::replace(&mut process.garbled, true)
+        {
+            tracing::warn!(
+                child = slot.name,
+                pid = pid_of(process),
+                line,
+                error,
+                "ignoring what is no message on the notify pipe; further ones will not be logged"
+            );
+        }
+        if lines.closed {
+            // Its process may live on without it, as a program does that closes what it does not know.
+            tracing::debug!(child = slot.name, pid = pid_of(process), "the notify pipe was closed");
+            if let Some(reader) = process.notify.take() {
+                let _ = epoll::delete(&self.epoll, &reader);
+            }
+        }
+        for message in lines.messages {
+            self.handle_message(key, message);
+        }
+        self.touch(key);
+    }
+
+    /// What a child says by whatever way.
+    fn handle_message(&mut self, key: Key, message: Message) {
+        let now = Instant::now();
+        self.handle_remarks(key, &message, now);
+        match message.ready {
+            Some(true) => self.handle_ready(key, now),
+            Some(false) => self.handle_unready(key, now),
+            None => {}
+        }
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
+        slot.lifecycle.handle_message(now);
+        if let Some(status) = message.status {
+            tracing::debug!(child = slot.name, status, "child status");
+            slot.status = Some(status);
+            slot.shown = None;
+        }
+        match message.request {
+            Some(Request::Replace(request)) if slot.service.linked => {
+                let by = slot.name.clone();
+                self.replace(request.process_id, request.reason, &by);
+            }
+            Some(_) => tracing::warn!(child = slot.name, "ignoring a request: the child is not linked"),
+            None => {}
+        }
+    }
+
     /// Has children that want it told of the socket, and listens to it.
     pub(crate) fn listen_for_notices(&mut self, server: Server) -> std::io::Result<()> {
         epoll::add(self.epoll.get_ref(), &server, token(0, Source::Notices), EventFlags::IN)?;
@@ -100,7 +164,7 @@ impl Container {
     }
 
     /// The parts of a message that change no state.
-    pub(super) fn handle_remarks(&mut self, key: Key, message: &Message, now: Instant) {
+    fn handle_remarks(&mut self, key: Key, message: &Message, now: Instant) {
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
