@@ -79,6 +79,8 @@ mod spec;
 mod statistics;
 mod status;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod threads;
 
 pub use backoff::Backoff;
