@@ -4,6 +4,7 @@
 //! the same time. `bench` builds everything as a release and has the release of this program `measure`.
 
 pub(crate) mod bare_loop;
+pub(crate) mod crowd;
 pub(crate) mod echo;
 mod idle;
 mod memory;
@@ -37,6 +38,8 @@ enum Subject {
     Restart,
     /// From a call to its answer
     Rpc,
+    /// Five thousand workers that lose their supervisor
+    Crowd,
     /// What the root costs while nothing happens
     Idle,
     /// What fifty workers cost, and how long they take to start
@@ -48,6 +51,7 @@ impl Subject {
         match self {
             Subject::Restart => "restart",
             Subject::Rpc => "rpc",
+            Subject::Crowd => "crowd",
             Subject::Idle => "idle",
             Subject::Memory => "memory",
         }
@@ -93,6 +97,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
     let report = match arguments.what {
         Subject::Restart => restart::measure()?,
         Subject::Rpc => rpc::measure()?,
+        Subject::Crowd => crowd::measure()?,
         Subject::Idle => idle::measure()?,
         Subject::Memory => memory::measure()?,
     };

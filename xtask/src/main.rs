@@ -46,6 +46,9 @@ enum Command {
     /// The floor of calls: a server that sends as many bytes as a supervisor would
     #[command(hide = true)]
     Echo(bench::echo::Arguments),
+    /// A crowd of workers
+    #[command(hide = true)]
+    Crowd(bench::crowd::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Measure(arguments) => bench::measure(&arguments),
         Command::BareLoop(arguments) => bench::bare_loop::run(&arguments),
         Command::Echo(arguments) => bench::echo::run(&arguments),
+        Command::Crowd(arguments) => bench::crowd::run(&arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -79,7 +79,10 @@ struct Shared {
 /// What waits for the thread.
 #[derive(Default)]
 struct Inbox {
-    changes: Vec<Change>,
+    changes: BTreeMap<u64, Change>,
+    /// The place of each worker's change among these.
+    places: HashMap<String, u64>,
+    next_place: u64,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
     applying: bool,
     /// Workers that the monitor has heard of.
@@ -96,15 +99,21 @@ impl Inbox {
     /// kept as one, and a worker of which the monitor never heard leaves nothing behind.
     fn add(&mut self, change: Change) {
         let id = &change.worker().id;
-        self.changes.retain(|earlier| earlier.worker().id != *id);
+
+        if let Some(earlier) = self.places.remove(id) {
+            self.changes.remove(&earlier);
+        }
 
         if matches!(change, Change::Register(_)) || self.known.contains(id) {
-            self.changes.push(change);
+            self.next_place += 1;
+            self.places.insert(id.clone(), self.next_place);
+            self.changes.insert(self.next_place, change);
         }
     }
 
     fn take_changes(&mut self) -> Vec<Change> {
-        let changes = mem::take(&mut self.changes);
+        self.places.clear();
+        let changes: Vec<Change> = mem::take(&mut self.changes).into_values().collect();
 
         for change in &changes {
             match change {

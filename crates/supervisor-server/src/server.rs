@@ -4,11 +4,14 @@ use std::{io, sync::Arc, time::Duration, time::Instant};
 
 use async_container_monitors::Monitor;
 use async_container_protocol::{Failure, Operations, Request, Settings};
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use serde::Serialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 
@@ -28,6 +31,10 @@ use crate::{
 /// How long to wait after an accept that failed for want of something, such as open files. Doubled each time.
 const ACCEPT_DELAY: Duration = Duration::from_millis(10);
 const ACCEPT_DELAY_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many connections may be new, that is, have what they sent at first still to be looked at. The others wait in the
+/// backlog: when all workers come back at once, whoever is connected is not to wait until all of them have been served.
+const NEWCOMERS: usize = 16;
 
 /// How long a supervisor that stops waits until its subscribers have heard of that.
 const FAREWELL: Duration = Duration::from_millis(250);
@@ -128,8 +135,10 @@ impl Server {
     /// Accepts connections and serves them until `shutdown`, then closes them all.
     ///
     /// The listener is bound by whoever outlives the supervisor, so that connects made while it is being restarted wait
-    /// instead of being refused. Errors of single connections end those alone.
+    /// instead of being refused. Errors of single connections end those alone. The limit of open files of this process is
+    /// raised as far as is permitted.
     pub async fn serve(self, listener: UnixListener, shutdown: impl Future) -> Result<(), ServeError> {
+        raise_file_limit();
         let (sender, actions) = mpsc::unbounded_channel();
         let (registry, events) = (self.registry, self.events);
         registry.set_monitors(Monitors::start(self.monitors, &sender, &events)?);
@@ -149,11 +158,12 @@ impl Server {
         // Dropped at the end of this function, and everything that runs in it with it.
         let mut tasks = JoinSet::new();
         tasks.spawn(restart::carry_out(actions, registry, root, events.clone()));
+        let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);
 
         loop {
-            let stream = tokio::select! {
-                stream = accept(&listener) => stream?,
+            let (newcomer, stream) = tokio::select! {
+                accepted = admit(&listener, &newcomers) => accepted?,
                 // Sessions that ended are let go of here; without that, they would be kept until the end.
                 Some(result) = tasks.join_next() => {
                     if let Err(error) = result && error.is_panic() {
@@ -168,7 +178,7 @@ impl Server {
                 }
             };
 
-            tasks.spawn(Session::serve(stream, supervisor.clone(), self.settings.clone()));
+            tasks.spawn(Session::serve(stream, newcomer, supervisor.clone(), self.settings.clone()));
         }
     }
 }
@@ -198,6 +208,26 @@ struct StopMonitors(Arc<Registry>);
 impl Drop for StopMonitors {
     fn drop(&mut self) {
         self.0.stop_monitors();
+    }
+}
+
+/// Accepts a connection once there is room for another new one.
+async fn admit(
+    listener: &UnixListener,
+    newcomers: &Arc<Semaphore>,
+) -> Result<(Option<OwnedSemaphorePermit>, UnixStream), ServeError> {
+    // It is never closed, so there is always a permit.
+    let newcomer = newcomers.clone().acquire_owned().await.ok();
+    Ok((newcomer, accept(listener).await?))
+}
+
+/// Lets as many files be open as this process may have: each worker is one, and the usual limit is 1024 for the sake of
+/// programs that are not this one.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "could not raise the limit of open files");
     }
 }
 

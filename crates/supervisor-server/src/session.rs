@@ -1,9 +1,9 @@
 //! One connection.
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
 use async_container_protocol::{BoxFuture, Driver, Handler, Request, Responder, Settings, Side, endpoint::Credentials};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, sync::OwnedSemaphorePermit, time::timeout};
 use uuid::Uuid;
 
 use crate::{
@@ -26,8 +26,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Serves a connection until it ends.
-    pub(crate) async fn serve(stream: UnixStream, supervisor: Arc<Supervisor>, settings: Settings) {
+    /// Serves a connection until it ends. It gives up that it is a newcomer once what it sent at first has been looked at.
+    pub(crate) async fn serve(
+        stream: UnixStream,
+        newcomer: Option<OwnedSemaphorePermit>,
+        supervisor: Arc<Supervisor>,
+        settings: Settings,
+    ) {
         let credentials = match Credentials::of(&stream) {
             Ok(credentials) => credentials,
             Err(error) => {
@@ -40,6 +45,8 @@ impl Session {
         let roles = supervisor.access.roles(&credentials, || process.supplementary_groups());
 
         if roles.is_empty() {
+            // Whom nothing is done for holds up nobody.
+            drop(newcomer);
             tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
             let (_client, driver) = Driver::new(stream, Side::Accepted, Denied(credentials), settings);
             let _ = timeout(DENIAL, driver).await;
@@ -51,9 +58,17 @@ impl Session {
         let process_id = credentials.process_id;
         // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
         let _registration = Registration(session.clone());
-        let (_client, driver) = Driver::new(stream, Side::Accepted, session, settings);
+        let (_client, mut driver) = Driver::new(stream, Side::Accepted, session, settings);
 
-        if let Err(error) = driver.await {
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut driver).poll(cx))).await;
+        drop(newcomer);
+
+        let result = match first {
+            Poll::Ready(result) => result,
+            Poll::Pending => driver.await,
+        };
+
+        if let Err(error) = result {
             tracing::warn!(%error, process_id, "closed a connection");
         }
     }
