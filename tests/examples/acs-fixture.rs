@@ -160,6 +160,39 @@ fn main() -> ExitCode {
             .service(Service::command("sleep", Command::new("sleep").argument("1000000")).count(1))
             .supervisor(|it| it),
         "listens" => application.service(Service::new("echo", echo).count(2).listen("echo", argument)),
+        // Sockets of all kinds, each of which answers with what it was sent.
+        "sockets" => {
+            let service =
+                Service::new("echo", sockets).count(2).listen("six", "[::1]:0").listen("udp", "udp:127.0.0.1:0");
+            application.service(service.listen("datagram", "unix-datagram:datagram.sock"))
+        }
+        // Has sockets of others, bound to addresses that are not its own.
+        "activated" => application
+            .service(Service::new("tcp", echo).count(2).listen("echo", "127.0.0.1:1"))
+            .service(Service::new("unix", echo_unix).count(2).listen("unix", "unix:own.sock")),
+        // Starts the one above, as a service manager would.
+        "activates" => {
+            let program = std::env::current_exe().unwrap_or_default();
+            let command = Command::new(program).argument("activated");
+            let service = Service::command("activated", command).count(1).readiness(Readiness::Notify);
+            application.service(
+                service
+                    .listen("echo", "127.0.0.1:0")
+                    .listen("unix", "unix:outer.sock")
+                    .listen("stray", "udp:127.0.0.1:0"),
+            )
+        }
+        // Gives it a socket of the wrong kind.
+        "activates-wrongly" => {
+            let program = std::env::current_exe().unwrap_or_default();
+            let command = Command::new(program).argument("activated");
+            application.service(
+                Service::command("activated", command)
+                    .count(1)
+                    .restart(Restart::Never)
+                    .listen("echo", "udp:127.0.0.1:0"),
+            )
+        }
         "panics" => application.service(Service::new("panicking", panicking).count(1)),
         other => {
             eprintln!("there is no scenario {other:?}");
@@ -271,6 +304,56 @@ async fn echo(instance: Instance) -> Result<(), BoxError> {
             let (mut read, mut write) = stream.split();
             tokio::io::copy(&mut read, &mut write).await
         });
+    }
+}
+
+async fn echo_unix(instance: Instance) -> Result<(), BoxError> {
+    let listener = instance.unix_listener("unix")?;
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        let (mut stream, _) = tokio::select! {
+            connection = listener.accept() => connection?,
+            () = &mut shutdown => return Ok(()),
+        };
+        tokio::spawn(async move {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+    }
+}
+
+async fn sockets(instance: Instance) -> Result<(), BoxError> {
+    for error in [instance.listener("udp").err(), instance.unix_datagram("nothing").err()] {
+        eprintln!("{}", error.map(|error| error.to_string()).unwrap_or_default());
+    }
+    let listener = instance.listener("six")?;
+    let udp = instance.udp_socket("udp")?;
+    let datagram = instance.unix_datagram("datagram")?;
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    let (mut one, mut other) = ([0; 100], [0; 100]);
+    loop {
+        tokio::select! {
+            connection = listener.accept() => {
+                let (mut stream, _) = connection?;
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+            received = udp.recv_from(&mut one) => {
+                let (length, sender) = received?;
+                udp.send_to(&one[..length], sender).await?;
+            }
+            received = datagram.recv_from(&mut other) => {
+                let (length, sender) = received?;
+                datagram.send_to(&other[..length], sender.as_pathname().ok_or("a nameless sender")?).await?;
+            }
+            () = &mut shutdown => return Ok(()),
+        }
     }
 }
 

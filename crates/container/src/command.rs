@@ -13,6 +13,7 @@ use rustix::process::Rlimit;
 
 use crate::error::{CommandError, SpawnError};
 use crate::identity::Identity;
+use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::process::{WATCHDOG_PID, WATCHDOG_USEC};
 use crate::sys::spawn::Credentials;
 
@@ -198,7 +199,9 @@ impl Command {
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         // They are about the root and whoever started it.
-        [WATCHDOG_USEC, WATCHDOG_PID].iter().for_each(|name| drop(environment.remove(OsStr::new(name))));
+        [WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID]
+            .iter()
+            .for_each(|name| drop(environment.remove(OsStr::new(name))));
         environment.extend(identity.environment.iter().cloned());
         environment.extend(self.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(extra.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))));

@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::entry;
 use crate::error::StartError;
 use crate::guardian::{self, Guard};
+use crate::listener::inherited::Inherited;
 use crate::listener::{Address, Listener};
 use crate::notify::Notify;
 use crate::notify::server::Server;
@@ -137,14 +138,16 @@ impl Controller {
     }
 
     fn run_root(self) -> Result<ExitCode, StartError> {
-        let (plan, addresses) = self.validate()?;
+        // They are meant for this process, which is not the root yet.
+        let mut inherited = Inherited::take().map_err(|source| StartError::Inherited { source })?;
+        let (plan, addresses) = self.validate(&inherited)?;
         let grace = match self.graceful_stop {
             Some(grace) => grace,
             None => graceful_stop_from_environment()?,
         };
         // Before there is a thread, and before a child could inherit the variable that names the pipe.
         Notify::open();
-        let guard = self.guardian.then(enter_guardian).flatten();
+        let guard = self.guardian.then(|| enter_guardian(&mut inherited)).flatten();
 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| StartError::System { action: "become a subreaper", source: error.into() })?;
@@ -155,7 +158,7 @@ impl Controller {
         let code = runtime.block_on(async {
             let signals = Signals::install()?;
             let children = install(SignalKind::child())?;
-            let listeners = bind(addresses, guard.as_ref())?;
+            let listeners = bind(addresses, inherited, guard.as_ref())?;
             let notices = bind_notify_socket(&plan, guard.as_ref())?;
             let watch = guard
                 .map(Guard::watch)
@@ -182,7 +185,7 @@ impl Controller {
     }
 
     /// Finds what is wrong before anything is started; says what to start and where to listen.
-    fn validate(&self) -> Result<(Vec<Planned>, BTreeMap<String, Address>), StartError> {
+    fn validate(&self, inherited: &Inherited) -> Result<(Vec<Planned>, BTreeMap<String, Address>), StartError> {
         if self.services.is_empty() {
             return Err(StartError::NoServices);
         }
@@ -194,6 +197,9 @@ impl Controller {
                 return Err(StartError::DuplicateName { name: service.name.clone() });
             }
             for (name, address) in &service.listeners {
+                if !inherited.has(name) {
+                    address.validate()?;
+                }
                 match addresses.get(name) {
                     Some(known) if known != address => {
                         return Err(StartError::ListenerConflict {
@@ -269,25 +275,42 @@ fn graceful_stop_from_environment() -> Result<Duration, StartError> {
     }
 }
 
-fn enter_guardian() -> Option<Guard> {
+fn enter_guardian(inherited: &mut Inherited) -> Option<Guard> {
     if !inherit::single_threaded() {
         tracing::warn!(
             "this process has other threads already: going on without a guardian; call `run` first thing in `main`"
         );
         return None;
     }
-    guardian::enter().inspect_err(|error| tracing::warn!(%error, "cannot start a guardian: going on without")).ok()
+    guardian::enter(inherited)
+        .inspect_err(|error| tracing::warn!(%error, "cannot start a guardian: going on without"))
+        .ok()
 }
 
-fn bind(addresses: BTreeMap<String, Address>, guard: Option<&Guard>) -> Result<BTreeMap<String, Listener>, StartError> {
+fn bind(
+    addresses: BTreeMap<String, Address>,
+    mut inherited: Inherited,
+    guard: Option<&Guard>,
+) -> Result<BTreeMap<String, Listener>, StartError> {
     let mut listeners = BTreeMap::new();
     for (name, address) in addresses {
-        let listener = address.bind()?;
-        tracing::info!(listener = name, address = listener.address(), "listening");
+        let (listener, is_inherited) = match inherited.claim(&name, &address)? {
+            Some(listener) => (listener, true),
+            None => (address.bind()?, false),
+        };
+        tracing::info!(listener = name, address = listener.address(), inherited = is_inherited, "listening");
         if let (Some(guard), Some(path)) = (guard, listener.path()) {
             guard.entrust(path);
         }
         listeners.insert(name, listener);
+    }
+    for name in inherited.unclaimed() {
+        let known = listeners.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            name,
+            known,
+            "started with a socket that no service listens on: closing it; its name, FileDescriptorName= in a socket unit, must be that of a listener"
+        );
     }
     Ok(listeners)
 }

@@ -12,21 +12,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::BoxError;
 use crate::instance::{Instance, child_name};
+use crate::listener::inherited;
 use crate::notify::Notify;
 use crate::notify::link::{LINK_PIPE, Link};
 use crate::spec::{Runtime, Service, Start};
 use crate::sys::inherit;
-use crate::sys::spawn::FIRST_DESCRIPTOR;
 use crate::sys::watch::watch;
 use crate::threads::Threads;
 
 /// The variable that tells a process which service and instance it is, as `service#instance`.
 pub(crate) const ENTRY: &str = "ASYNC_CONTAINER_ENTRY";
-
-/// The variables of sd_listen_fds(3).
-pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
-pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
-pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 
 /// True if this process was started as a child, to run the code of a service.
 pub fn is_child() -> bool {
@@ -183,28 +178,8 @@ impl Inherited {
         Notify::open();
         let link = inherit::take_variable(LINK_PIPE);
         let link = link.map(|number| inherit::take(number.parse()?).map_err(BoxError::from)).transpose()?;
-        Ok(Inherited { listeners: inherited_listeners()?, link })
+        Ok(Inherited { listeners: inherited::take()?.into_iter().collect(), link })
     }
-}
-
-/// Takes the sockets that this process was started with.
-fn inherited_listeners() -> Result<BTreeMap<String, OwnedFd>, BoxError> {
-    let process_id = inherit::take_variable(LISTEN_PID);
-    let count = inherit::take_variable(LISTEN_FDS);
-    let names = inherit::take_variable(LISTEN_FDNAMES).unwrap_or_default();
-    let (Some(process_id), Some(count)) = (process_id, count) else {
-        return Ok(BTreeMap::new());
-    };
-    // As sd_listen_fds(3) has it: they are meant for another process.
-    if process_id.parse() != Ok(std::process::id()) {
-        return Ok(BTreeMap::new());
-    }
-    let count: i32 = count.parse()?;
-    let names = names.split(':').map(str::to_owned);
-    (FIRST_DESCRIPTOR..FIRST_DESCRIPTOR + count)
-        .zip(names)
-        .map(|(number, name)| Ok((name, inherit::take(number)?)))
-        .collect()
 }
 
 /// An error and what caused it, in one line.

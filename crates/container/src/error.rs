@@ -160,12 +160,12 @@ pub enum BindError {
         directory: PathBuf,
     },
     /// Somebody listens there.
-    #[error("process {process_id} already listens at {}: stop it first, or use another path", path.display())]
+    #[error("{} already listens at {}: stop it first, or use another path", process(*process_id), path.display())]
     InUse {
         /// The path.
         path: PathBuf,
-        /// The process that listens.
-        process_id: i32,
+        /// The process that listens, if the kernel tells.
+        process_id: Option<i32>,
     },
     /// What is at the path is no socket, so it is not ours to replace.
     #[error("{} exists and is {kind}, not a socket: remove it, or use another path", path.display())]
@@ -176,10 +176,18 @@ pub enum BindError {
         kind: &'static str,
     },
     /// The address cannot be understood.
-    #[error("{address:?} is no address to listen at: use HOST:PORT, or unix:PATH")]
+    #[error("{address:?} is no address to listen at: use HOST:PORT, udp:HOST:PORT, unix:PATH, or unix-datagram:PATH")]
     InvalidAddress {
         /// What was given.
         address: String,
+    },
+    /// A socket that whoever started the root has bound is not what the listener of its name is to be.
+    #[error("cannot use the socket {name:?} that this program was started with: {what}")]
+    Inherited {
+        /// The listener's name.
+        name: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// The system refused.
     #[error("cannot listen at {address}: {source}")]
@@ -284,6 +292,12 @@ pub enum StartError {
         /// The other.
         second: String,
     },
+    /// What the process was started with cannot be taken over.
+    #[error("cannot take over inherited sockets: {source}")]
+    Inherited {
+        /// Why.
+        source: BoxError,
+    },
     /// The system refused something that no controller can do without.
     #[error("cannot {action}: {source}")]
     System {
@@ -317,12 +331,26 @@ pub enum InstanceError {
         /// The names that there are.
         known_names: Vec<String>,
     },
+    /// The socket is of another kind.
+    #[error("listener {name:?} is {actual}, not {wanted}")]
+    OtherKind {
+        /// The name asked for.
+        name: String,
+        /// What it is.
+        actual: String,
+        /// What was asked for.
+        wanted: String,
+    },
     /// The root could not be told.
     #[error("cannot notify the root: {0}")]
     Notify(io::Error),
     /// The system refused.
     #[error(transparent)]
     System(#[from] io::Error),
+}
+
+fn process(process_id: Option<i32>) -> String {
+    process_id.map_or_else(|| "another process".to_owned(), |process_id| format!("process {process_id}"))
 }
 
 fn known(names: &[String]) -> String {

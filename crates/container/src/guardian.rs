@@ -21,6 +21,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::exit::ExitStatus;
 use crate::listener::SocketFile;
+use crate::listener::inherited::Inherited;
 use crate::notify::Notify;
 use crate::notify::server::PrivateDirectory;
 use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
@@ -39,8 +40,8 @@ pub(crate) struct Guard {
     blocked: Blocked,
 }
 
-/// Splits this process in two. Returns in the root only.
-pub(crate) fn enter() -> io::Result<Guard> {
+/// Splits this process in two. Returns in the root only; what the guardian is not to keep, `inherited`, it drops.
+pub(crate) fn enter(inherited: &mut Inherited) -> io::Result<Guard> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, roots) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -51,7 +52,7 @@ pub(crate) fn enter() -> io::Result<Guard> {
     let descriptor = blocked.descriptor()?;
     match fork::fork() {
         Ok(Side::Parent { child }) => {
-            drop(roots);
+            drop((roots, std::mem::take(inherited)));
             guard(child, ours, &descriptor)
         }
         Ok(Side::Child) => {

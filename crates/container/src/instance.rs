@@ -5,10 +5,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::InstanceError;
+use crate::listener::Kind;
 use crate::notify::Notify;
 use crate::notify::link::Link;
 use crate::threads::Handle;
@@ -121,19 +122,41 @@ impl Instance {
     /// # Errors
     /// When there is none, or it is no TCP socket.
     pub fn listener(&self, name: &str) -> Result<TcpListener, InstanceError> {
-        let listener = std::net::TcpListener::from(self.duplicate(name)?);
+        let listener = std::net::TcpListener::from(self.duplicate(name, Kind::Tcp)?);
         listener.set_nonblocking(true)?;
         Ok(TcpListener::from_std(listener)?)
     }
 
-    /// The Unix socket of this name that the service was given with [`Service::listen`](crate::Service::listen).
+    /// The Unix stream socket of this name that the service was given with [`Service::listen`](crate::Service::listen).
     ///
     /// # Errors
-    /// When there is none, or it is no Unix socket.
+    /// When there is none, or it is no Unix stream socket.
     pub fn unix_listener(&self, name: &str) -> Result<UnixListener, InstanceError> {
-        let listener = std::os::unix::net::UnixListener::from(self.duplicate(name)?);
+        let listener = std::os::unix::net::UnixListener::from(self.duplicate(name, Kind::Unix)?);
         listener.set_nonblocking(true)?;
         Ok(UnixListener::from_std(listener)?)
+    }
+
+    /// The UDP socket of this name that the service was given with [`Service::listen`](crate::Service::listen). All
+    /// instances receive from the same one: each datagram comes to one of them.
+    ///
+    /// # Errors
+    /// When there is none, or it is no UDP socket.
+    pub fn udp_socket(&self, name: &str) -> Result<UdpSocket, InstanceError> {
+        let socket = std::net::UdpSocket::from(self.duplicate(name, Kind::Udp)?);
+        socket.set_nonblocking(true)?;
+        Ok(UdpSocket::from_std(socket)?)
+    }
+
+    /// The Unix datagram socket of this name that the service was given with [`Service::listen`](crate::Service::listen).
+    /// All instances receive from the same one: each datagram comes to one of them.
+    ///
+    /// # Errors
+    /// When there is none, or it is no Unix datagram socket.
+    pub fn unix_datagram(&self, name: &str) -> Result<UnixDatagram, InstanceError> {
+        let socket = std::os::unix::net::UnixDatagram::from(self.duplicate(name, Kind::UnixDatagram)?);
+        socket.set_nonblocking(true)?;
+        Ok(UnixDatagram::from_std(socket)?)
     }
 
     /// The line to the root, if the service was given one with [`Service::linked`](crate::Service::linked).
@@ -141,12 +164,18 @@ impl Instance {
         self.inner.link.as_ref()
     }
 
-    fn duplicate(&self, name: &str) -> Result<OwnedFd, InstanceError> {
+    fn duplicate(&self, name: &str, wanted: Kind) -> Result<OwnedFd, InstanceError> {
         let Some(socket) = self.inner.listeners.get(name) else {
             let known_names = self.inner.listeners.keys().cloned().collect();
             return Err(InstanceError::NoListener { name: name.to_owned(), known_names });
         };
-        Ok(socket.try_clone()?)
+        match Kind::of(socket)? {
+            Some(kind) if kind == wanted => Ok(socket.try_clone()?),
+            actual => {
+                let actual = actual.map_or_else(|| "another kind of socket".to_owned(), |actual| actual.to_string());
+                Err(InstanceError::OtherKind { name: name.to_owned(), actual, wanted: wanted.to_string() })
+            }
+        }
     }
 
     pub(crate) fn notify(&self) -> &'static Notify {

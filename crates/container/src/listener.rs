@@ -1,17 +1,20 @@
 //! Sockets that the root binds once and children inherit.
 
+mod file;
+pub(crate) mod inherited;
+
 use std::fmt;
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use self::file::Bind;
+pub(crate) use self::file::SocketFile;
 use crate::error::BindError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` of unix(7) without its final NUL.
@@ -20,24 +23,31 @@ pub(crate) const PATH_LIMIT: usize = 107;
 /// Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Where to listen.
+/// Where to listen, or to receive datagrams.
+///
+/// Made of a text, it is `HOST:PORT` for TCP, `udp:HOST:PORT`, `unix:PATH` or `unix-datagram:PATH`. A host is a name or
+/// an address, IPv6 in brackets; of a name's addresses the first one is taken that can be bound.
 ///
 /// ```
 /// use async_container::Address;
 ///
-/// assert_eq!(Address::from("127.0.0.1:8080").to_string(), "127.0.0.1:8080");
+/// assert_eq!(Address::from("127.0.0.1:8080"), Address::tcp("127.0.0.1:8080"));
+/// assert_eq!(Address::from("[::1]:8080").to_string(), "[::1]:8080");
+/// assert_eq!(Address::from("udp:127.0.0.1:8125"), Address::udp("127.0.0.1:8125"));
 /// assert_eq!(Address::from("unix:app.sock").to_string(), "unix:app.sock");
+/// assert_eq!(Address::from("unix-datagram:log.sock"), Address::unix_datagram("log.sock"));
 /// assert_eq!(Address::unix("app.sock").mode(0o660).to_string(), "unix:app.sock");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     kind: Kind,
+    place: Place,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Tcp(String),
-    Unix { path: PathBuf, mode: u32 },
+enum Place {
+    Internet { address: String, reuse_port: bool, only_v6: bool },
+    File { path: PathBuf, mode: u32 },
 }
 
 impl Address {
@@ -45,62 +55,113 @@ impl Address {
 
     /// A TCP address, `HOST:PORT`; port 0 takes any free one.
     pub fn tcp(address: impl Into<String>) -> Self {
-        Address { kind: Kind::Tcp(address.into()) }
+        Address::internet(Kind::Tcp, address.into())
+    }
+
+    /// A UDP address, `HOST:PORT`; port 0 takes any free one.
+    ///
+    /// All instances receive from the same socket, each datagram comes to one of them. One that waits while an instance
+    /// is replaced stays there for the next.
+    pub fn udp(address: impl Into<String>) -> Self {
+        Address::internet(Kind::Udp, address.into())
     }
 
     /// A Unix stream socket at this path.
     ///
-    /// A stale socket there, one that nobody listens on, is replaced. The file is removed when the root stops.
+    /// A stale socket there, one that nobody has open, is replaced. The file is removed when the root stops.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Address { kind: Kind::Unix { path: path.into(), mode: Self::UNIX_MODE } }
+        Address { kind: Kind::Unix, place: Place::File { path: path.into(), mode: Self::UNIX_MODE } }
     }
 
-    /// The permissions of a Unix socket's file; a TCP address has none. Default is 0600.
+    /// A Unix datagram socket at this path, see [`unix`](Self::unix) and [`udp`](Self::udp).
+    pub fn unix_datagram(path: impl Into<PathBuf>) -> Self {
+        Address { kind: Kind::UnixDatagram, ..Address::unix(path) }
+    }
+
+    fn internet(kind: Kind, address: String) -> Self {
+        Address { kind, place: Place::Internet { address, reuse_port: false, only_v6: false } }
+    }
+
+    /// The permissions of a Unix socket's file; a TCP or UDP address has none. Default is 0600.
     pub fn mode(mut self, bits: u32) -> Self {
-        if let Kind::Unix { mode, .. } = &mut self.kind {
+        if let Place::File { mode, .. } = &mut self.place {
             *mode = bits;
         }
         self
     }
 
+    /// Lets other sockets of the same user be bound to the same TCP or UDP address, if they ask for it as well
+    /// (`SO_REUSEPORT`, see socket(7)). The kernel divides new connections, or senders of datagrams, among them.
+    ///
+    /// It is for what binds the address itself, beside the application or below it: a program that knows no inherited
+    /// sockets, or another root that takes over before this one ends. Instances still share the one socket that the
+    /// root has bound: were each given its own, connections that wait for one would be lost to the others while it is
+    /// replaced. An address that is in use by mistake is not noticed any more. Default is off; a Unix socket has no such
+    /// thing.
+    pub fn reuse_port(mut self) -> Self {
+        if let Place::Internet { reuse_port, .. } = &mut self.place {
+            *reuse_port = true;
+        }
+        self
+    }
+
+    /// Makes an IPv6 address such as `[::]:80` take no IPv4 connections, so that `0.0.0.0:80` can be bound beside it.
+    /// Default is to take both.
+    pub fn only_v6(mut self) -> Self {
+        if let Place::Internet { only_v6, .. } = &mut self.place {
+            *only_v6 = true;
+        }
+        self
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Finds what can be found wrong before anything is bound.
     pub(crate) fn validate(&self) -> Result<(), BindError> {
-        match &self.kind {
-            Kind::Tcp(address) => match address.to_socket_addrs().map(|mut addresses| addresses.next()) {
-                Ok(Some(_)) => Ok(()),
-                Ok(None) => Err(BindError::InvalidAddress { address: address.clone() }),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    Err(BindError::InvalidAddress { address: address.clone() })
-                }
-                Err(source) => Err(BindError::System { address: address.clone(), source }),
-            },
-            Kind::Unix { path, .. } => {
+        match &self.place {
+            Place::Internet { address, .. } => self.resolve(address).map(drop),
+            Place::File { path, .. } => {
                 let length = path.as_os_str().as_bytes().len();
                 if length > PATH_LIMIT {
                     return Err(BindError::PathTooLong { path: path.clone(), length, limit: PATH_LIMIT });
                 }
-                let directory = directory_of(path);
+                let directory = file::directory_of(path);
                 if !directory.is_dir() {
                     return Err(BindError::NoDirectory { directory: directory.to_path_buf() });
                 }
-                inspect(path)
+                file::inspect(path)
             }
+        }
+    }
+
+    fn resolve(&self, address: &str) -> Result<Vec<SocketAddr>, BindError> {
+        let invalid = || BindError::InvalidAddress { address: self.to_string() };
+        match address.to_socket_addrs() {
+            Ok(addresses) if addresses.len() > 0 => Ok(addresses.collect()),
+            Ok(_) => Err(invalid()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(invalid()),
+            Err(source) => Err(BindError::System { address: self.to_string(), source }),
         }
     }
 
     pub(crate) fn bind(&self) -> Result<Listener, BindError> {
         let system = |source| BindError::System { address: self.to_string(), source };
-        match &self.kind {
-            Kind::Tcp(address) => {
-                let listener = TcpListener::bind(address).map_err(system)?;
-                // The standard library asks for a backlog of 128 only.
-                rustix::net::listen(&listener, BACKLOG).map_err(|error| system(error.into()))?;
-                let actual = listener.local_addr().map_err(system)?;
-                Ok(Listener { socket: listener.into(), file: None, address: actual.to_string() })
+        match &self.place {
+            Place::Internet { address, reuse_port, only_v6 } => {
+                let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+                for address in self.resolve(address)? {
+                    match self.bind_internet(&address, *reuse_port, *only_v6) {
+                        Ok(socket) => return Ok(Listener { address: local(&socket, self.kind), socket, file: None }),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(system(failure))
             }
-            Kind::Unix { path, mode } => {
+            Place::File { path, mode } => {
                 self.validate()?;
-                let (socket, file) = bind_unix(path, *mode).map_err(|error| match error {
+                let (socket, file) = file::bind(path, self.kind.socket_type(), *mode).map_err(|error| match error {
                     Bind::InUse(error) => error,
                     Bind::System(error) => system(error),
                 })?;
@@ -108,12 +169,41 @@ impl Address {
             }
         }
     }
+
+    fn bind_internet(&self, address: &SocketAddr, reuse_port: bool, only_v6: bool) -> io::Result<OwnedFd> {
+        let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+        let socket = rustix::net::socket_with(family, self.kind.socket_type(), SocketFlags::CLOEXEC, None)?;
+        if self.kind == Kind::Tcp {
+            // Connections of a root that has ended may linger; for datagrams it would mean that two can be bound.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
+        if reuse_port {
+            sockopt::set_socket_reuseport(&socket, true)?;
+        }
+        if address.is_ipv6() {
+            // Said either way, since the default is the machine's.
+            sockopt::set_ipv6_v6only(&socket, only_v6)?;
+        }
+        rustix::net::bind(&socket, address)?;
+        if self.kind.listens() {
+            rustix::net::listen(&socket, BACKLOG)?;
+        }
+        Ok(socket)
+    }
 }
 
 impl From<&str> for Address {
-    /// `unix:PATH`, else `HOST:PORT`.
+    /// `udp:HOST:PORT`, `unix:PATH`, `unix-datagram:PATH`, else `HOST:PORT`.
     fn from(text: &str) -> Self {
-        text.strip_prefix("unix:").map_or_else(|| Address::tcp(text), Address::unix)
+        if let Some(path) = text.strip_prefix("unix:") {
+            Address::unix(path)
+        } else if let Some(path) = text.strip_prefix("unix-datagram:") {
+            Address::unix_datagram(path)
+        } else if let Some(address) = text.strip_prefix("udp:") {
+            Address::udp(address)
+        } else {
+            Address::tcp(text)
+        }
     }
 }
 
@@ -125,17 +215,85 @@ impl From<String> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Tcp(address) => formatter.write_str(address),
-            Kind::Unix { path, .. } => write!(formatter, "unix:{}", path.display()),
+        formatter.write_str(self.kind.prefix())?;
+        match &self.place {
+            Place::Internet { address, .. } => formatter.write_str(address),
+            Place::File { path, .. } => write!(formatter, "{}", path.display()),
         }
     }
 }
 
-/// A socket that is bound and listens. A Unix socket's file is removed on drop, if it is still the own one.
+/// What can be done with a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tcp,
+    Udp,
+    Unix,
+    UnixDatagram,
+}
+
+impl Kind {
+    /// The kind of a socket that somebody else has made; `None` if it is of a kind that nobody here uses.
+    pub(crate) fn of(socket: impl AsFd) -> io::Result<Option<Kind>> {
+        let family = sockopt::socket_domain(&socket)?;
+        let socket_type = sockopt::socket_type(&socket)?;
+        Ok(match (family, socket_type) {
+            (AddressFamily::INET | AddressFamily::INET6, SocketType::STREAM) => Some(Kind::Tcp),
+            (AddressFamily::INET | AddressFamily::INET6, SocketType::DGRAM) => Some(Kind::Udp),
+            (AddressFamily::UNIX, SocketType::STREAM) => Some(Kind::Unix),
+            (AddressFamily::UNIX, SocketType::DGRAM) => Some(Kind::UnixDatagram),
+            _ => None,
+        })
+    }
+
+    fn socket_type(self) -> SocketType {
+        if self.listens() { SocketType::STREAM } else { SocketType::DGRAM }
+    }
+
+    /// True if it takes connections.
+    fn listens(self) -> bool {
+        matches!(self, Kind::Tcp | Kind::Unix)
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Tcp => "",
+            Kind::Udp => "udp:",
+            Kind::Unix => "unix:",
+            Kind::UnixDatagram => "unix-datagram:",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Kind::Tcp => "a TCP socket",
+            Kind::Udp => "a UDP socket",
+            Kind::Unix => "a Unix stream socket",
+            Kind::UnixDatagram => "a Unix datagram socket",
+        })
+    }
+}
+
+/// Where the socket is, as an address would be written.
+fn local(socket: &OwnedFd, kind: Kind) -> String {
+    let address = rustix::net::getsockname(socket);
+    let text = match (kind, address) {
+        (Kind::Tcp | Kind::Udp, Ok(address)) => SocketAddr::try_from(address).ok().map(|address| address.to_string()),
+        (Kind::Unix | Kind::UnixDatagram, Ok(address)) => rustix::net::SocketAddrUnix::try_from(address)
+            .ok()
+            .and_then(|address| Some(address.path()?.to_string_lossy().into_owned())),
+        (_, Err(_)) => None,
+    };
+    format!("{}{}", kind.prefix(), text.as_deref().unwrap_or("an unknown address"))
+}
+
+/// A socket that is bound. A Unix socket's file is removed on drop, if it is still the own one.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,
+    /// The file, if it was made here.
     file: Option<SocketFile>,
     address: String,
 }
@@ -146,9 +304,9 @@ impl Listener {
         &self.address
     }
 
-    /// The socket's file, if it has one.
+    /// The socket's file, if it has one that is to be removed.
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.file.as_ref().map(|file| file.path.as_path())
+        self.file.as_ref().map(|file| file.path())
     }
 }
 
@@ -156,123 +314,6 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// The file of a bound Unix socket, known by its inode, since another one may take its place.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    /// The file that is at the path now.
-    pub(crate) fn at(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: std::path::absolute(path)?, device: metadata.dev(), inode: metadata.ino() })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
-        }
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Refuses a path at which there is something that must not be replaced.
-fn inspect(path: &Path) -> Result<(), BindError> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    let file_type = metadata.file_type();
-    if !file_type.is_socket() {
-        let kind = if file_type.is_dir() {
-            "a directory"
-        } else if file_type.is_symlink() {
-            "a symbolic link"
-        } else if file_type.is_file() {
-            "a file"
-        } else {
-            "something else"
-        };
-        return Err(BindError::NotASocket { path: path.to_path_buf(), kind });
-    }
-    match listening_process(path) {
-        Ok(process_id) => Err(BindError::InUse { path: path.to_path_buf(), process_id }),
-        Err(_) => Ok(()),
-    }
-}
-
-/// The process that listens at the path.
-fn listening_process(path: &Path) -> rustix::io::Result<i32> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        Ok(()) => Ok(rustix::net::sockopt::socket_peercred(&socket)?.pid.as_raw_nonzero().get()),
-        // Somebody listens, but has more connections waiting than it takes.
-        Err(Errno::AGAIN) => Ok(0),
-        Err(error) => Err(error),
-    }
-}
-
-enum Bind {
-    InUse(BindError),
-    System(io::Error),
-}
-
-impl From<Errno> for Bind {
-    fn from(error: Errno) -> Self {
-        Bind::System(error.into())
-    }
-}
-
-impl From<io::Error> for Bind {
-    fn from(error: io::Error) -> Self {
-        Bind::System(error)
-    }
-}
-
-fn bind_unix(path: &Path, mode: u32) -> Result<(OwnedFd, SocketFile), Bind> {
-    // Two roots that find the same stale socket must not both replace it: the later one would take
-    // away the socket that the earlier one just bound. A lock on the directory needs no file.
-    let directory =
-        rustix::fs::open(directory_of(path), rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))?;
-
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // The mode of the unbound socket becomes that of its file, so there is no moment with a wider one.
-    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
-    let address = SocketAddrUnix::new(path)?;
-    match rustix::net::bind(&socket, &address) {
-        Err(Errno::ADDRINUSE) => {
-            inspect(path).map_err(Bind::InUse)?;
-            rustix::fs::unlink(path)?;
-            rustix::net::bind(&socket, &address)?;
-        }
-        result => result?,
-    }
-    // The umask took its part of the mode at bind(2); now that the file exists it can only be widened to
-    // what was asked for.
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok((socket, SocketFile::at(path)?))
 }
 
 #[cfg(test)]
@@ -341,9 +382,55 @@ mod tests {
     }
 
     #[test]
-    fn a_tcp_address_is_checked_early() {
+    fn an_internet_address_is_checked_early() {
         assert!(matches!(Address::tcp("nonsense").validate(), Err(BindError::InvalidAddress { .. })));
-        let listener = Address::tcp("127.0.0.1:0").bind().unwrap();
-        assert_ne!(listener.address(), "127.0.0.1:0");
+        let error = Address::from("udp:8125").validate().unwrap_err();
+        assert!(error.to_string().starts_with("\"udp:8125\" is no address to listen at: use HOST:PORT"), "{error}");
+    }
+
+    #[test]
+    fn the_actual_port_is_told() {
+        for (text, host) in [("127.0.0.1:0", "127.0.0.1:"), ("[::1]:0", "[::1]:"), ("udp:[::1]:0", "udp:[::1]:")] {
+            let listener = Address::from(text).bind().unwrap();
+            assert!(listener.address().starts_with(host) && listener.address() != text, "{}", listener.address());
+        }
+    }
+
+    #[test]
+    fn a_port_is_shared_with_those_only_who_want_it() {
+        for prefix in ["", "udp:"] {
+            let first = Address::from(format!("{prefix}127.0.0.1:0")).reuse_port().bind().unwrap();
+            let address = Address::from(first.address());
+            assert!(matches!(address.bind(), Err(BindError::System { .. })));
+            address.reuse_port().bind().unwrap();
+        }
+    }
+
+    #[test]
+    fn ipv4_is_taken_by_ipv6_sockets_unless_they_are_told_otherwise() {
+        let both = Address::tcp("[::]:0").bind().unwrap();
+        let port = both.address().rsplit_once(':').unwrap().1;
+        std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        let six = Address::tcp("[::]:0").only_v6().bind().unwrap();
+        let port = six.address().rsplit_once(':').unwrap().1;
+        std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap_err();
+        Address::tcp(format!("0.0.0.0:{port}")).bind().unwrap();
+    }
+
+    #[test]
+    fn a_datagram_socket_is_replaced_only_when_nobody_has_it_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let live = Address::unix_datagram(&path).bind().unwrap();
+        for address in [Address::unix_datagram(&path), Address::unix(&path)] {
+            let error = address.bind().unwrap_err();
+            assert!(error.to_string().starts_with("another process already listens at"), "{error}");
+        }
+        drop(live);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixDatagram::bind(&path).unwrap());
+        let _live = Address::unix_datagram(&path).bind().unwrap();
+        let client = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        client.send_to(b"hello", &path).unwrap();
     }
 }

@@ -10,9 +10,10 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::command::{Command, Prepared};
-use crate::entry::{ENTRY, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
+use crate::entry::ENTRY;
 use crate::error::SpawnError;
 use crate::instance::child_name;
+use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::notify::link::{LINK_PIPE, LinkWriter};
 use crate::notify::{LineReader, NOTIFY_PIPE, NOTIFY_SOCKET};
 use crate::orphans::MARK;

@@ -262,10 +262,13 @@ impl Service {
         self
     }
 
-    /// Has the root listen at the address and gives the socket to every instance, which finds it by
+    /// Has the root bind the address and gives the socket to every instance, which finds it by
     /// its name. It stays bound as long as the root runs, so that no restart refuses a connection.
     ///
     /// Other programs find it by the rules of sd_listen_fds(3).
+    ///
+    /// When the root was itself started with a socket of this name, by the same rules, that one is used in the place of one
+    /// bound to the address: with systemd, that is a socket unit with `FileDescriptorName=` set to the name.
     pub fn listen(mut self, name: impl Into<String>, address: impl Into<Address>) -> Self {
         self.listeners.push((name.into(), address.into()));
         self
@@ -395,9 +398,6 @@ impl Service {
             command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;
         }
         self.probes.validate(&self.name)?;
-        for (_, address) in &self.listeners {
-            address.validate()?;
-        }
         Ok(())
     }
 }
