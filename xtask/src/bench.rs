@@ -6,6 +6,7 @@
 pub(crate) mod bare_loop;
 pub(crate) mod crowd;
 pub(crate) mod echo;
+pub(crate) mod flight;
 mod idle;
 mod memory;
 mod report;

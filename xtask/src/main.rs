@@ -46,6 +46,9 @@ enum Command {
     /// The floor of calls: a server that sends as many bytes as a supervisor would
     #[command(hide = true)]
     Echo(bench::echo::Arguments),
+    /// A server of calls, and the floor of it
+    #[command(hide = true)]
+    Calls(bench::flight::Arguments),
     /// A crowd of workers
     #[command(hide = true)]
     Crowd(bench::crowd::Arguments),
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Measure(arguments) => bench::measure(&arguments),
         Command::BareLoop(arguments) => bench::bare_loop::run(&arguments),
         Command::Echo(arguments) => bench::echo::run(&arguments),
+        Command::Calls(arguments) => bench::flight::run(&arguments),
         Command::Crowd(arguments) => bench::crowd::run(&arguments),
     };
     done.unwrap_or_else(|error| {

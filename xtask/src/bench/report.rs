@@ -33,6 +33,7 @@ pub(super) enum Unit {
     Milliseconds,
     /// 1,000,000 bytes.
     Megabytes,
+    Thousands,
     Times,
 }
 
@@ -40,6 +41,8 @@ pub(super) enum Unit {
 pub(super) enum Target {
     /// Ours over the floor is at most this.
     Ratio(f64),
+    /// Ours over the floor is at least this.
+    AtLeastRatio(f64),
     /// Ours is less than this.
     Below(f64),
     /// Ours is at most this.
@@ -84,6 +87,7 @@ impl Row {
     fn is_met(&self) -> Option<bool> {
         Some(match self.target? {
             Target::Ratio(limit) => self.ratio()? <= limit,
+            Target::AtLeastRatio(limit) => self.ratio()? >= limit,
             Target::Below(limit) => self.ours < limit,
             Target::AtMost(limit) => self.ours <= limit,
         })
@@ -98,6 +102,7 @@ impl Row {
             "ratio": self.ratio(),
             "target": self.target.map(|target| match target {
                 Target::Ratio(limit) => json!({"ratio_at_most": limit}),
+                Target::AtLeastRatio(limit) => json!({"ratio_at_least": limit}),
                 Target::Below(limit) => json!({"below": limit}),
                 Target::AtMost(limit) => json!({"at_most": limit}),
             }),
@@ -108,6 +113,7 @@ impl Row {
     fn cells(&self) -> [String; 6] {
         let target = self.target.map(|target| match target {
             Target::Ratio(limit) => format!("ratio at most {limit}"),
+            Target::AtLeastRatio(limit) => format!("ratio at least {limit}"),
             Target::Below(limit) => format!("less than {}", self.unit.amount(limit)),
             Target::AtMost(limit) => format!("at most {}", self.unit.amount(limit)),
         });
@@ -133,6 +139,7 @@ impl Unit {
             Unit::Microseconds => "µs",
             Unit::Milliseconds => "ms",
             Unit::Megabytes => "MB",
+            Unit::Thousands => "k",
             Unit::Times => "times",
         }
     }
@@ -214,6 +221,8 @@ mod tests {
     fn targets_are_limits() {
         assert_eq!(row(Some(2.0), 3.0, Target::Ratio(1.5)).is_met(), Some(true));
         assert_eq!(row(Some(2.0), 3.1, Target::Ratio(1.5)).is_met(), Some(false));
+        assert_eq!(row(Some(2.0), 3.0, Target::AtLeastRatio(1.5)).is_met(), Some(true));
+        assert_eq!(row(Some(2.0), 2.9, Target::AtLeastRatio(1.5)).is_met(), Some(false));
         assert_eq!(row(None, 4.0, Target::Below(4.0)).is_met(), Some(false));
         assert_eq!(row(None, 4.0, Target::AtMost(4.0)).is_met(), Some(true));
         assert_eq!(Row::plain("it", Unit::Times, 4.0).is_met(), None);

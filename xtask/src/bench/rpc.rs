@@ -13,7 +13,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{
-    START_LIMIT, echo, own,
+    START_LIMIT, echo, flight, own,
     report::{Report, Row, Target, Unit, microseconds, percentile},
     settle,
 };
@@ -45,6 +45,7 @@ pub(super) fn measure() -> Result<Report> {
     let socket = dir.socket();
     let mut supervisor = Supervisor::of(&mut program, &socket, START_LIMIT)?;
     supervisor.wait_for_workers(&format!("{WORKERS} workers"), START_LIMIT, |workers| workers.len() >= WORKERS)?;
+    let worker = supervisor.workers()?.pop().ok_or("there is no worker")?.connection;
     drop(supervisor);
     settle(Duration::from_millis(500));
 
@@ -64,12 +65,13 @@ pub(super) fn measure() -> Result<Report> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let length = answer.length;
+    let supervisor_socket = socket.clone();
     // In a task, where programs make their calls: what wakes the future that a runtime blocks on makes a system call.
     let calls = async move {
         let mut times: [Vec<Duration>; 4] = std::array::from_fn(|_| Vec::with_capacity(WARM_UP + CALLS));
         let mut tokio_echo = tokio::net::UnixStream::connect(&echo_socket).await?;
         let mut room = echo::room(length);
-        let client = Client::connect(&socket).await?;
+        let client = Client::connect(&supervisor_socket).await?;
         // In turn, so that whatever else the machine does meets all of them.
         while times[0].len() < WARM_UP + CALLS {
             let [floor, ours, raw_floor, raw_ours] = &mut times;
@@ -125,6 +127,7 @@ pub(super) fn measure() -> Result<Report> {
             });
         }
     }
+    flight::measure(&mut report, &dir, &socket, &worker)?;
     Ok(report)
 }
 

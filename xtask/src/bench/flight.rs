@@ -1,0 +1,243 @@
+//! Many calls at once: on one connection, on a thousand, and through a supervisor.
+
+use std::{
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process, thread,
+    time::{Duration, Instant},
+};
+
+use async_container_protocol::{Client, Driver, Operations, Request, Settings, Side};
+use async_container_supervisor_tests::Dir;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{
+    START_LIMIT, own,
+    report::{Report, Row, Target, Unit, microseconds, percentile},
+};
+use crate::Result;
+
+/// The length of a call, and of its answer. What the raw echo sends is as long.
+const MESSAGE: usize = 60;
+
+/// What is left of it for the one parameter, when the rest is written.
+const TEXT: usize = 34;
+
+const IN_FLIGHT: usize = 64;
+const CONNECTIONS: usize = 1000;
+
+/// The calls of one round, and how many rounds there are of each kind, in turn.
+const CALLS: usize = 100_000;
+const ROUNDS: usize = 5;
+
+/// The calls through the supervisor of one round.
+const FORWARDS: usize = 5_000;
+
+const FLIGHT_RATIO: f64 = 0.35;
+const CONNECTIONS_RATIO: f64 = 0.6;
+const FORWARD_RATIO: f64 = 2.2;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The path to listen on for calls
+    #[arg(long)]
+    socket: PathBuf,
+    /// The path to listen on for bytes
+    #[arg(long)]
+    raw: PathBuf,
+}
+
+/// Serves both until standard input ends.
+pub(crate) fn run(arguments: &Arguments) -> Result {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let raw = UnixListener::bind(&arguments.raw)?;
+        let calls = UnixListener::bind(&arguments.socket)?;
+        let operations =
+            std::sync::Arc::new(Operations::new().immediate("echo", |request: &Request| Ok(request.fields().clone())));
+        loop {
+            tokio::select! {
+                stream = calls.accept() => {
+                    let (_, driver) = Driver::new(stream?.0, Side::Accepted, operations.clone(), Settings::default());
+                    driver.spawn();
+                }
+                stream = raw.accept() => drop(tokio::spawn(echo(stream?.0))),
+            }
+        }
+    })
+}
+
+/// Writes whatever it reads.
+async fn echo(mut stream: UnixStream) {
+    let mut room = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = stream.read(&mut room).await {
+        if stream.write_all(&room[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Echo {
+    text: String,
+}
+
+impl Echo {
+    fn new() -> Self {
+        Self { text: "x".repeat(TEXT) }
+    }
+}
+
+/// Adds what is measured here to the report.
+pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker: &str) -> Result<()> {
+    let (socket, raw) = (dir.file("calls"), dir.file("raw"));
+    let mut server = own(dir, "calls")?.arg("--socket").arg(&socket).arg("--raw").arg(&raw).start()?;
+    server.wait_for(
+        "the server of calls",
+        START_LIMIT,
+        || Ok(std::os::unix::net::UnixStream::connect(&socket).ok()),
+    )?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+
+    let mut times: [Vec<Duration>; 4] = Default::default();
+    for _ in 0..ROUNDS {
+        let [flight_raw, flight, many_raw, many] = &mut times;
+        flight_raw.push(runtime.block_on(windowed(&raw))?);
+        flight.push(runtime.block_on(calls(&socket, 1, IN_FLIGHT))?);
+        many_raw.push(runtime.block_on(raw_connections(&raw))?);
+        many.push(runtime.block_on(calls(&socket, CONNECTIONS, CONNECTIONS))?);
+    }
+    let [flight_raw, flight, many_raw, many] = times.map(|mut times| {
+        times.sort();
+        CALLS as f64 / percentile(&times, 0.5).as_secs_f64()
+    });
+    for (what, floor, ours, ratio) in [
+        (format!("calls a second, {IN_FLIGHT} in flight"), flight_raw, flight, FLIGHT_RATIO),
+        (format!("calls a second, {CONNECTIONS} connections"), many_raw, many, CONNECTIONS_RATIO),
+    ] {
+        let target = Some(Target::AtLeastRatio(ratio));
+        report.row(Row { what, unit: Unit::Thousands, floor: Some(floor / 1e3), ours: ours / 1e3, target });
+    }
+
+    let (direct, forward) = runtime.block_on(forwards(supervisor, worker))?;
+    report.row(Row {
+        what: "a forward, in place of a direct call, p50".to_owned(),
+        unit: Unit::Microseconds,
+        floor: Some(microseconds(percentile(&direct, 0.5))),
+        ours: microseconds(percentile(&forward, 0.5)),
+        target: Some(Target::Ratio(FORWARD_RATIO)),
+    });
+    Ok(())
+}
+
+/// So many messages are on their way at any time; as many go out as come in.
+async fn windowed(socket: &Path) -> Result<Duration> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let window = vec![0; IN_FLIGHT * MESSAGE];
+    let mut room = vec![0; 64 << 10];
+    let begin = Instant::now();
+    stream.write_all(&window).await?;
+    let (mut received, mut sent) = (0, window.len());
+    while received < CALLS * MESSAGE {
+        let length = stream.read(&mut room).await?;
+        if length == 0 {
+            return Err("the echo closed the connection".into());
+        }
+        let before = received / MESSAGE;
+        received += length;
+        let more = ((received / MESSAGE - before) * MESSAGE).min(CALLS * MESSAGE - sent);
+        stream.write_all(&window[..more.min(window.len())]).await?;
+        sent += more;
+    }
+    Ok(begin.elapsed())
+}
+
+async fn raw_connections(socket: &Path) -> Result<Duration> {
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        streams.push(UnixStream::connect(socket).await?);
+    }
+    let begin = Instant::now();
+    let tasks: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            tokio::spawn(async move {
+                let request = [0; MESSAGE];
+                let mut room = super::echo::room(MESSAGE);
+                for _ in 0..CALLS / CONNECTIONS {
+                    stream.write_all(&request).await?;
+                    super::echo::receive(&mut stream, &mut room, MESSAGE).await?;
+                }
+                Ok::<_, io::Error>(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    Ok(begin.elapsed())
+}
+
+/// All calls, by so many tasks on so many connections.
+async fn calls(socket: &Path, connections: usize, tasks: usize) -> Result<Duration> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let client = Client::connect(socket).await?;
+        client.call("echo", &Echo::new()).await?;
+        clients.push(client);
+    }
+    let begin = Instant::now();
+    let tasks: Vec<_> = (0..tasks)
+        .map(|task| {
+            let client = clients[task % connections].clone();
+            tokio::spawn(async move {
+                let parameters = Echo::new();
+                for _ in 0..CALLS / tasks {
+                    client.call("echo", &parameters).finish().await?;
+                }
+                Ok::<_, async_container_protocol::CallError>(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    Ok(begin.elapsed())
+}
+
+/// Pings the supervisor, and a worker through it, in turn.
+async fn forwards(socket: &Path, worker: &str) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let client = Client::connect(socket).await?;
+    let forward = json!({"connection_id": worker, "operation": {"do": "ping"}});
+    let run = async move {
+        let (mut direct, mut forwarded) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            for _ in 0..FORWARDS {
+                direct.push(time(&client, "ping", &json!({})).await?);
+            }
+            for _ in 0..FORWARDS {
+                forwarded.push(time(&client, "forward", &forward).await?);
+            }
+        }
+        direct.sort();
+        forwarded.sort();
+        Ok((direct, forwarded))
+    };
+    // In a task, as the calls of `rpc.rs`.
+    tokio::spawn(run).await?
+}
+
+async fn time(client: &Client, operation: &str, parameters: &Value) -> Result<Duration> {
+    let begin = Instant::now();
+    client.call(operation, parameters).finish().await?;
+    Ok(begin.elapsed())
+}
