@@ -193,6 +193,7 @@ fn main() -> ExitCode {
                     .listen("echo", "udp:127.0.0.1:0"),
             )
         }
+        "titles" => application.service(Service::new("worker", titles).count(2)),
         "panics" => application.service(Service::new("panicking", panicking).count(1)),
         other => {
             eprintln!("there is no scenario {other:?}");
@@ -353,6 +354,29 @@ async fn sockets(instance: Instance) -> Result<(), BoxError> {
                 datagram.send_to(&other[..length], sender.as_pathname().ok_or("a nameless sender")?).await?;
             }
             () = &mut shutdown => return Ok(()),
+        }
+    }
+}
+
+/// Shows what the file `title` holds, and says what its arguments are.
+async fn titles(instance: Instance) -> Result<(), BoxError> {
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    let mut shown = None;
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+        let title = std::fs::read_to_string("title").ok();
+        if title != shown {
+            instance.set_title(
+                title.as_ref().map_or(instance.title().to_owned(), |it| it.replace("TITLE", instance.title())),
+            );
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            eprintln!("{} was started with {arguments:?}", instance.name());
+            shown = title;
         }
     }
 }

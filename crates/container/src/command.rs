@@ -16,6 +16,7 @@ use crate::identity::Identity;
 use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::process::{WATCHDOG_PID, WATCHDOG_USEC};
 use crate::sys::spawn::Credentials;
+use crate::title;
 
 /// A program with its arguments, environment and directory.
 ///
@@ -236,7 +237,7 @@ impl Command {
         // The link leads to the file that runs now, even when another one has taken its place since.
         let command = Command::new("/proc/self/exe").arguments(std::env::args_os().skip(1));
         let mut prepared = command.prepare(extra)?;
-        prepared.arguments[0] = c_string(OsStr::new(title))?;
+        prepared.arguments[0] = c_string(OsStr::new(&title::padded(title)))?;
         Ok(prepared)
     }
 }

@@ -127,7 +127,7 @@ impl Controller {
     /// To be called first thing in `main`, before there are threads or a runtime. What comes before it
     /// happens in every child as well.
     pub fn run(self) -> ExitCode {
-        if let Some(code) = entry::run(&self.services) {
+        if let Some(code) = entry::run(&self.name, &self.services) {
             return code;
         }
         let name = self.name.clone();

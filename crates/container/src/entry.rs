@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::BoxError;
-use crate::instance::{Instance, child_name};
+use crate::instance::{Instance, child_name, child_title};
 use crate::listener::inherited;
 use crate::notify::Notify;
 use crate::notify::link::{LINK_PIPE, Link};
@@ -19,6 +19,7 @@ use crate::spec::{Runtime, Service, Start};
 use crate::sys::inherit;
 use crate::sys::watch::watch;
 use crate::threads::Threads;
+use crate::title;
 
 /// The variable that tells a process which service and instance it is, as `service#instance`.
 pub(crate) const ENTRY: &str = "ASYNC_CONTAINER_ENTRY";
@@ -29,10 +30,10 @@ pub fn is_child() -> bool {
 }
 
 /// Runs the service that this process was started for, or returns `None` if it was not started as a child.
-pub(crate) fn run(services: &[Service]) -> Option<ExitCode> {
+pub(crate) fn run(application: &str, services: &[Service]) -> Option<ExitCode> {
     let entry = inherit::take_variable(ENTRY)?;
     Some(match find(&entry, services) {
-        Some((service, index)) => run_service(service, index),
+        Some((service, index)) => run_service(application, service, index),
         None => {
             tracing::error!(
                 variable = ENTRY,
@@ -50,9 +51,12 @@ fn find<'services>(entry: &str, services: &'services [Service]) -> Option<(&'ser
     Some((service, index.parse().ok()?))
 }
 
-fn run_service(service: &Service, index: u32) -> ExitCode {
+fn run_service(application: &str, service: &Service, index: u32) -> ExitCode {
     // The file's name would be `exe`, since that is how this program was found.
     let _ = rustix::thread::set_name(&std::ffi::CString::new(service.name.as_str()).unwrap_or_default());
+    let title = child_title(application, &service.name, index);
+    title::claim();
+    title::set(&title);
     let inherited = match Inherited::take() {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -76,8 +80,8 @@ fn run_service(service: &Service, index: u32) -> ExitCode {
     // On a multi-threaded runtime the work belongs on its threads, so that a blocked one stops the beats
     // only when all are blocked.
     let service = service.clone();
-    let result =
-        runtime.block_on(async move { tokio::spawn(async move { drive(&service, index, inherited).await }).await });
+    let result = runtime
+        .block_on(async move { tokio::spawn(async move { drive(&service, index, title, inherited).await }).await });
     // Threads that block for ever must not keep the process from ending.
     runtime.shutdown_background();
     match result {
@@ -92,7 +96,7 @@ fn run_service(service: &Service, index: u32) -> ExitCode {
 }
 
 /// Runs the service's code, with everything that an instance does beside it.
-async fn drive(service: &Service, index: u32, inherited: Inherited) -> Result<(), BoxError> {
+async fn drive(service: &Service, index: u32, title: String, inherited: Inherited) -> Result<(), BoxError> {
     let Start::Entry(work) = &service.start else {
         return Err("this service is a command, not code of this program".into());
     };
@@ -104,7 +108,7 @@ async fn drive(service: &Service, index: u32, inherited: Inherited) -> Result<()
     let mut hangup = signal(SignalKind::hangup())?;
 
     let link = inherited.link.map(Link::new).transpose()?;
-    let instance = Instance::new(service.name.clone(), index, inherited.listeners, link);
+    let instance = Instance::new(service.name.clone(), index, title, inherited.listeners, link);
     if let Some(timeout) = service.health_check_timeout
         && service.threads == 1
     {

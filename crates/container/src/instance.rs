@@ -13,6 +13,7 @@ use crate::listener::Kind;
 use crate::notify::Notify;
 use crate::notify::link::Link;
 use crate::threads::Handle;
+use crate::title;
 
 /// One instance of a service, as its own code sees it. Clones are the same instance.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct Instance {
 struct Inner {
     service: String,
     index: u32,
+    title: String,
     notify: &'static Notify,
     /// The thread that this is for, if the instance has several.
     thread: Option<Handle>,
@@ -35,10 +37,17 @@ struct Inner {
 }
 
 impl Instance {
-    pub(crate) fn new(service: String, index: u32, listeners: BTreeMap<String, OwnedFd>, link: Option<Link>) -> Self {
+    pub(crate) fn new(
+        service: String,
+        index: u32,
+        title: String,
+        listeners: BTreeMap<String, OwnedFd>,
+        link: Option<Link>,
+    ) -> Self {
         let inner = Inner {
             service,
             index,
+            title,
             notify: Notify::open(),
             thread: None,
             listeners: Arc::new(listeners),
@@ -54,6 +63,7 @@ impl Instance {
         let inner = Inner {
             service: self.inner.service.clone(),
             index: self.inner.index,
+            title: self.inner.title.clone(),
             notify: self.inner.notify,
             thread: Some(thread),
             listeners: Arc::clone(&self.inner.listeners),
@@ -86,6 +96,29 @@ impl Instance {
     /// Which of the service's instances this is, from 1.
     pub fn index(&self) -> u32 {
         self.inner.index
+    }
+
+    /// What `ps` shows of this process by default: the application's name, the service's and the instance's number,
+    /// such as `my-app: worker#1`.
+    pub fn title(&self) -> &str {
+        &self.inner.title
+    }
+
+    /// Has `ps` show this text in the place of the [title](Self::title), for people to read: control characters
+    /// become spaces, and what is longer than about 250 bytes is cut off. It costs no system call, so it may change with
+    /// every request. Threads of one process have one title between them.
+    ///
+    /// ```no_run
+    /// # fn serve(instance: &async_container::Instance, requests: u64) {
+    /// instance.set_title(format!("{} ({requests} requests)", instance.title()));
+    /// # }
+    /// ```
+    ///
+    /// It takes the place of the arguments that the process was started with; [`std::env::args`] still has them. Where the
+    /// process had other threads before [`Controller::run`](crate::Controller::run), the first 15 bytes become the
+    /// name of the process instead, which `ps -o comm` shows.
+    pub fn set_title(&self, title: impl AsRef<str>) {
+        title::set(title.as_ref());
     }
 
     /// Says that this instance is ready to do its work.
@@ -199,6 +232,11 @@ impl Instance {
     pub(crate) fn is_observed(&self) -> bool {
         self.inner.observed.load(Ordering::Relaxed)
     }
+}
+
+/// The title of one of a service's instances.
+pub(crate) fn child_title(application: &str, service: &str, index: u32) -> String {
+    format!("{application}: {}", child_name(service, index))
 }
 
 /// The name of one of a service's instances.

@@ -82,6 +82,7 @@ mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod threads;
+mod title;
 
 pub use backoff::Backoff;
 pub use command::{Command, Resource, Stdio};

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use crate::command::{Command, Prepared};
 use crate::entry::ENTRY;
 use crate::error::SpawnError;
-use crate::instance::child_name;
+use crate::instance::{child_name, child_title};
 use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::notify::link::{LINK_PIPE, LinkWriter};
 use crate::notify::{LineReader, NOTIFY_PIPE, NOTIFY_SOCKET};
@@ -149,7 +149,7 @@ fn prepare(
     Ok(match &service.start {
         Start::Command(command) => command.prepare(variables)?,
         Start::Entry(_) => {
-            let title = format!("{application}: {name}");
+            let title = child_title(application, &service.name, index);
             variables.push((ENTRY, name));
             Command::prepare_again(&title, variables)?
         }

@@ -7,4 +7,5 @@ pub(crate) mod fork;
 pub(crate) mod inherit;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+pub(crate) mod title;
 pub(crate) mod watch;
