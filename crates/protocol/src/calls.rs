@@ -1,12 +1,15 @@
 //! The calls of one connection, in a table for each direction, so that ids of the two sides can never collide.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     task::Waker,
     time::Instant,
 };
 
-use crate::message::{Id, Message};
+use crate::{
+    hash::Table,
+    message::{Id, Message},
+};
 
 /// A call that came in: its id, and a number that tells it from a later call with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +58,7 @@ impl Incoming {
 /// The calls that came in.
 #[derive(Default)]
 pub(crate) struct IncomingCalls {
-    table: HashMap<Id, Incoming>,
+    table: Table<Id, Incoming>,
     serial: u64,
     /// Calls whose tasks have to stop and did not yet. A call that is answered is in neither place: what its handler
     /// does after the answer is its own affair, and goes on even if the caller is gone.
@@ -190,7 +193,7 @@ pub(crate) enum Taken {
 
 /// The calls that go out.
 pub(crate) struct OutgoingCalls {
-    table: HashMap<u64, Outgoing>,
+    table: Table<u64, Outgoing>,
     next: u64,
     open: usize,
     /// Calls that have as many responses waiting to be taken as they may.
@@ -201,7 +204,7 @@ pub(crate) struct OutgoingCalls {
 
 impl OutgoingCalls {
     pub(crate) fn new(first: u64, queue_limit: usize) -> Self {
-        Self { table: HashMap::new(), next: first, open: 0, full: 0, queue_limit, deadlines: BTreeSet::new() }
+        Self { table: Table::default(), next: first, open: 0, full: 0, queue_limit, deadlines: BTreeSet::new() }
     }
 
     /// How many may still be answered.

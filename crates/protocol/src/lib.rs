@@ -90,6 +90,7 @@ mod failure;
 mod fields;
 mod frame;
 mod handler;
+mod hash;
 mod json;
 mod message;
 mod operations;
