@@ -131,6 +131,16 @@ fn main() -> ExitCode {
             .service(Service::new("worker", breakable).count(4).supervised())
             .supervisor(|it| it)
             .controller(|it| it.reload(Reload::Rolling { at_once: 1, soak: Duration::from_millis(50) })),
+        // Runs what the file `services` says: a line for each, its name and its key.
+        "configured" => application.supervisor(|it| it).controller(|it| {
+            it.services_from(|| {
+                let text = std::fs::read_to_string("services")?;
+                let services = text.lines().filter_map(|line| line.split_once(' ')).map(|(name, key)| {
+                    Service::command(name, Command::new("sleep").argument("1000000")).count(1).key(key)
+                });
+                Ok(services.collect())
+            })
+        }),
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }

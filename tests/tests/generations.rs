@@ -1,13 +1,14 @@
 //! Blue/green: SIGHUP.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     time::Duration,
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -168,6 +169,79 @@ fn a_rolling_reload_ends_at_the_first_failure() -> io::Result<()> {
             async_container_supervisor_tests::proc::descendants(root)?.iter().map(|process| process.pid).collect();
         Ok((later.len() == 6 && later.intersection(&now).count() == 1).then_some(()))
     })?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+/// The processes of the children that run now, by name, once as many attempts to reload have ended.
+fn processes(dir: &Dir, program: &mut Program, reloads: u64) -> io::Result<(BTreeMap<String, u64>, serde_json::Value)> {
+    let socket = dir.socket();
+    program.wait_for(&format!("the end of reload {reloads}"), LIMIT, || {
+        let answer = Supervisor::connect(&socket).and_then(|mut supervisor| supervisor.ask("children", json!({})));
+        let root = match answer {
+            Ok(root) => root,
+            // The supervisor is just being replaced.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let children = root["children"].as_array().cloned().unwrap_or_default();
+        let settled =
+            root["reloads"] == json!(reloads) && children.iter().all(|child| child["state"] == json!("ready"));
+        let running = children.iter().filter_map(|child| {
+            let name = child["name"].as_str().filter(|name| !name.starts_with("supervisor"))?;
+            Some((name.to_owned(), child["process_id"].as_u64()?))
+        });
+        let running: BTreeMap<String, u64> = running.collect();
+        Ok(settled.then_some((running, root["reload_error"].clone())))
+    })
+}
+
+#[test]
+fn what_did_not_change_is_kept_and_what_is_gone_is_stopped() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let configure = |text: &str| std::fs::write(dir.file("services"), text);
+    configure("a 1\nb 1\n")?;
+    let mut program = dir.example("acs-fixture")?.arg("configured").start()?;
+    Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let (first, _) = processes(&dir, &mut program, 0)?;
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["a#1", "b#1"]);
+
+    configure("a 1\nc 1\n")?;
+    program.signal(Signal::HUP)?;
+    let (second, error) = processes(&dir, &mut program, 1)?;
+    assert_eq!(second.keys().collect::<Vec<_>>(), ["a#1", "c#1"], "{error}");
+    assert_eq!(second["a#1"], first["a#1"], "it is the same as before");
+
+    configure("a 2\nc 1\n")?;
+    program.signal(Signal::HUP)?;
+    let (third, _) = processes(&dir, &mut program, 2)?;
+    assert_ne!(third["a#1"], second["a#1"], "it has changed");
+    assert_eq!(third["c#1"], second["c#1"]);
+
+    // What makes no sense changes nothing, and says what is wrong.
+    configure("a 3\na 3\n")?;
+    program.signal(Signal::HUP)?;
+    let (fourth, error) = processes(&dir, &mut program, 3)?;
+    assert_eq!(fourth, third);
+    assert!(error.as_str().is_some_and(|error| error.contains("two services are named \"a\"")), "{error}");
+    std::fs::remove_file(dir.file("services"))?;
+    program.signal(Signal::HUP)?;
+    let (fifth, error) = processes(&dir, &mut program, 4)?;
+    assert_eq!(fifth, third);
+    assert!(
+        error.as_str().is_some_and(|error| error.contains("cannot tell which services to run: No such file")),
+        "{error}"
+    );
+
+    // A child that was kept over reloads is looked after as any other.
+    let victim = third["c#1"];
+    async_container_supervisor_tests::proc::process(victim as u32).expect("it runs").signal(Signal::KILL)?;
+    program.wait_for_stderr("killed by SIGKILL", LIMIT)?;
+    let (sixth, _) = processes(&dir, &mut program, 4)?;
+    assert_eq!(sixth["a#1"], third["a#1"]);
     program.signal(Signal::TERM)?;
     assert!(program.wait(LIMIT)?.success());
     Ok(())

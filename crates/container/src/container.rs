@@ -148,6 +148,16 @@ impl Container {
         self.blocked = true;
     }
 
+    /// True if there is a socket of this name.
+    pub(crate) fn has_listener(&self, name: &str) -> bool {
+        self.listeners.contains_key(name)
+    }
+
+    /// Adds a socket for services that want one of this name.
+    pub(crate) fn add_listener(&mut self, name: String, listener: Listener) {
+        self.listeners.insert(name, listener);
+    }
+
     /// Has children there for something else.
     pub(crate) fn set_phase(&mut self, which: impl Fn(&Child<'_>) -> bool, phase: Phase) {
         for key in self.keys(which) {

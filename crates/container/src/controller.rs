@@ -2,24 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::signal::unix::SignalKind;
 
 use crate::container::Container;
 use crate::entry;
-use crate::error::StartError;
+use crate::error::{BoxError, StartError};
 use crate::guardian::{self, Guard};
 use crate::listener::inherited::Inherited;
 use crate::listener::{Address, Listener};
 use crate::notify::Notify;
 use crate::notify::server::Server;
 use crate::orders::{Signals, install};
+use crate::plan::{Plan, Planned};
 use crate::policies::Policies;
 use crate::policy::Policy;
 use crate::root::{Options, Root};
-use crate::spec::{Readiness, Reload, Service, Strategy, processor_count};
+use crate::spec::{Readiness, Reload, Service, Strategy};
 use crate::statistics::Statistics;
 use crate::sys::inherit;
 
@@ -48,6 +48,7 @@ pub struct Controller {
     strategy: Strategy,
     maximum_draining: usize,
     reload: Reload,
+    computed: Option<Box<Compute>>,
 }
 
 impl Controller {
@@ -65,12 +66,25 @@ impl Controller {
             strategy: Strategy::default(),
             maximum_draining: Self::MAXIMUM_DRAINING,
             reload: Reload::default(),
+            computed: None,
         }
     }
 
     /// Adds a service.
     pub fn service(mut self, service: Service) -> Self {
         self.services.push(service);
+        self
+    }
+
+    /// Computes services, beside those that were added, at the start and anew at each reload: from a configuration file, say.
+    ///
+    /// What was changed is replaced, what is new is started, and what is not there any more is stopped, all of it when the
+    /// reload succeeds. Services with the same [`key`](Service::key) as before are kept as they are. An error, or services
+    /// that make no sense, fail the reload, and nothing changes.
+    ///
+    /// It is called in children as well, which run code of this program: it should not depend on more than they can see.
+    pub fn services_from(mut self, services: impl Fn() -> Result<Vec<Service>, BoxError> + 'static) -> Self {
+        self.computed = Some(Box::new(services));
         self
     }
 
@@ -140,7 +154,8 @@ impl Controller {
     fn run_root(self) -> Result<ExitCode, StartError> {
         // They are meant for this process, which is not the root yet.
         let mut inherited = Inherited::take().map_err(|source| StartError::Inherited { source })?;
-        let (plan, addresses) = self.validate(&inherited)?;
+        let source = Source { fixed: self.services, computed: self.computed };
+        let Plan { services: plan, addresses } = Plan::new(&source.services()?, |name| inherited.has(name))?;
         let grace = match self.graceful_stop {
             Some(grace) => grace,
             None => graceful_stop_from_environment()?,
@@ -173,7 +188,7 @@ impl Controller {
                     .map_err(|source| StartError::System { action: "watch the notify socket", source })?;
             }
             let options = Options { grace, maximum_draining: self.maximum_draining, reload: self.reload };
-            let mut root = Root::new(container, plan, options, watch);
+            let mut root = Root::new(container, plan, source, options, watch);
             let code = root.run(signals, children).await;
             Ok((code, root.is_guarded()))
         });
@@ -183,80 +198,30 @@ impl Controller {
         }
         code.map(|(code, _)| code)
     }
-
-    /// Finds what is wrong before anything is started; says what to start and where to listen.
-    fn validate(&self, inherited: &Inherited) -> Result<(Vec<Planned>, BTreeMap<String, Address>), StartError> {
-        if self.services.is_empty() {
-            return Err(StartError::NoServices);
-        }
-        let mut plan: Vec<Planned> = Vec::new();
-        let mut addresses: BTreeMap<String, Address> = BTreeMap::new();
-        for service in &self.services {
-            service.validate()?;
-            if plan.iter().any(|planned| planned.service.name == service.name) {
-                return Err(StartError::DuplicateName { name: service.name.clone() });
-            }
-            for (name, address) in &service.listeners {
-                if !inherited.has(name) {
-                    address.validate()?;
-                }
-                match addresses.get(name) {
-                    Some(known) if known != address => {
-                        return Err(StartError::ListenerConflict {
-                            name: name.clone(),
-                            first: known.to_string(),
-                            second: address.to_string(),
-                        });
-                    }
-                    _ => {
-                        addresses.insert(name.clone(), address.clone());
-                    }
-                }
-            }
-            let count = match service.count {
-                Some(count) => count,
-                None => processor_count()?,
-            };
-            plan.push(Planned { service: Rc::new(service.clone()), count });
-        }
-        check_dependencies(&self.services)?;
-        Ok((plan, addresses))
-    }
 }
 
-/// A service and how many instances of it are wanted.
-pub(crate) struct Planned {
-    pub service: Rc<Service>,
-    pub count: u32,
+/// What computes services.
+pub(crate) type Compute = dyn Fn() -> Result<Vec<Service>, BoxError>;
+
+/// Where services come from.
+pub(crate) struct Source {
+    fixed: Vec<Service>,
+    computed: Option<Box<Compute>>,
 }
 
-/// Finds dependencies on nothing, and on each other.
-fn check_dependencies(services: &[Service]) -> Result<(), StartError> {
-    let find = |name: &String| services.iter().find(|service| service.name == *name);
-    for service in services {
-        for dependency in &service.dependencies {
-            if find(dependency).is_none() {
-                let (name, dependency) = (service.name.clone(), dependency.clone());
-                return Err(StartError::UnknownDependency { name, dependency });
-            }
+impl Source {
+    fn compute(fixed: &[Service], computed: Option<&Compute>) -> Result<Vec<Service>, StartError> {
+        let mut services = fixed.to_vec();
+        if let Some(compute) = computed {
+            services.extend(compute().map_err(StartError::Services)?);
         }
+        Ok(services)
     }
-    // Whoever follows dependencies for longer than there are services has come back to one.
-    fn follow<'services>(
-        service: &'services Service,
-        path: &mut Vec<&'services str>,
-        find: &impl Fn(&String) -> Option<&'services Service>,
-    ) -> Result<(), StartError> {
-        if let Some(start) = path.iter().position(|name| *name == service.name) {
-            let names = path[start..].iter().chain([&service.name.as_str()]).map(|name| (*name).to_owned()).collect();
-            return Err(StartError::CircularDependency { names });
-        }
-        path.push(&service.name);
-        service.dependencies.iter().filter_map(find).try_for_each(|dependency| follow(dependency, path, find))?;
-        path.pop();
-        Ok(())
+
+    /// The services of now.
+    pub(crate) fn services(&self) -> Result<Vec<Service>, StartError> {
+        Self::compute(&self.fixed, self.computed.as_deref())
     }
-    services.iter().try_for_each(|service| follow(service, &mut Vec::new(), &find))
 }
 
 fn graceful_stop_from_environment() -> Result<Duration, StartError> {
@@ -316,7 +281,7 @@ fn bind(
 }
 
 /// Makes the socket that children find by `NOTIFY_SOCKET`, if there are any.
-fn bind_notify_socket(plan: &[Planned], guard: Option<&Guard>) -> Result<Option<Server>, StartError> {
+pub(crate) fn bind_notify_socket(plan: &[Planned], guard: Option<&Guard>) -> Result<Option<Server>, StartError> {
     let mut users = plan.iter().filter(|planned| planned.service.readiness == Readiness::NotifySocket).peekable();
     if users.peek().is_none() {
         return Ok(None);

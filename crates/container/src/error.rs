@@ -206,6 +206,9 @@ pub enum StartError {
     /// There is nothing to run.
     #[error("there is no service to run: add one with `service`")]
     NoServices,
+    /// The services could not be computed.
+    #[error("cannot tell which services to run")]
+    Services(#[source] BoxError),
     /// A service has no name.
     #[error("a service has an empty name: give every service a name")]
     EmptyName,

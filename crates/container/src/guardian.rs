@@ -108,6 +108,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Has the guardian remove the socket's file when the root cannot.
+    pub(crate) fn entrust(&self, path: &Path) {
+        tell(self.socket.get_ref(), FILE, path.as_os_str().as_bytes());
+    }
+
     /// Has the guardian send a datagram to the service manager.
     pub(crate) fn notify(&self, datagram: &[u8]) {
         tell(self.socket.get_ref(), NOTIFICATION, datagram);

@@ -9,13 +9,14 @@ use tokio::signal::unix::Signal;
 
 use self::reload::{Incoming, next_batch};
 use crate::container::{Container, Event};
-use crate::controller::Planned;
+use crate::controller::Source;
 use crate::exit::exit_code;
 use crate::guardian::Watch;
 use crate::lifecycle::{End, State};
 use crate::manager::Manager;
 use crate::notify::Message;
 use crate::orders::{Order, Signals, Stops, order};
+use crate::plan::Planned;
 use crate::slot::{Child, Phase};
 use crate::spec::Reload;
 use crate::status::RootStatus;
@@ -26,6 +27,7 @@ pub(crate) struct Root {
     watch: Option<Watch>,
     manager: Manager,
     plan: Vec<Planned>,
+    source: Source,
     grace: Duration,
     started: Instant,
     status: RootStatus,
@@ -53,13 +55,20 @@ pub(crate) struct Options {
 }
 
 impl Root {
-    pub(crate) fn new(container: Container, plan: Vec<Planned>, options: Options, watch: Option<Watch>) -> Self {
+    pub(crate) fn new(
+        container: Container,
+        plan: Vec<Planned>,
+        source: Source,
+        options: Options,
+        watch: Option<Watch>,
+    ) -> Self {
         let status = RootStatus { process_id: std::process::id(), ..RootStatus::default() };
         Root {
             container,
             watch,
             manager: Manager::new(),
             plan,
+            source,
             grace: options.grace,
             started: Instant::now(),
             status,

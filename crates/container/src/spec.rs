@@ -134,6 +134,7 @@ pub struct Service {
     pub(crate) statuses: Statuses,
     pub(crate) dependencies: Vec<String>,
     pub(crate) maximum_age: Option<Duration>,
+    pub(crate) key: Option<String>,
     pub(crate) recycle_at_once: usize,
 }
 
@@ -172,6 +173,7 @@ impl Service {
             statuses: Statuses::default(),
             dependencies: Vec::new(),
             maximum_age: None,
+            key: None,
             recycle_at_once: 1,
         }
     }
@@ -318,6 +320,13 @@ impl Service {
     /// ended. May be called for several services.
     pub fn after(mut self, service: impl Into<String>) -> Self {
         self.dependencies.push(service.into());
+        self
+    }
+
+    /// Tells what the service is like: at a reload, its instances are kept if the service of this name had the same key and
+    /// the same count before. Default is none: instances are replaced at every reload.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
         self
     }
 

@@ -1,13 +1,17 @@
 //! New generations of children in place of old ones.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Root, is_over};
+use crate::entry::chain;
+use crate::error::StartError;
 use crate::lifecycle::{End, State};
 use crate::notify::Message;
-use crate::slot::Phase;
-use crate::spec::Reload;
+use crate::plan::{Plan, Planned};
+use crate::slot::{Child, Phase};
+use crate::spec::{Reload, Service};
 
 /// A generation that is being started beside the active one.
 pub(super) struct Incoming {
@@ -16,6 +20,10 @@ pub(super) struct Incoming {
     /// Children that are to be started when those before them have proved themselves: their services and numbers, by
     /// batches. A generation that is started as a whole is one batch.
     batches: VecDeque<Vec<Place>>,
+    /// What is run once all have taken over.
+    plan: Vec<Planned>,
+    /// Services that are not started anew.
+    kept: BTreeSet<String>,
     /// The batch that was started last, until it takes over.
     batch: Vec<Place>,
     /// How long a batch must have been ready before it takes over.
@@ -24,8 +32,22 @@ pub(super) struct Incoming {
     confirm_at: Option<Instant>,
 }
 
-/// Which service of the plan, and which of its instances, from 1.
-type Place = (usize, u32);
+/// A service, and which of its instances, from 1.
+type Place = (Rc<Service>, u32);
+
+/// All instances of those services.
+fn places<'plan>(services: impl Iterator<Item = &'plan Planned>) -> Vec<Place> {
+    services.flat_map(|planned| (1..=planned.count).map(|index| (Rc::clone(&planned.service), index))).collect()
+}
+
+/// So many children at a time. Those that look after the others come last: the old one looks after all of them until the
+/// end.
+fn batches(places: Vec<Place>, at_once: u32) -> VecDeque<Vec<Place>> {
+    let (linked, ordinary): (Vec<Place>, Vec<Place>) = places.into_iter().partition(|(service, _)| service.linked);
+    let mut batches: VecDeque<Vec<Place>> = ordinary.chunks(at_once.max(1) as usize).map(<[Place]>::to_vec).collect();
+    batches.extend((!linked.is_empty()).then_some(linked));
+    batches
+}
 
 /// Completes when a batch has been ready for long enough.
 pub(super) async fn next_batch(incoming: &Option<Incoming>) {
@@ -40,20 +62,13 @@ impl Root {
     pub(super) fn start(&mut self) {
         self.latest_generation += 1;
         self.status.generation = self.latest_generation;
-        let everything = self.places(|_| true);
+        let everything = places(self.plan.iter());
         self.add(&everything, Phase::Active);
-    }
-
-    /// All instances of those services.
-    fn places(&self, which: impl Fn(usize) -> bool) -> Vec<Place> {
-        let services = self.plan.iter().enumerate().filter(|(service, _)| which(*service));
-        services.flat_map(|(service, planned)| (1..=planned.count).map(move |index| (service, index))).collect()
     }
 
     fn add(&mut self, places: &[Place], phase: Phase) {
         for (service, index) in places {
-            let planned = &self.plan[*service];
-            self.container.add(&planned.service, *index, self.latest_generation, phase, self.grace);
+            self.container.add(service, *index, self.latest_generation, phase, self.grace);
         }
         self.container.start_unblocked();
     }
@@ -67,11 +82,23 @@ impl Root {
             self.reload_again = true;
             return;
         }
+        let plan = match self.plan_anew() {
+            Ok(plan) => plan,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, "cannot reload: everything goes on as it is");
+                self.status.reloading = true;
+                return self.reloaded(Some(error));
+            }
+        };
         self.latest_generation += 1;
         let generation = self.latest_generation;
+        let kept: BTreeSet<String> =
+            plan.iter().filter(|new| self.is_kept(new)).map(|new| new.service.name.clone()).collect();
+        let changed = places(plan.iter().filter(|planned| !kept.contains(&planned.service.name)));
         let (batches, soak) = match self.options.reload {
-            Reload::BlueGreen => (VecDeque::from([self.places(|_| true)]), Duration::ZERO),
-            Reload::Rolling { at_once, soak } => (self.batches(at_once), soak),
+            Reload::BlueGreen => (VecDeque::from([changed]), Duration::ZERO),
+            Reload::Rolling { at_once, soak } => (batches(changed, at_once), soak),
         };
         tracing::info!(generation, batches = batches.len(), "starting a new generation");
         self.tell(&Message {
@@ -81,21 +108,35 @@ impl Root {
             ..Message::default()
         });
         let since = Instant::now();
-        self.incoming = Some(Incoming { generation, since, batches, batch: Vec::new(), soak, confirm_at: None });
+        self.incoming =
+            Some(Incoming { generation, since, plan, kept, batches, batch: Vec::new(), soak, confirm_at: None });
         self.status.reloading = true;
         self.container.set_root(self.status.clone());
         self.start_batch();
     }
 
-    /// So many children at a time. Those that look after the others come last: the old one looks after all of them until
-    /// the end.
-    fn batches(&self, at_once: u32) -> VecDeque<Vec<Place>> {
-        let ordinary = self.places(|service| !self.plan[service].service.linked);
-        let linked = self.places(|service| self.plan[service].service.linked);
-        let mut batches: VecDeque<Vec<Place>> =
-            ordinary.chunks(at_once.max(1) as usize).map(<[Place]>::to_vec).collect();
-        batches.extend((!linked.is_empty()).then_some(linked));
-        batches
+    /// What is to be run from now on, with everything that it needs bound.
+    fn plan_anew(&mut self) -> Result<Vec<Planned>, StartError> {
+        let services = self.source.services()?;
+        let plan = Plan::new(&services, |name| self.container.has_listener(name))?;
+        for (name, address) in plan.addresses {
+            if !self.container.has_listener(&name) {
+                let listener = address.bind()?;
+                tracing::info!(listener = name, address = listener.address(), "listening");
+                if let (Some(watch), Some(path)) = (&self.watch, listener.path()) {
+                    watch.entrust(path);
+                }
+                self.container.add_listener(name, listener);
+            }
+        }
+        Ok(plan.services)
+    }
+
+    /// True if a service runs already as it is planned.
+    fn is_kept(&self, new: &Planned) -> bool {
+        let same = |old: &&Planned| old.service.name == new.service.name && old.count == new.count;
+        let old = self.plan.iter().find(same);
+        new.service.key.is_some() && old.is_some_and(|old| old.service.key == new.service.key)
     }
 
     /// Starts the next batch, if there are no more children than there were before.
@@ -153,16 +194,21 @@ impl Root {
         incoming.confirm_at = None;
         let (generation, last) = (incoming.generation, incoming.batches.is_empty());
         let batch = std::mem::take(&mut incoming.batch);
-        let names: Vec<(&str, u32)> =
-            batch.iter().map(|(service, index)| (self.plan[*service].service.name(), *index)).collect();
-        // Linked children tell by it whether it is for them to look after the others.
+        let replaced =
+            |child: &Child<'_>| batch.iter().any(|(service, index)| child.place() == (service.name(), *index));
         if last {
+            // Whatever is neither kept nor new is not wanted any more.
+            let kept = std::mem::take(&mut incoming.kept);
+            self.plan = std::mem::take(&mut incoming.plan);
             self.status.generation = generation;
             self.announced = generation;
+            // Linked children tell by it whether it is for them to look after the others.
             self.container.set_root(self.status.clone());
+            let outdated = |child: &Child<'_>| child.generation() < generation && !kept.contains(child.place().0);
+            self.container.set_phase(|child| child.phase() == Phase::Active && outdated(child), Phase::Draining);
+        } else {
+            self.container.set_phase(|child| child.phase() == Phase::Active && replaced(child), Phase::Draining);
         }
-        self.container
-            .set_phase(|child| child.phase() == Phase::Active && names.contains(&child.place()), Phase::Draining);
         self.container.set_phase(|child| child.phase() == Phase::Incoming, Phase::Active);
         self.stop_draining();
         self.limit_draining();
