@@ -6,6 +6,7 @@
 mod crates;
 mod layers;
 mod names;
+mod parity;
 mod source;
 mod text;
 
@@ -43,6 +44,7 @@ fn check() -> Result<Vec<Violation>> {
     let mut violations = layers::check(&metadata.packages, &root);
     violations.extend(names::check(&files));
     violations.extend(crates::check(&files));
+    violations.extend(parity::check(&files));
     violations.extend(text::check(&files, &text::workplaces(&root)));
     violations.sort();
     Ok(violations)
