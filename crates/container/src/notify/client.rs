@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -99,6 +100,55 @@ impl Notify {
     /// See [`ready`](Self::ready).
     pub fn status(&self, text: impl Into<String>) -> io::Result<()> {
         self.send(&Message { status: Some(text.into()), ..Message::default() })
+    }
+
+    /// Asks for more time: what is under way may take so long from now before a time-out expires.
+    ///
+    /// # Errors
+    /// See [`ready`](Self::ready).
+    pub fn extend_timeout(&self, time: Duration) -> io::Result<()> {
+        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.send(&Message { extend_timeout_usec: Some(microseconds), ..Message::default() })
+    }
+
+    /// Says which process a service manager is to take for the main one from now on.
+    ///
+    /// # Errors
+    /// See [`ready`](Self::ready).
+    pub fn main_process(&self, process_id: u32) -> io::Result<()> {
+        self.send(&Message { main_process_id: Some(process_id), ..Message::default() })
+    }
+
+    /// Has a service manager keep a copy of the descriptor, and hand it to the next start of the service under this name. At
+    /// most 255 ASCII characters without control characters and `:`, see `FDNAME=` of sd_notify(3).
+    ///
+    /// # Errors
+    /// When it cannot be sent, when the name cannot be one, or when no service manager listens.
+    pub fn store(&self, name: &str, descriptor: impl AsFd) -> io::Result<()> {
+        let valid = |character: char| character.is_ascii() && !character.is_ascii_control() && character != ':';
+        if name.is_empty() || name.len() > 255 || !name.chars().all(valid) {
+            let complaint =
+                format!("{name:?} is no name for a stored descriptor: use 1 to 255 ASCII characters without ':'");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, complaint));
+        }
+        self.socket()?.send_with(format!("FDSTORE=1\nFDNAME={name}\n").as_bytes(), descriptor.as_fd())
+    }
+
+    /// Waits until a service manager has taken everything that was said before, such as before this process ends.
+    ///
+    /// # Errors
+    /// When it does not come to that in time, or no service manager listens.
+    pub fn barrier(&self, timeout: Duration) -> io::Result<()> {
+        self.socket()?.barrier(timeout)
+    }
+
+    fn socket(&self) -> io::Result<&Socket> {
+        match &self.channel {
+            Channel::Socket(socket) => Ok(socket),
+            Channel::Pipe(_) | Channel::Log(_) | Channel::Console => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "no service manager listens: NOTIFY_SOCKET is not set"))
+            }
+        }
     }
 
     /// Says what went wrong.

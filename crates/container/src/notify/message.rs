@@ -24,6 +24,9 @@ pub struct Message {
     /// The error that it met with, as errno(3) has it, or -1 for any other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
+    /// The process that the service manager is to take for the main one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub main_process_id: Option<u32>,
     /// In how many microseconds from now the time-out that it is subject to may expire at the earliest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extend_timeout_usec: Option<u64>,

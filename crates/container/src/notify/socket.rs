@@ -1,11 +1,18 @@
 //! Datagrams to a service manager, see sd_notify(3).
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
+use rustix::pipe::PipeFlags;
 use rustix::time::ClockId;
 
 use super::Message;
@@ -36,6 +43,35 @@ impl Socket {
     pub(super) fn send(&self, datagram: &[u8]) -> io::Result<()> {
         self.socket.send_to_addr(datagram, &self.address).map(drop)
     }
+
+    /// Sends a datagram with a descriptor, of which the manager gets a copy.
+    pub(super) fn send_with(&self, datagram: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let address = match self.address.as_abstract_name() {
+            Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+            None => SocketAddrUnix::new(self.address.as_pathname().unwrap_or(Path::new("")))?,
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let content = [IoSlice::new(datagram)];
+        sendmsg_addr(&self.socket, &address, &content, &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits until the manager has taken everything that was sent before.
+    pub(super) fn barrier(&self, timeout: Duration) -> io::Result<()> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        self.send_with(b"BARRIER=1", write.as_fd())?;
+        // The manager closes its copy when it comes to this message.
+        drop(write);
+        let timeout = Timespec::try_from(timeout).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut descriptors = [PollFd::new(&read, PollFlags::empty())];
+        match rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&timeout)))? {
+            0 => Err(io::Error::new(io::ErrorKind::TimedOut, "the service manager did not come to it in time")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The message in the words of sd_notify(3), or nothing if there are none for it.
@@ -64,6 +100,9 @@ pub(super) fn encode(message: &Message) -> io::Result<Vec<u8>> {
     if let Some(errno) = message.errno {
         fields.push(("ERRNO", errno.to_string()));
     }
+    if let Some(process_id) = message.main_process_id {
+        fields.push(("MAINPID", process_id.to_string()));
+    }
     if let Some(time) = message.extend_timeout_usec {
         fields.push(("EXTEND_TIMEOUT_USEC", time.to_string()));
     }
@@ -91,6 +130,7 @@ mod tests {
         assert_eq!(text(&ready), "READY=1\nSTATUS=Running with 4 children.\n");
         assert_eq!(text(&Message { stopping: Some(true), ..Message::default() }), "STOPPING=1\n");
         assert_eq!(text(&Message { healthy: Some(true), ..Message::default() }), "WATCHDOG=1\n");
+        assert_eq!(text(&Message { main_process_id: Some(7), ..Message::default() }), "MAINPID=7\n");
         assert_eq!(text(&Message { errno: Some(-1), ..Message::default() }), "ERRNO=-1\n");
         assert_eq!(text(&Message { extend_timeout_usec: Some(7), ..Message::default() }), "EXTEND_TIMEOUT_USEC=7\n");
         assert_eq!(text(&Message { ready: Some(false), ..Message::default() }), "");
@@ -125,5 +165,36 @@ mod tests {
         let server = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         Socket::new(OsStr::new(&format!("@{name}"))).unwrap().send(b"STOPPING=1\n").unwrap();
         assert_eq!(server.recv(&mut buffer).unwrap(), 11);
+    }
+
+    /// A manager that takes a datagram with a descriptor, says what it was, and closes the descriptor.
+    fn take(server: &UnixDatagram) -> (String, usize) {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+        let mut buffer = [0; 256];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            recvmsg(server, &mut [io::IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let descriptors = control.drain().map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.count(),
+            _ => 0,
+        });
+        let descriptors = descriptors.sum();
+        (String::from_utf8_lossy(&buffer[..received.bytes]).into_owned(), descriptors)
+    }
+
+    #[test]
+    fn a_barrier_is_passed_when_the_manager_has_come_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let server = UnixDatagram::bind(&path).unwrap();
+        let socket = Socket::new(path.as_os_str()).unwrap();
+        socket.send(b"READY=1\n").unwrap();
+        let error = socket.barrier(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let manager = std::thread::spawn(move || [take(&server), take(&server), take(&server)]);
+        socket.barrier(Duration::from_secs(30)).unwrap();
+        let barrier = ("BARRIER=1".to_owned(), 1);
+        assert_eq!(manager.join().unwrap(), [("READY=1\n".to_owned(), 0), barrier.clone(), barrier]);
     }
 }
