@@ -12,6 +12,7 @@ mod memory;
 mod report;
 mod restart;
 mod rpc;
+mod soak;
 mod stamps;
 
 use std::{process::ExitCode, thread, time::Duration};
@@ -41,6 +42,8 @@ enum Subject {
     Rpc,
     /// Five thousand workers that lose their supervisor
     Crowd,
+    /// A million calls, and a million workers that come and go
+    Soak,
     /// What the root costs while nothing happens
     Idle,
     /// What fifty workers cost, and how long they take to start
@@ -53,6 +56,7 @@ impl Subject {
             Subject::Restart => "restart",
             Subject::Rpc => "rpc",
             Subject::Crowd => "crowd",
+            Subject::Soak => "soak",
             Subject::Idle => "idle",
             Subject::Memory => "memory",
         }
@@ -99,6 +103,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
         Subject::Restart => restart::measure()?,
         Subject::Rpc => rpc::measure()?,
         Subject::Crowd => crowd::measure()?,
+        Subject::Soak => soak::measure()?,
         Subject::Idle => idle::measure()?,
         Subject::Memory => memory::measure()?,
     };
