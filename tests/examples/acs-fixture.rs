@@ -8,7 +8,7 @@ use async_container_supervisor::container::{
     Context, ExitStatus, FailureRate, Policy, PolicyChild, Reload, Strategy, Verdict, lifecycle::Failure,
 };
 use async_container_supervisor::{
-    Application, BoxError, Command, Instance, Readiness, Restart, Service,
+    Application, Backoff, BoxError, Command, Instance, Readiness, Restart, Service,
     container::{Resource, Stdio},
 };
 
@@ -203,6 +203,18 @@ fn main() -> ExitCode {
                     .listen("echo", "udp:127.0.0.1:0"),
             )
         }
+        // Ends and is started again at once, over and over.
+        "again" => {
+            let command = Command::new("sh").arguments(["-c", &argument]);
+            let service = Service::command("again", command).count(1).backoff(at_once());
+            application.service(service.listen("socket", "127.0.0.1:0").readiness(Readiness::Notify))
+        }
+        // Many at a time, each of which leaves something behind in its group and something that has left it.
+        "churns" => {
+            let script = "sleep 0.03 & setsid sleep 0.04 & exec sleep 0.02";
+            let command = Command::new("sh").arguments(["-c", script]);
+            application.service(Service::command("short", command).count(6).backoff(at_once()))
+        }
         "titles" => application.service(Service::new("worker", titles).count(2)),
         "panics" => application.service(Service::new("panicking", panicking).count(1)),
         other => {
@@ -211,6 +223,11 @@ fn main() -> ExitCode {
         }
     };
     application.run()
+}
+
+/// Every run counts as a healthy one.
+fn at_once() -> Backoff {
+    Backoff::new().healthy_after(Duration::ZERO)
 }
 
 /// Fails in every hook.
