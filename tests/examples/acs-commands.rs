@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use async_container_supervisor::{Application, Command, Probe, Readiness, Restart, Service};
+use async_container_supervisor::{Application, Command, Probe, Readiness, Restart, Service, container::Stdio};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 fn main() -> ExitCode {
@@ -86,6 +86,17 @@ fn main() -> ExitCode {
         "probe-nowhere" => {
             application.service(Service::command("asked", sleeper()).liveness_probe(Probe::tcp(argument)))
         }
+        // What it writes is logged.
+        "writes" => {
+            let command = shell(argument).stdout(Stdio::Log).stderr(Stdio::Log);
+            application.service(Service::command("writer", command).count(1).restart(Restart::Never))
+        }
+        // One that writes without end, and one that says nothing.
+        "noisy" => application
+            .service(
+                Service::command("noisy", Command::new("yes").argument("x".repeat(200)).stdout(Stdio::Log)).count(1),
+            )
+            .service(Service::command("quiet", sleeper()).count(1)),
         other => {
             eprintln!("there is no scenario {other:?}");
             return ExitCode::from(2);

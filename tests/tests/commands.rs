@@ -219,7 +219,7 @@ fn a_limit_on_processes_delays_a_child_and_stops_nothing_else() -> io::Result<()
     let mut program = dir
         .command("setpriv")
         .args(&as_user)
-        .args(["prlimit", "--nproc=14", "--"])
+        .args(["prlimit", "--nproc=15", "--"])
         .arg(&commands)
         .args(["--count", "8", "--", "sleep", "1000005"])
         .start()?;

@@ -98,7 +98,8 @@ impl Application {
     /// Runs until told to end, see [`Controller::run`]. In a child, runs its service.
     ///
     /// If the program has not set up a subscriber for `tracing` events by then, they are written to standard
-    /// error: those of level `info` and above, or what `RUST_LOG` says.
+    /// error: those of level `info` and above, or what `RUST_LOG` says. A standard error that nobody reads holds up nothing:
+    /// events that there is no room for are dropped and counted.
     pub fn run(self) -> ExitCode {
         crate::log::init();
         let mut controller = self.controller;
@@ -115,7 +116,9 @@ impl Application {
             };
             controller = controller.service(service);
         }
-        controller.run()
+        let code = controller.run();
+        crate::log::flush();
+        code
     }
 }
 

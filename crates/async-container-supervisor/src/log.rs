@@ -1,5 +1,8 @@
 //! Log events on standard error, for programs that set up nothing else.
 
+#[cfg(feature = "log")]
+mod writer;
+
 /// The variable that says what is logged, such as `warn` or `info,async_container=debug`.
 #[cfg(feature = "log")]
 const VARIABLE: &str = "RUST_LOG";
@@ -17,7 +20,8 @@ pub(crate) fn init() {
     let invalid = matches!(filter, Some(Err(_)));
     let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colors);
+    let writer = writer::Writer { waits: async_container::is_child() };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colors);
     let installed = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
     if installed && invalid {
         tracing::warn!(
@@ -30,3 +34,12 @@ pub(crate) fn init() {
 
 #[cfg(not(feature = "log"))]
 pub(crate) fn init() {}
+
+/// Has what was logged last written, as far as somebody reads it. To be called before the program ends.
+#[cfg(feature = "log")]
+pub(crate) fn flush() {
+    writer::flush();
+}
+
+#[cfg(not(feature = "log"))]
+pub(crate) fn flush() {}

@@ -14,6 +14,7 @@ use rustix::process::Rlimit;
 use crate::error::{CommandError, SpawnError};
 use crate::identity::Identity;
 use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
+use crate::output::Stream;
 use crate::process::{WATCHDOG_PID, WATCHDOG_USEC};
 use crate::sys::spawn::Credentials;
 use crate::title;
@@ -51,6 +52,13 @@ pub enum Stdio {
     /// To a file: input is read from its beginning, output is appended; the file is created with mode 0600 if it is
     /// missing.
     File(PathBuf),
+    /// Output only: to the log of the root, an event of level `info` and target `async_container::output` for each line, with
+    /// the fields `child`, `stream` and `line`.
+    ///
+    /// Lines of more than 16 KiB come in pieces, of which all but the last have the field `continued`. A command that writes
+    /// more than 1,000 lines or 256 KiB in a tenth of a second waits for the next one. What it wrote before it ended is
+    /// logged before its end is: up to 10,000 lines, and the rest is counted.
+    Log,
 }
 
 impl Command {
@@ -187,6 +195,12 @@ impl Command {
         self.user.is_some() || self.group.is_some()
     }
 
+    /// The streams that lead to the log, with their descriptors.
+    pub(crate) fn captured(&self) -> impl Iterator<Item = (usize, Stream)> {
+        let streams = [(1, Stream::Stdout), (2, Stream::Stderr)];
+        streams.into_iter().filter(|(number, _)| self.stdio[*number] == Stdio::Log)
+    }
+
     /// With standard streams that lead nowhere, unless they lead somewhere else than the root's.
     pub(crate) fn detached(mut self) -> Self {
         self.stdio.iter_mut().filter(|stream| **stream == Stdio::Inherit).for_each(|stream| *stream = Stdio::Null);
@@ -196,6 +210,9 @@ impl Command {
     /// What execve(2) wants, with `extra` laid over the environment.
     pub(crate) fn prepare(&self, extra: &[(&str, String)]) -> Result<Prepared, CommandError> {
         let program = self.resolve()?;
+        if self.stdio[0] == Stdio::Log {
+            return Err(CommandError::InputFromLog);
+        }
         let identity = Identity::find(self.user.as_deref(), self.group.as_deref())?;
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
@@ -266,7 +283,8 @@ impl Prepared {
 impl Stdio {
     fn open(&self, write: bool) -> Result<Option<OwnedFd>, SpawnError> {
         let path = match self {
-            Stdio::Inherit => return Ok(None),
+            // The other end of a stream to the log is for the one who reads it.
+            Stdio::Inherit | Stdio::Log => return Ok(None),
             Stdio::Null => Path::new("/dev/null"),
             Stdio::File(path) => path,
         };

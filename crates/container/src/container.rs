@@ -1,6 +1,7 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
 mod notices;
+mod outputs;
 mod probes;
 mod restart;
 
@@ -17,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::notices::Notices;
+pub(crate) use self::outputs::Captured;
 use self::probes::Attempts;
 pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
@@ -28,6 +30,7 @@ use crate::listener::Listener;
 use crate::notify::link::Topic;
 use crate::notify::server::Server;
 use crate::orphans::Orphans;
+use crate::output::Stream;
 use crate::policies::Policies;
 use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
@@ -346,6 +349,8 @@ impl Container {
                 Source::Notify => self.handle_notify(key),
                 Source::Link => self.links.unblocked(),
                 Source::Notices => self.handle_notices(),
+                Source::Stdout => self.handle_output(key, Stream::Stdout),
+                Source::Stderr => self.handle_output(key, Stream::Stderr),
                 Source::Probe => {
                     if let Some(pid) = i32::try_from(key).ok().and_then(Pid::from_raw) {
                         self.handle_probe_exit(pid);
@@ -495,6 +500,7 @@ impl Container {
         // What it said before it ended counts.
         self.handle_notify(key);
         self.handle_notices();
+        self.finish_outputs(key);
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
@@ -628,6 +634,7 @@ impl Container {
             }
             self.recycle(key, now);
             self.run_probes(key, now);
+            self.resume_outputs(key, now);
             self.touch(key);
         }
     }

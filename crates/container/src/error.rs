@@ -43,6 +43,9 @@ pub enum CommandError {
         /// The directory.
         directory: PathBuf,
     },
+    /// Standard input should come from the log.
+    #[error("standard input cannot come from the log: use Stdio::Log for output only")]
+    InputFromLog,
     /// There is no such user.
     #[error("there is no user {user:?}")]
     NoUser {
@@ -114,6 +117,9 @@ pub enum ProbeError {
     /// The command is not one that can be run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Its output should be logged.
+    #[error("the output of a probe cannot be logged: use Stdio::Null or Stdio::File")]
+    Output,
     /// The address is not understood.
     #[error("{address:?} is not an address to connect to: use HOST:PORT")]
     InvalidAddress {

@@ -67,6 +67,7 @@ mod manager;
 mod notify;
 mod orders;
 mod orphans;
+mod output;
 mod plan;
 mod policies;
 mod policy;

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::Signal;
 
-use crate::container::Key;
+use crate::container::{Captured, Key};
 use crate::error::SpawnError;
+use crate::output::Stream;
 use crate::process::Process;
 use crate::sys::signal;
 
@@ -20,6 +21,17 @@ pub(crate) enum Source {
     Notices,
     /// A program that was started as a probe: the key is its process id.
     Probe,
+    Stdout,
+    Stderr,
+}
+
+impl Source {
+    pub(crate) fn of(stream: Stream) -> Self {
+        match stream {
+            Stream::Stdout => Source::Stdout,
+            Stream::Stderr => Source::Stderr,
+        }
+    }
 }
 
 /// The bits of an event's data that say which descriptor of its slot it is about.
@@ -43,7 +55,9 @@ pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
         1 => Source::Notify,
         2 => Source::Link,
         3 => Source::Notices,
-        _ => Source::Probe,
+        4 => Source::Probe,
+        5 => Source::Stdout,
+        _ => Source::Stderr,
     };
     events.iter().map(|event| (event.data.u64() >> SOURCE_BITS, source(event.data.u64()))).collect()
 }
@@ -58,6 +72,9 @@ pub(crate) fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Pr
     if let Some(link) = &process.link {
         // Only that there is room again is news.
         result = result.and_then(|()| add(link.as_fd(), Source::Link, EventFlags::OUT | EventFlags::ET));
+    }
+    for Captured { output, .. } in &process.outputs {
+        result = result.and_then(|()| add(output.as_fd(), Source::of(output.stream), EventFlags::IN));
     }
     match result {
         Ok(()) => Ok(process),
@@ -74,7 +91,8 @@ pub(crate) fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Pr
 pub(crate) fn unregister(epoll: &OwnedFd, process: &Process) {
     let descriptors =
         [Some(process.pidfd.as_fd()), process.notify.as_ref().map(AsFd::as_fd), process.link.as_ref().map(AsFd::as_fd)];
-    for descriptor in descriptors.into_iter().flatten() {
+    let outputs = process.outputs.iter().map(|captured| captured.output.as_fd());
+    for descriptor in descriptors.into_iter().flatten().chain(outputs) {
         let _ = epoll::delete(epoll, descriptor);
     }
 }

@@ -113,6 +113,7 @@ impl Probe {
             return Err(ProbeError::ZeroTime);
         }
         match &self.check {
+            Check::Exec(command) if command.captured().next().is_some() => Err(ProbeError::Output),
             Check::Exec(command) => Ok(command.prepare(&[]).map(drop)?),
             Check::Tcp(target) => target.resolve(),
             Check::Http { target, path } => {
@@ -285,6 +286,8 @@ mod tests {
             "its period and its time-out must be longer than 0"
         );
         assert!(complaint(Probe::exec(Command::new("no-such-program"))).contains("was not found"));
+        let captured = Command::new("true").stdout(crate::command::Stdio::Log);
+        assert!(complaint(Probe::exec(captured)).contains("cannot be logged"));
         assert!(Probe::exec(Command::new("true")).validate().is_ok());
         let probe = Probe::http("localhost:80", "/");
         assert!(probe.validate().is_ok());

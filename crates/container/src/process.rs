@@ -10,6 +10,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::command::{Command, Prepared};
+use crate::container::Captured;
 use crate::entry::ENTRY;
 use crate::error::SpawnError;
 use crate::instance::{child_name, child_title};
@@ -17,6 +18,7 @@ use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
 use crate::notify::link::{LINK_PIPE, LinkWriter};
 use crate::notify::{LineReader, NOTIFY_PIPE, NOTIFY_SOCKET};
 use crate::orphans::MARK;
+use crate::output::Output;
 use crate::spec::{Service, Start};
 use crate::sys::signal;
 use crate::sys::spawn::{FIRST_DESCRIPTOR, PROCESS_ID_DIGITS, Plan, Spawned, Spawner};
@@ -31,6 +33,8 @@ pub(crate) struct Process {
     pub pidfd: OwnedFd,
     pub notify: Option<LineReader>,
     pub link: Option<LinkWriter>,
+    /// Streams that are captured.
+    pub outputs: Vec<Captured>,
     pub started: Instant,
     /// What its descendants have in their environment, see [`crate::orphans`].
     pub mark: String,
@@ -85,10 +89,17 @@ impl Process {
         let prepared = prepare(application, service, index, &mut variables)?;
         let patched = variables.iter().filter(|(name, _)| [LISTEN_PID, WATCHDOG_PID].contains(name));
         let process_id_at = patched.filter_map(|(name, _)| prepared.position(name)).collect();
-        let stdio = match &service.start {
-            Start::Command(command) => command.open_stdio()?,
-            Start::Entry(_) => Default::default(),
-        };
+        let mut stdio = Default::default();
+        let mut outputs = Vec::new();
+        if let Start::Command(command) = &service.start {
+            stdio = command.open_stdio()?;
+            for (number, stream) in command.captured() {
+                let (read, write) = pipe()?;
+                rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).map_err(refused("arrange a pipe"))?;
+                stdio[number] = Some(write);
+                outputs.push(Captured { output: Output::new(stream, read), paused: None });
+            }
+        }
         let plan = Plan {
             program: prepared.program,
             arguments: prepared.arguments,
@@ -114,6 +125,7 @@ impl Process {
             pidfd,
             notify: notify.map(LineReader::new),
             link: link.map(LinkWriter::new),
+            outputs,
             started,
             mark,
             garbled: false,
@@ -129,6 +141,11 @@ impl Process {
             Ok(place) if !place.is_empty() && place != "0" => format!("{state} in {place}"),
             _ => state.to_owned(),
         }
+    }
+
+    /// When a stream of it is to be read again that is not for now.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.outputs.iter().filter_map(|captured| captured.paused).min()
     }
 
     /// Sends the signal to the process and its group. The process must not have been reaped.

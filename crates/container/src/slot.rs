@@ -56,7 +56,8 @@ impl Slot {
         let recycle_at = self.recycle_at.filter(|_| self.lifecycle.state() == State::Ready);
         let probes = self.probes.as_ref().filter(|_| self.lifecycle.is_up());
         let probe_at = probes.and_then(|probes| probes.poll_timeout(&self.service.probes));
-        [self.lifecycle.poll_timeout(), recycle_at, probe_at].into_iter().flatten().min()
+        let output_at = self.process.as_ref().and_then(Process::paused_until);
+        [self.lifecycle.poll_timeout(), recycle_at, probe_at, output_at].into_iter().flatten().min()
     }
 
     /// The child is ready: from now on it ages.
