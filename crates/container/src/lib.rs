@@ -5,14 +5,26 @@
 //! [`Command`], how many instances of it there are, and what is expected of them. The code of a service
 //! gets an [`Instance`], through which it says that it is ready and hears that it is to end.
 //!
+//! Five lines that keep a program running:
+//!
+//! ```no_run
+//! use async_container::{Command, Controller, Service};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Controller::new("app").service(Service::command("sleep", Command::new("sleep").argument("1000")).count(1)).run()
+//! }
+//! ```
+//!
+//! Kill the `sleep`, and another one runs; press Ctrl-C, and everything ends. And a service that is code of
+//! this program, four processes of it that share a socket:
+//!
 //! ```no_run
 //! use std::process::ExitCode;
-//! use async_container::{BoxError, Command, Controller, Instance, Service};
+//! use async_container::{BoxError, Controller, Instance, Service};
 //!
 //! fn main() -> ExitCode {
 //!     Controller::new("my-app")
 //!         .service(Service::new("worker", work).count(4).listen("http", "127.0.0.1:8080"))
-//!         .service(Service::command("tail", Command::new("tail").arguments(["-F", "log"])).count(1))
 //!         .run()
 //! }
 //!
@@ -30,15 +42,26 @@
 //!
 //! # What it takes care of
 //!
-//! - **Restart.** A child that ends is started again, at once after a healthy run, else after a
-//!   [`Backoff`] that grows and never gives up.
-//! - **Health.** A child that is not ready in time, or that is ready and then says nothing for too long,
-//!   is killed and replaced.
-//! - **Signals.** SIGINT and SIGTERM stop everything gracefully, a second one at once; SIGHUP starts a
-//!   new generation of all children beside the old one, which goes only when the new one is ready.
-//! - **No orphan.** Every child leads a process group, and dies with the root, whatever ends the root;
-//!   so do its own children, even those that detached themselves.
-//! - **Sockets** are bound once, by the root, and inherited, so that no restart refuses a connection.
+//! - **Restart.** A child that ends is started again, at once after a healthy run, else after a [`Backoff`] that grows and
+//!   never gives up. [`Restart`] and exit statuses say when; [`Strategy`], whether others are started again with it.
+//! - **Policies.** A [`Policy`] sees starts, ends and failed checks, with [`Statistics`], and may decide otherwise;
+//!   [`FailureRate`] gives up when failures are too many. A service may be [essential](Service::essential).
+//! - **Health.** A child that is not ready in time, or that is ready and then says nothing for too long, is killed and
+//!   replaced. Children speak by a pipe or as sd_notify(3) has it ([`Readiness`]); those that say nothing are asked by
+//!   [probes](Probe).
+//! - **Dependencies.** A service may start [after](Service::after) others are ready, and stops before them.
+//! - **Replacing.** SIGHUP starts a new generation of all children beside the old one, which goes only when the new one is
+//!   ready; or replaces [a few at a time](Reload::Rolling); or only what [changed](Controller::services_from). Children may
+//!   be replaced [by age](Service::maximum_age), too.
+//! - **Threads.** An instance may be [several threads](Service::threads), each with a runtime of its own.
+//! - **Stopping always ends.** SIGINT and SIGTERM ask everything to end and kill what takes longer than its
+//!   [grace](Controller::graceful_stop); a second one kills at once. Even a process that the kernel does not let go of
+//!   holds up nothing for ever.
+//! - **No orphan.** Every child leads a process group, and dies with the root, whatever ends the root; so do its own
+//!   children, even those that detached themselves.
+//! - **Sockets** are bound once, by the root, or taken over from who started it, and inherited, so that no restart refuses
+//!   a connection.
+//! - **Exit statuses** tell causes apart: [`exit_code`].
 //!
 //! # What it leaves out
 //!
