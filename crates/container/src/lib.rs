@@ -61,6 +61,7 @@
 //!   children, even those that detached themselves.
 //! - **Sockets** are bound once, by the root, or taken over from who started it, and inherited, so that no restart refuses
 //!   a connection.
+//! - **Output.** What commands write may become [events of the log](Stdio::Log), within bounds.
 //! - **Exit statuses** tell causes apart: [`exit_code`].
 //!
 //! # What it leaves out
