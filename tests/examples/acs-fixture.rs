@@ -141,6 +141,11 @@ fn main() -> ExitCode {
                 Ok(services.collect())
             })
         }),
+        "keeps-descendants" => {
+            let script = "setsid sleep 1000009 & exec sleep 1000010";
+            let command = Command::new("sh").arguments(["-c", script]);
+            application.service(Service::command("parent", command).count(1).kill_descendants(false))
+        }
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }

@@ -220,3 +220,28 @@ fn a_command_is_started_as_it_was_described() -> io::Result<()> {
     assert!(program.stderr().contains("there is no user \"no-such-user\""), "{}", program.stderr());
     Ok(())
 }
+
+#[test]
+fn what_a_child_detached_may_be_kept_until_the_end() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "keeps-descendants")?;
+    let root = program.pid();
+    let running = |argument: &str| -> io::Result<Vec<proc::Process>> {
+        let mut found = proc::descendants(root)?;
+        found.retain(|process| process.arguments().get(1).is_some_and(|first| first == argument));
+        Ok(found)
+    };
+    let child = program.wait_for("child and descendant", LIMIT, || {
+        let both = (running("1000010")?, running("1000009")?);
+        Ok((both.1.len() == 1).then_some(both.0).filter(|child| child.len() == 1))
+    })?;
+    child[0].signal(Signal::KILL)?;
+    program.wait_for("the next child, and both descendants", LIMIT, || {
+        Ok((running("1000010")?.len() == 1 && running("1000009")?.len() == 2).then_some(()))
+    })?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    let left = proc::processes()?.into_iter().filter(|process| process.is_alive() && process.works_in(dir.path()));
+    assert_eq!(left.count(), 0);
+    Ok(())
+}

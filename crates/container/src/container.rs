@@ -513,7 +513,9 @@ impl Container {
         unregister(self.epoll.get_ref(), &process);
         self.processes.remove(&process.pid);
         self.links.closed(key);
-        self.orphans.retire(process.mark.clone());
+        if slot.service.kills_descendants {
+            self.orphans.retire(process.mark.clone());
+        }
         self.orphans_due = true;
 
         let now = Instant::now();

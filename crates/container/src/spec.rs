@@ -135,6 +135,7 @@ pub struct Service {
     pub(crate) dependencies: Vec<String>,
     pub(crate) maximum_age: Option<Duration>,
     pub(crate) key: Option<String>,
+    pub(crate) kills_descendants: bool,
     pub(crate) recycle_at_once: usize,
 }
 
@@ -174,6 +175,7 @@ impl Service {
             dependencies: Vec::new(),
             maximum_age: None,
             key: None,
+            kills_descendants: true,
             recycle_at_once: 1,
         }
     }
@@ -320,6 +322,14 @@ impl Service {
     /// ended. May be called for several services.
     pub fn after(mut self, service: impl Into<String>) -> Self {
         self.dependencies.push(service.into());
+        self
+    }
+
+    /// Whether what an instance has started and detached, into a session of its own or from its parent, is killed when the
+    /// instance ends. If not, it lives on until the root ends. What is left in the instance's process group is killed in any
+    /// case. Default is true.
+    pub fn kill_descendants(mut self, kill: bool) -> Self {
+        self.kills_descendants = kill;
         self
     }
 
