@@ -53,8 +53,8 @@ fn main() -> ExitCode {
             let user = arguments.next().unwrap_or_default();
             application.service(by_socket(shell(argument).user(user)).startup_timeout(LONG))
         }
-        "speaks-soon" => application.service(by_socket(shell(argument)).startup_timeout(SHORT)),
-        "speaks-again" => application.service(by_socket(shell(argument)).health_check_timeout(SHORT)),
+        "speaks-soon" => application.service(by_socket(shell(argument)).startup_timeout(MEDIUM)),
+        "speaks-again" => application.service(by_socket(shell(argument)).health_check_timeout(MEDIUM)),
         // A server at the address, which listens once there is a file `open`, and is well until there is a file `bad`.
         "starts-late" => application
             .service(server(&argument).startup_probe(quick(Probe::tcp(argument.as_str())).failure_threshold(1))),
@@ -106,6 +106,8 @@ fn main() -> ExitCode {
 }
 
 const SHORT: Duration = Duration::from_millis(500);
+/// Enough for a shell and this program to start on a machine that has a lot else to do.
+const MEDIUM: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(60);
 
 /// A script, which finds this program as `$0`.

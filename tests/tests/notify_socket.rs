@@ -133,26 +133,26 @@ fn a_child_of_another_user_reaches_the_socket() -> io::Result<()> {
 #[test]
 fn a_start_is_given_the_time_that_it_asks_for() -> io::Result<()> {
     let dir = Dir::new()?;
-    // Twice as long as it may take without.
-    let script = "$0 say EXTEND_TIMEOUT_USEC=60000000; sleep 1; $0 say READY=1; exec sleep 1000000";
+    // Longer than it may take without.
+    let script = "$0 say EXTEND_TIMEOUT_USEC=60000000; sleep 3; $0 say READY=1; exec sleep 1000000";
     let mut program = commands(&dir, "speaks-soon", script)?;
     program.wait_for_stderr("child is ready", LIMIT)?;
     assert!(!program.stderr().contains("killing child"), "{}", program.stderr());
 
     let mut program = commands(&dir, "speaks-soon", "exec sleep 1000000")?;
     let line = program.wait_for_stderr("child failed", LIMIT)?;
-    assert!(line.contains("not ready within 500ms (start-up time-out), killed by SIGKILL"), "{line}");
+    assert!(line.contains("not ready within 2s (start-up time-out), killed by SIGKILL"), "{line}");
     Ok(())
 }
 
 #[test]
 fn a_watchdog_is_fed_by_datagrams() -> io::Result<()> {
     let dir = Dir::new()?;
-    let script = "test $WATCHDOG_PID = $$ && test $WATCHDOG_USEC = 500000 && $0 say READY=1; \
-                  for i in 1 2 3 4 5; do sleep 0.2; $0 say WATCHDOG=1; done; exec sleep 1000000";
+    let script = "test $WATCHDOG_PID = $$ && test $WATCHDOG_USEC = 2000000 && $0 say READY=1; \
+                  for i in 1 2 3 4 5; do sleep 0.5; $0 say WATCHDOG=1; done; exec sleep 1000000";
     let mut program = commands(&dir, "speaks-again", script)?;
     let line = program.wait_for_stderr("child failed", LIMIT)?;
-    assert!(line.contains("silent for 500ms (health check), killed by SIGKILL"), "{line}");
+    assert!(line.contains("silent for 2s (health check), killed by SIGKILL"), "{line}");
     assert!(
         program.stdout().matches("BARRIER=1 was heard").count() >= 6,
         "it was killed while it lived: {}",
