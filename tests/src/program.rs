@@ -42,7 +42,8 @@ impl Launch {
         let mut mark = dir.path().as_os_str().to_owned();
         mark.push(format!("/{number}"));
         let mut command = Command::new(program);
-        command.current_dir(dir.path()).env(MARK, &mark);
+        // What a program has no chance to remove, since it is killed, goes with the directory.
+        command.current_dir(dir.path()).env(MARK, &mark).env("TMPDIR", dir.path());
         let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
         Launch { dir, command, mark, name, number, input: false }
     }

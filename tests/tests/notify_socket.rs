@@ -125,8 +125,12 @@ fn a_child_of_another_user_reaches_the_socket() -> io::Result<()> {
     let script = "python3 -c 'import os, socket; \
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b\"READY=1\", os.environ[\"NOTIFY_SOCKET\"]); \
         os.execvp(\"sleep\", [\"sleep\", \"1000000\"])'";
-    let mut program = dir.example("acs-commands")?.args(["speaks-as", &format!("exec {script}"), "65534"]).start()?;
+    // The test's own directory is closed to the other user.
+    let launch = dir.example("acs-commands")?.env("TMPDIR", "/tmp");
+    let mut program = launch.args(["speaks-as", &format!("exec {script}"), "65534"]).start()?;
     program.wait_for_stderr("child is ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
     Ok(())
 }
 
