@@ -146,6 +146,14 @@ fn main() -> ExitCode {
             let command = Command::new("sh").arguments(["-c", script]);
             application.service(Service::command("parent", command).count(1).kill_descendants(false))
         }
+        // Is ready only where there is no file named `slow`.
+        "slow-reload" => application
+            .service(Service::new("worker", ready_unless_slow).count(2))
+            .controller(|it| it.reload_timeout(Duration::from_millis(300))),
+        "inside-runtime" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            return runtime.block_on(async { application.service(Service::new("worker", ready)).run() });
+        }
         "never-ready" => {
             application.service(Service::new("slow", never_ready).count(1).startup_timeout(Duration::from_millis(200)))
         }
@@ -314,6 +322,14 @@ async fn threaded(instance: Instance) -> Result<(), BoxError> {
             std::thread::sleep(Duration::MAX);
         }
     }
+}
+
+async fn ready_unless_slow(instance: Instance) -> Result<(), BoxError> {
+    if Path::new("slow").exists() {
+        eprintln!("{} will never be ready", instance.name());
+        return pending().await;
+    }
+    ready(instance).await
 }
 
 async fn breakable(instance: Instance) -> Result<(), BoxError> {

@@ -22,6 +22,7 @@ fn an_application_that_makes_no_sense_is_refused() -> io::Result<()> {
         ("none", "there is no service to run"),
         ("zero", "service \"worker\" has a count of 0: it must be at least 1"),
         ("circular", "services depend on each other in a circle: a -> b -> a"),
+        ("inside-runtime", "called inside of an async runtime: call `run` first thing in a plain `fn main`"),
         ("dangling", "service \"a\" is to start after \"nothing\", but there is no such service"),
     ] {
         let dir = Dir::new()?;
@@ -243,5 +244,45 @@ fn what_a_child_detached_may_be_kept_until_the_end() -> io::Result<()> {
     assert!(program.wait(LIMIT)?.success());
     let left = proc::processes()?.into_iter().filter(|process| process.is_alive() && process.works_in(dir.path()));
     assert_eq!(left.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn signals_without_a_meaning_do_no_harm() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "garbage")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let root = root_of(&program)?;
+    for signal in [Signal::USR1, Signal::USR2] {
+        program.signal(signal)?;
+        root.signal(signal)?;
+    }
+    program.wait_for("all four to be logged", LIMIT, || {
+        let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+        Ok((text.matches("ignoring a signal").count() == 4).then_some(()))
+    })?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn the_number_of_instances_is_that_of_processors_unless_told_otherwise() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let count = |program: &mut Program| -> io::Result<usize> {
+        program.wait_for_stderr("all children are ready", LIMIT)?;
+        Ok(program.stderr().matches("child started").count())
+    };
+    let mut commands = dir.example("commands")?.args(["--", "sleep", "1000000"]).start()?;
+    assert_eq!(count(&mut commands)?, std::thread::available_parallelism()?.get());
+    let variable = "ASYNC_CONTAINER_PROCESSOR_COUNT";
+    let mut commands = dir.example("commands")?.env(variable, "5").args(["--", "sleep", "1000000"]).start()?;
+    assert_eq!(count(&mut commands)?, 5);
+    for wrong in ["0", "-1", "many"] {
+        let mut commands = dir.example("commands")?.env(variable, wrong).args(["--", "sleep", "1000000"]).start()?;
+        assert_eq!(commands.wait(LIMIT)?.code(), Some(78));
+        let complaint = format!("{variable} is \"{wrong}\": it must be a whole number of at least 1");
+        assert!(commands.stderr().contains(&complaint), "{}", commands.stderr());
+    }
     Ok(())
 }

@@ -246,3 +246,30 @@ fn what_did_not_change_is_kept_and_what_is_gone_is_stopped() -> io::Result<()> {
     assert!(program.wait(LIMIT)?.success());
     Ok(())
 }
+
+#[test]
+fn a_generation_that_never_becomes_ready_is_given_up() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("slow-reload").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let old = children(&program)?;
+    std::fs::write(dir.file("slow"), "")?;
+    program.signal(Signal::HUP)?;
+    for name in ["worker#1", "worker#2"] {
+        program.wait_for_stderr(&format!("{name} will never be ready"), LIMIT)?;
+    }
+    // The old ones are looked after meanwhile.
+    let victim = *old.iter().next().expect("a child");
+    std::fs::remove_file(dir.file("slow"))?;
+    async_container_supervisor_tests::proc::process(victim).expect("it runs").signal(Signal::KILL)?;
+    program.wait_for_stderr("child failed", LIMIT)?;
+    let line = program.wait_for_stderr("the new generation failed", LIMIT)?;
+    assert!(line.contains("not ready within 300ms: worker#"), "{line}");
+    program.wait_for("two children", LIMIT, || {
+        let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+        Ok((text.matches("child stopped").count() >= 2).then_some(()))
+    })?;
+    let now = children(&program)?;
+    assert_eq!((now.len(), now.intersection(&old).count()), (2, 1), "{}", program.stderr());
+    Ok(())
+}

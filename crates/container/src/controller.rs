@@ -48,11 +48,13 @@ pub struct Controller {
     strategy: Strategy,
     maximum_draining: usize,
     reload: Reload,
+    reload_timeout: Duration,
     computed: Option<Box<Compute>>,
 }
 
 impl Controller {
     const MAXIMUM_DRAINING: usize = 2;
+    const RELOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
     /// A root without services. The name is for people: it begins the title of every child.
     pub fn new(name: impl Into<String>) -> Self {
@@ -66,6 +68,7 @@ impl Controller {
             strategy: Strategy::default(),
             maximum_draining: Self::MAXIMUM_DRAINING,
             reload: Reload::default(),
+            reload_timeout: Self::RELOAD_TIMEOUT,
             computed: None,
         }
     }
@@ -73,6 +76,14 @@ impl Controller {
     /// Adds a service.
     pub fn service(mut self, service: Service) -> Self {
         self.services.push(service);
+        self
+    }
+
+    /// How long the children that are started by a reload may take to be ready, whatever their own limits are. If they are
+    /// not, they are stopped, it is said which, and the old ones go on. Of a rolling reload it holds for those that are
+    /// started together. Default is 5 minutes.
+    pub fn reload_timeout(mut self, timeout: Duration) -> Self {
+        self.reload_timeout = timeout;
         self
     }
 
@@ -152,6 +163,9 @@ impl Controller {
     }
 
     fn run_root(self) -> Result<ExitCode, StartError> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(StartError::InsideRuntime);
+        }
         // They are meant for this process, which is not the root yet.
         let mut inherited = Inherited::take().map_err(|source| StartError::Inherited { source })?;
         let source = Source { fixed: self.services, computed: self.computed };
@@ -187,7 +201,12 @@ impl Controller {
                     .listen_for_notices(server)
                     .map_err(|source| StartError::System { action: "watch the notify socket", source })?;
             }
-            let options = Options { grace, maximum_draining: self.maximum_draining, reload: self.reload };
+            let options = Options {
+                grace,
+                maximum_draining: self.maximum_draining,
+                reload: self.reload,
+                reload_timeout: self.reload_timeout,
+            };
             let mut root = Root::new(container, plan, source, options, watch);
             let code = root.run(signals, children).await;
             Ok((code, root.is_guarded()))

@@ -212,6 +212,9 @@ pub enum StartError {
     /// There is nothing to run.
     #[error("there is no service to run: add one with `service`")]
     NoServices,
+    /// It was called from code that runs on an async runtime.
+    #[error("called inside of an async runtime: call `run` first thing in a plain `fn main`, without `#[tokio::main]`")]
+    InsideRuntime,
     /// The services could not be computed.
     #[error("cannot tell which services to run")]
     Services(#[source] BoxError),

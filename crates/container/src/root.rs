@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::Signal;
 
-use self::reload::{Incoming, next_batch};
+use self::reload::{Incoming, batch_due};
 use crate::container::{Container, Event};
 use crate::controller::Source;
 use crate::exit::exit_code;
@@ -52,6 +52,7 @@ pub(crate) struct Options {
     pub grace: Duration,
     pub maximum_draining: usize,
     pub reload: Reload,
+    pub reload_timeout: Duration,
 }
 
 impl Root {
@@ -100,7 +101,7 @@ impl Root {
                     }
                 },
                 event = self.container.next() => self.handle_event(event),
-                () = next_batch(&self.incoming) => self.confirm(),
+                () = batch_due(&self.incoming) => self.handle_due(),
                 () = self.manager.tick() => self.tell(&Message { healthy: Some(true), ..Message::default() }),
                 // Last, so that no restart waits for it.
                 _ = children.recv() => self.container.reap_orphans(),

@@ -30,6 +30,8 @@ pub(super) struct Incoming {
     soak: Duration,
     /// When the batch takes over, once it is ready.
     confirm_at: Option<Instant>,
+    /// When the batch has failed if it is not ready.
+    deadline: Instant,
 }
 
 /// A service, and which of its instances, from 1.
@@ -49,10 +51,10 @@ fn batches(places: Vec<Place>, at_once: u32) -> VecDeque<Vec<Place>> {
     batches
 }
 
-/// Completes when a batch has been ready for long enough.
-pub(super) async fn next_batch(incoming: &Option<Incoming>) {
-    match incoming.as_ref().and_then(|incoming| incoming.confirm_at) {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+/// Completes when the batch has been ready for long enough, or has taken too long to become ready.
+pub(super) async fn batch_due(incoming: &Option<Incoming>) {
+    match incoming {
+        Some(incoming) => tokio::time::sleep_until(incoming.confirm_at.unwrap_or(incoming.deadline).into()).await,
         None => std::future::pending().await,
     }
 }
@@ -108,8 +110,17 @@ impl Root {
             ..Message::default()
         });
         let since = Instant::now();
-        self.incoming =
-            Some(Incoming { generation, since, plan, kept, batches, batch: Vec::new(), soak, confirm_at: None });
+        self.incoming = Some(Incoming {
+            generation,
+            since,
+            plan,
+            kept,
+            batches,
+            batch: Vec::new(),
+            soak,
+            confirm_at: None,
+            deadline: since,
+        });
         self.status.reloading = true;
         self.container.set_root(self.status.clone());
         self.start_batch();
@@ -150,8 +161,13 @@ impl Root {
         }
         match incoming.batches.pop_front() {
             Some(batch) => {
+                incoming.deadline = Instant::now() + self.options.reload_timeout;
                 incoming.batch = batch.clone();
                 self.add(&batch, Phase::Incoming);
+                if batch.is_empty() {
+                    // Everything is kept; what is gone is all that there is to do.
+                    self.confirm();
+                }
             }
             None => self.complete(),
         }
@@ -188,8 +204,20 @@ impl Root {
         }
     }
 
+    /// The time of the batch has come: it takes over if it is ready, else it has failed.
+    pub(super) fn handle_due(&mut self) {
+        if !self.is_batch_waiting() {
+            return self.confirm();
+        }
+        let waiting = |child: &Child<'_>| child.phase() == Phase::Incoming && child.state() != State::Ready;
+        let names = self.container.names(waiting).join(", ");
+        let reason = format!("not ready within {:?}: {names}", self.options.reload_timeout);
+        let generation = self.latest_generation;
+        self.handle_failed(generation, reason);
+    }
+
     /// The batch takes over from those that it was started in place of.
-    pub(super) fn confirm(&mut self) {
+    fn confirm(&mut self) {
         let Some(incoming) = &mut self.incoming else { return };
         incoming.confirm_at = None;
         let (generation, last) = (incoming.generation, incoming.batches.is_empty());
