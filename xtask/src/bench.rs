@@ -6,6 +6,8 @@
 pub(crate) mod bare_loop;
 pub(crate) mod crowd;
 pub(crate) mod echo;
+mod failing;
+mod fleet;
 pub(crate) mod flight;
 mod idle;
 mod memory;
@@ -14,6 +16,8 @@ mod restart;
 mod rpc;
 mod soak;
 mod stamps;
+mod start;
+mod storm;
 
 use std::{process::ExitCode, thread, time::Duration};
 
@@ -38,6 +42,14 @@ pub(crate) struct Arguments {
 enum Subject {
     /// From the end of a child to the first instruction of the next one, and to its registration
     Restart,
+    /// From the start of the root to the first instruction of its hundredth, and thousandth, child
+    Start,
+    /// From the wish to stop a thousand children to their end
+    Stop,
+    /// From the end of a hundred children at once to the first instruction of the last new one
+    Storm,
+    /// What a hundred children cost that fail at once
+    Failing,
     /// From a call to its answer
     Rpc,
     /// Five thousand workers that lose their supervisor
@@ -54,6 +66,10 @@ impl Subject {
     fn name(self) -> &'static str {
         match self {
             Subject::Restart => "restart",
+            Subject::Start => "start",
+            Subject::Stop => "stop",
+            Subject::Storm => "storm",
+            Subject::Failing => "failing",
             Subject::Rpc => "rpc",
             Subject::Crowd => "crowd",
             Subject::Soak => "soak",
@@ -101,6 +117,10 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
     }
     let report = match arguments.what {
         Subject::Restart => restart::measure()?,
+        Subject::Start => start::measure()?,
+        Subject::Stop => start::measure_stop()?,
+        Subject::Storm => storm::measure()?,
+        Subject::Failing => failing::measure()?,
         Subject::Rpc => rpc::measure()?,
         Subject::Crowd => crowd::measure()?,
         Subject::Soak => soak::measure()?,

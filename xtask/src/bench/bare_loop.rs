@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 
 use crate::Result;
@@ -52,8 +52,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             break;
         }
     }
+    // All are asked to end before the first one is waited for.
+    for slot in &slots {
+        pidfd_send_signal(&slot.pidfd, Signal::TERM)?;
+    }
     for mut slot in slots {
-        slot.child.kill()?;
         slot.child.wait()?;
     }
     Ok(ExitCode::SUCCESS)
