@@ -298,7 +298,7 @@ async fn stubborn(instance: Instance) -> Result<(), BoxError> {
 async fn threaded(instance: Instance) -> Result<(), BoxError> {
     let file = |what: &str| format!("{what}-{}", instance.name());
     let told = |what: &str| std::fs::remove_file(file(what)).is_ok();
-    eprintln!("thread {} of process {} starts", instance.name(), std::process::id());
+    say(&format!("thread {} of process {} starts\n", instance.name(), std::process::id()));
     if instance.thread() == Some(3) {
         while !Path::new("go").exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -324,9 +324,14 @@ async fn threaded(instance: Instance) -> Result<(), BoxError> {
     }
 }
 
+/// Writes a line at once. Several processes share standard error, and `eprintln` writes a line in pieces.
+fn say(line: &str) {
+    eprint!("{line}");
+}
+
 async fn ready_unless_slow(instance: Instance) -> Result<(), BoxError> {
     if Path::new("slow").exists() {
-        eprintln!("{} will never be ready", instance.name());
+        say(&format!("{} will never be ready\n", instance.name()));
         return pending().await;
     }
     ready(instance).await
@@ -375,7 +380,7 @@ async fn echo_unix(instance: Instance) -> Result<(), BoxError> {
 
 async fn sockets(instance: Instance) -> Result<(), BoxError> {
     for error in [instance.listener("udp").err(), instance.unix_datagram("nothing").err()] {
-        eprintln!("{}", error.map(|error| error.to_string()).unwrap_or_default());
+        say(&format!("{}\n", error.map(|error| error.to_string()).unwrap_or_default()));
     }
     let listener = instance.listener("six")?;
     let udp = instance.udp_socket("udp")?;
@@ -423,7 +428,7 @@ async fn titles(instance: Instance) -> Result<(), BoxError> {
                 title.as_ref().map_or(instance.title().to_owned(), |it| it.replace("TITLE", instance.title())),
             );
             let arguments: Vec<String> = std::env::args().skip(1).collect();
-            eprintln!("{} was started with {arguments:?}", instance.name());
+            say(&format!("{} was started with {arguments:?}\n", instance.name()));
             shown = title;
         }
     }
