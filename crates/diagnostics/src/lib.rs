@@ -1,0 +1,8 @@
+//! What a live process can say about itself, on demand, in production: where its memory is, what its threads and tasks
+//! wait for, and where its time goes.
+//!
+//! The crate knows nothing of supervisors and of calls: any program can use it by itself. A supervised worker offers what
+//! is here as operations.
+//!
+//! Everything works on stable Rust without special flags; what a better build would add is said in the reports, and what
+//! cannot work is an error that says why.
