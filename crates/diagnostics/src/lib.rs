@@ -6,3 +6,10 @@
 //!
 //! Everything works on stable Rust without special flags; what a better build would add is said in the reports, and what
 //! cannot work is an error that says why.
+
+#[cfg(feature = "stacks")]
+pub mod symbols;
+#[cfg(feature = "stacks")]
+mod sys;
+#[cfg(feature = "stacks")]
+pub mod unwind;

@@ -1,0 +1,76 @@
+//! The registers that it takes to walk a stack.
+
+/// The registers that it takes to walk a stack, as they were when the thread was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registers {
+    /// The instruction that is next.
+    pub instruction_pointer: u64,
+    /// The innermost end of the stack.
+    pub stack_pointer: u64,
+    /// The frame of the function, if it keeps one; anything otherwise.
+    pub frame_pointer: u64,
+    /// Where the function returns to, on architectures that keep this in a register; else zero.
+    pub link_register: u64,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Registers {
+    /// The ones of the function that this is inlined into.
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let (instruction_pointer, stack_pointer, frame_pointer);
+        // SAFETY: three registers are copied into three others; no memory and no flag is touched.
+        unsafe {
+            std::arch::asm!(
+                "lea {}, [rip]",
+                "mov {}, rsp",
+                "mov {}, rbp",
+                out(reg) instruction_pointer,
+                out(reg) stack_pointer,
+                out(reg) frame_pointer,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        Self { instruction_pointer, stack_pointer, frame_pointer, link_register: 0 }
+    }
+
+    pub(crate) fn for_unwinding(&self, _highest_code_address: u64) -> framehop::UnwindRegsNative {
+        framehop::UnwindRegsNative::new(self.instruction_pointer, self.stack_pointer, self.frame_pointer)
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Registers {
+    /// The ones of the function that this is inlined into.
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let (instruction_pointer, stack_pointer, frame_pointer, link_register);
+        // SAFETY: four registers are copied into four others; no memory and no flag is touched.
+        unsafe {
+            std::arch::asm!(
+                "adr {}, .",
+                "mov {}, sp",
+                "mov {}, x29",
+                "mov {}, x30",
+                out(reg) instruction_pointer,
+                out(reg) stack_pointer,
+                out(reg) frame_pointer,
+                out(reg) link_register,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        Self { instruction_pointer, stack_pointer, frame_pointer, link_register }
+    }
+
+    pub(crate) fn for_unwinding(&self, highest_code_address: u64) -> framehop::UnwindRegsNative {
+        // Return addresses may be signed in the bits that no address of this process has.
+        let mask = framehop::aarch64::PtrAuthMask::from_max_known_address(highest_code_address);
+        framehop::UnwindRegsNative::new_with_ptr_auth_mask(
+            mask,
+            self.link_register,
+            self.stack_pointer,
+            self.frame_pointer,
+        )
+    }
+}
