@@ -40,7 +40,8 @@
 //! | module | crate | take it alone for |
 //! | --- | --- | --- |
 //! | [`container`] | `async-container` | running and keeping running any processes |
-//! | [`protocol`] | `async-container-protocol` | a client of a supervisor, or any calls over a Unix socket |
+//! | [`protocol`] | `async-container-protocol` | any calls over a Unix socket |
+//! | [`client`] | `async-container-supervisor-client` | asking a supervisor, and telling it what to do, as `acs` does |
 //! | [`server`] | `async-container-supervisor-server` | a supervisor below a root of your own |
 //! | [`worker`] | `async-container-supervisor-worker` | a worker below a root of your own |
 //! | [`monitors`] | `async-container-monitors` | writing a monitor (no features needed), or watching processes |
@@ -57,6 +58,7 @@ mod supervision;
 pub use async_container as container;
 pub use async_container_monitors as monitors;
 pub use async_container_protocol as protocol;
+pub use async_container_supervisor_client as client;
 pub use async_container_supervisor_server as server;
 pub use async_container_supervisor_worker as worker;
 

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_container_protocol::endpoint::DEFAULT_SOCKET;
+use async_container_supervisor_client::Kind;
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use serde_json::{Map, Value};
 
 /// Where the socket is, if `--socket` does not say.
@@ -12,11 +14,18 @@ const SOCKET_VARIABLE: &str = "ACS_SOCKET";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a report may take to be made and sent, beyond the time that it is about: names have to be found for what may be
+/// very many addresses.
+const DEFAULT_REPORT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Names that the protocol keeps for itself, and that no parameter can have.
 const RESERVED: &[&str] = &["id", "do", "finished", "failed", "error", "cancel"];
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 done, 1 the operation failed, 2 usage, 3 no supervisor at the socket, 124 timed out, 130 interrupted.";
+
+const WORKER: &str = "\
+WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance.";
 
 /// Asks a running supervisor, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -30,7 +39,8 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub(crate) format: Format,
 
-    /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; none for call and watch].
+    /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; 60s beyond their duration
+    /// for diagnostics; none for call, watch and top].
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_timeout)]
     timeout: Option<Limit>,
 
@@ -72,8 +82,7 @@ pub(crate) enum Command {
     /// Measures a round trip, and tells versions.
     Ping,
     /// Calls an operation of a worker, or of the supervisor.
-    #[command(after_help = "WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its \
-                            second instance.")]
+    #[command(after_help = WORKER)]
     Call(Call),
     /// Has the application stopped (INT to the root), for whoever started it to start it again.
     Restart(Wait),
@@ -81,6 +90,114 @@ pub(crate) enum Command {
     Reload(Wait),
     /// Waits until every child is ready. With --timeout 0 it looks once.
     Ready,
+    /// Samples what a worker allocates, and what it keeps.
+    #[command(after_help = WORKER)]
+    MemorySample(Sampling),
+    /// Writes what a worker has allocated to a file.
+    #[command(after_help = WORKER)]
+    MemoryDump(Dump),
+    /// Shows where each thread of a worker is.
+    #[command(after_help = WORKER)]
+    ThreadDump(Dump),
+    /// Shows the tasks of a worker.
+    #[command(after_help = WORKER)]
+    SchedulerDump(Dump),
+    /// Shows how a worker uses its allocator for some time.
+    #[command(after_help = WORKER)]
+    AllocatorProfile(Sampling),
+    /// Shows where a worker spends the time of processors.
+    #[command(after_help = WORKER)]
+    CpuProfile(CpuProfile),
+    /// Prints a script that completes the command line in a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Prints the manual page.
+    Man,
+}
+
+/// What a report is about, and where it goes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dump {
+    /// The worker.
+    pub(crate) worker: String,
+    #[command(flatten)]
+    pub(crate) destination: Destination,
+}
+
+/// As [`Dump`], of some time.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sampling {
+    /// The worker.
+    worker: String,
+    /// For how long: 30, 30s, 500ms, 2m, 1h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    duration: Duration,
+    #[command(flatten)]
+    destination: Destination,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CpuProfile {
+    /// The worker.
+    worker: String,
+    /// For how long: 30, 30s, 500ms, 2m, 1h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10s")]
+    duration: Duration,
+    /// How often to look, in times a second. A number that is not round keeps it from falling in step with the program.
+    #[arg(long, value_name = "HERTZ", value_parser = clap::value_parser!(u32).range(1..), default_value = "99")]
+    frequency: u32,
+    #[command(flatten)]
+    destination: Destination,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Destination {
+    /// Writes the report to this file; - is standard output. The form is chosen by how its name ends: .json, .txt,
+    /// .pb.gz (pprof), .folded (stacks) or .svg (flame graph). The file is readable for its owner alone. One that is there
+    /// is replaced, once the new report is complete.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Has the worker write the report to this path, as it sees it. A file that is there is never written over.
+    #[arg(long, value_name = "PATH", conflicts_with = "output")]
+    pub(crate) remote: Option<String>,
+}
+
+/// A diagnostic, as the command line asks for it.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) worker: &'a str,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) frequency: Option<u32>,
+    pub(crate) destination: &'a Destination,
+}
+
+impl Command {
+    /// The diagnostic that it is to take, if it is one that does.
+    pub(crate) fn diagnostic(&self) -> Option<Asked<'_>> {
+        let sampling = |kind, it: &'_ Sampling| (kind, Some(it.duration));
+        let (kind, duration) = match self {
+            Self::MemorySample(it) => sampling(Kind::MemorySample, it),
+            Self::AllocatorProfile(it) => sampling(Kind::AllocatorProfile, it),
+            Self::CpuProfile(it) => (Kind::CpuProfile, Some(it.duration)),
+            Self::MemoryDump(_) => (Kind::MemoryDump, None),
+            Self::ThreadDump(_) => (Kind::ThreadDump, None),
+            Self::SchedulerDump(_) => (Kind::SchedulerDump, None),
+            _ => return None,
+        };
+        let (worker, frequency, destination) = match self {
+            Self::MemorySample(it) | Self::AllocatorProfile(it) => (&it.worker, None, &it.destination),
+            Self::CpuProfile(it) => (&it.worker, Some(it.frequency), &it.destination),
+            Self::MemoryDump(it) | Self::ThreadDump(it) | Self::SchedulerDump(it) => {
+                (&it.worker, None, &it.destination)
+            }
+            _ => return None,
+        };
+        Some(Asked { kind, worker, duration, frequency, destination })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +231,9 @@ impl Arguments {
         match (self.timeout, &self.command) {
             (Some(Limit(limit)), _) => limit,
             (None, Command::Call(_) | Command::Watch { .. }) => None,
+            (None, command) if let Some(asked) = command.diagnostic() => {
+                asked.duration.unwrap_or_default().checked_add(DEFAULT_REPORT_TIMEOUT)
+            }
             (None, Command::Restart(wait) | Command::Reload(wait)) if wait.wait => Some(DEFAULT_WAIT_TIMEOUT),
             (None, _) => Some(DEFAULT_TIMEOUT),
         }
@@ -135,7 +255,7 @@ impl Call {
     }
 }
 
-/// A time, or none. It is a type of its own because an option of an option would mean something else to clap.
+/// A time, or none, for which anything too long stands as well. It is a type of its own because an option of an option would mean something else to clap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limit(Option<Duration>);
 
@@ -144,6 +264,20 @@ fn parse_timeout(text: &str) -> Result<Limit, String> {
         return Ok(Limit(None));
     }
 
+    parse_time(text).map(Limit)
+}
+
+/// A time that something lasts.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        Some(Duration::ZERO) => Err("the time has to be longer than nothing".to_owned()),
+        Some(duration) => Ok(duration),
+        None => Err(format!("'{text}' is longer than anything lasts")),
+    }
+}
+
+/// A time; `None` if it is more than can be represented.
+fn parse_time(text: &str) -> Result<Option<Duration>, String> {
     let unit = text.trim_start_matches(|character: char| character.is_ascii_digit() || character == '.');
     let number = &text[..text.len() - unit.len()];
     let seconds = match unit {
@@ -155,12 +289,11 @@ fn parse_timeout(text: &str) -> Result<Limit, String> {
     };
 
     let number: f64 = number.parse().map_err(|_| time_hint(text))?;
-    // More than can be represented is as good as no bound.
-    Ok(Limit(Duration::try_from_secs_f64(number * seconds).ok()))
+    Ok(Duration::try_from_secs_f64(number * seconds).ok())
 }
 
 fn time_hint(text: &str) -> String {
-    format!("'{text}' is not a time: write 30, 30s, 500ms, 2m, 1h or none")
+    format!("'{text}' is not a time: write 30, 30s, 500ms, 2m or 1h")
 }
 
 fn parse_parameter(text: &str) -> Result<(String, Value), String> {

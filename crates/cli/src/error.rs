@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use async_container_protocol::{CallError, ConnectError, DecodeError, Failure, PathTooLong, class};
+use async_container_protocol::{CallError, ConnectError, Failure, PathTooLong, class};
+use async_container_supervisor_client::Error as ClientError;
 
 use crate::units;
 
@@ -43,10 +44,13 @@ pub(crate) enum Error {
     #[error("timed out after {}: {}", units::time_limit(*limit), hint.as_deref().unwrap_or(TIMEOUT_HINT))]
     TimedOut { limit: Duration, hint: Option<String> },
     #[error("interrupted")]
-    Interrupted,
+    Interrupted { signal: i32 },
     /// Nobody reads what is written any more.
     #[error("standard output was closed")]
     BrokenPipe,
+    /// A report could not be written.
+    #[error("cannot write to {}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
     #[error("the operating system refused what every command needs")]
@@ -65,15 +69,24 @@ impl Error {
         Self::Failed(Failure::new(class, message.into()))
     }
 
+    /// A failure to write to standard output.
+    pub(crate) fn standard_output(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Output(error),
+        }
+    }
+
     /// The exit status of the process.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
-            Self::Failed(_) | Self::Output(_) | Self::Io(_) => 1,
+            Self::Failed(_) | Self::File { .. } | Self::Output(_) | Self::Io(_) => 1,
             Self::Usage(_) | Self::PathTooLong(_) => 2,
             Self::Missing { .. } | Self::Stale { .. } | Self::NotASocket { .. } => 3,
             Self::TimedOut { .. } => 124,
-            Self::Interrupted => 130,
+            // As shells tell of a process that a signal ended.
+            Self::Interrupted { signal } => 128 + u8::try_from(*signal).unwrap_or(2),
         }
     }
 
@@ -108,9 +121,12 @@ impl From<CallError> for Error {
     }
 }
 
-impl From<DecodeError> for Error {
-    fn from(error: DecodeError) -> Self {
-        Self::failed(class::INTERNAL, format!("the supervisor's answer is not understood: {error}"))
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Call(error) => error.into(),
+            error => Self::Failed(error.into_failure()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `acs`, the command line of async-container-supervisor.
 //!
-//! It connects to a running supervisor's socket as any client does, with
-//! [`async_container_protocol::Client`], so all that it can do can be done in code as well. The commands are in one file
+//! It connects to a running supervisor's socket as any client does, with `async_container_supervisor_client`, so all that it
+//! can do can be done in code as well. The commands are in one file
 //! each; [`main`] parses the arguments, runs one of them within its time, and turns what came of it into an exit status.
 //!
 //! ```no_run
@@ -39,18 +39,20 @@
 mod arguments;
 mod commands;
 mod context;
+mod destination;
 mod error;
 mod output;
 mod overview;
 mod process;
+mod progress;
 mod render;
 mod table;
 mod units;
-mod worker;
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     arguments::{Arguments, Command},
@@ -93,9 +95,25 @@ async fn run(arguments: Arguments) -> Result {
     result
 }
 
+/// Completes when somebody wants this to end. What is under way is cancelled then, and nothing is left behind.
 async fn interrupted() -> Result {
-    tokio::signal::ctrl_c().await?;
-    Err(Error::Interrupted)
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // Whoever was started by nohup(1) is not to hear of the end of the terminal.
+    let mut hangup = (!process::ignores(SignalKind::hangup().as_raw_value())).then(|| signal(SignalKind::hangup()));
+    let hung_up = async {
+        match &mut hangup {
+            Some(Ok(hangup)) => drop(hangup.recv().await),
+            _ => std::future::pending().await,
+        }
+    };
+
+    let number = tokio::select! {
+        _ = interrupt.recv() => SignalKind::interrupt(),
+        _ = terminate.recv() => SignalKind::terminate(),
+        () = hung_up => SignalKind::hangup(),
+    };
+    Err(Error::Interrupted { signal: number.as_raw_value() })
 }
 
 async fn sleep(timeout: Option<Duration>) {

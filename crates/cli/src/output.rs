@@ -24,8 +24,7 @@ impl Output {
             Color::Never => false,
             Color::Auto => {
                 let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-                let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-                io::stdout().is_terminal() && !is_set("NO_COLOR") && !dumb
+                io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb()
             }
         };
 
@@ -48,12 +47,19 @@ impl Output {
             line.push('\n');
         }
 
-        let mut output = io::stdout().lock();
-        output.write_all(line.as_bytes()).and_then(|()| output.flush()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Error::BrokenPipe,
-            _ => Error::Output(error),
-        })
+        write(line.as_bytes())
     }
+}
+
+/// Writes to standard output.
+pub(crate) fn write(bytes: &[u8]) -> Result {
+    let mut output = io::stdout().lock();
+    output.write_all(bytes).and_then(|()| output.flush()).map_err(Error::standard_output)
+}
+
+/// Whether the terminal can do nothing but print.
+pub(crate) fn is_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// How text is emphasised, if it is.

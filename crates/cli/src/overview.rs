@@ -4,12 +4,9 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    context::Supervisor,
-    error::Result,
-    process,
-    worker::{self, Worker},
-};
+use async_container_supervisor_client::{Supervisor, Worker};
+
+use crate::{context::ask_optional, error::Result, process};
 
 pub(crate) struct Overview {
     /// The answer to `ping`, if it was understood.
@@ -40,13 +37,14 @@ pub(crate) struct Usage {
 
 impl Overview {
     pub(crate) async fn fetch(supervisor: &Supervisor) -> Result<Self> {
-        let (ping, root, (monitors, workers)) =
-            tokio::try_join!(supervisor.ask_optional("ping"), supervisor.ask_optional("children"), status(supervisor))?;
+        let status = async { Ok(supervisor.status().await?) };
+        let (ping, root, status) =
+            tokio::try_join!(ask_optional(supervisor, "ping"), ask_optional(supervisor, "children"), status)?;
 
         // The root listens, and says which process it believes to be. If both agree, so do the pid namespaces.
         let claimed = [&ping, &root].map(|answer| answer.as_ref().and_then(|answer| answer["process_id"].as_u64()));
-        let same_namespace = supervisor.listener.is_some_and(|id| claimed.contains(&Some(id.into())));
-        Ok(Self { supervisor: ping, root, monitors, workers, same_namespace })
+        let same_namespace = supervisor.listener().is_some_and(|id| claimed.contains(&Some(id.into())));
+        Ok(Self { supervisor: ping, root, monitors: status.monitors, workers: status.workers, same_namespace })
     }
 
     /// What is known of each worker, in their order.
@@ -107,45 +105,18 @@ fn by_process_id(entries: Option<&Value>) -> HashMap<u32, &Value> {
     entries.filter_map(|entry| Some((key(entry)?, entry))).collect()
 }
 
-/// The monitors and the workers.
-async fn status(supervisor: &Supervisor) -> Result<(Map<String, Value>, Vec<Worker>)> {
-    let mut call = supervisor.client.call("status", &());
-    let mut monitors = Map::new();
-
-    while let Some(fields) = call.next().await? {
-        if let Value::Object(monitor) = fields.to_json() {
-            monitors.extend(monitor);
-        }
-    }
-
-    let answer = call.finish().await?.to_json();
-    Ok((monitors, workers_in(&answer)))
-}
-
-/// The workers alone, without asking anything of monitors that is not needed.
-pub(crate) async fn workers(supervisor: &Supervisor) -> Result<Vec<Worker>> {
-    let answer = supervisor.ask("status", &json!({})).await?.to_json();
-    Ok(workers_in(&answer))
-}
-
-fn workers_in(answer: &Value) -> Vec<Worker> {
-    let entries = answer.get("connections").and_then(Value::as_array).into_iter().flatten();
-    let mut workers: Vec<Worker> = entries.filter_map(Worker::from_json).collect();
-    worker::sort(&mut workers);
-    workers
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn overview(monitors: Value, root: Value, same_namespace: bool) -> Overview {
-        let answer = json!({"connections": [
-            {"connection_id": "a", "process_id": std::process::id(), "state": {"name": "web"}},
-            {"connection_id": "b", "state": {"name": "unknown"}},
-        ]});
+        let workers = [
+            json!({"connection_id": "b", "state": {"name": "unknown"}}),
+            json!({"connection_id": "a", "process_id": std::process::id(), "state": {"name": "web"}}),
+        ];
+        let workers = workers.iter().filter_map(Worker::from_json).collect();
         let monitors = monitors.as_object().unwrap().clone();
-        Overview { supervisor: None, root: Some(root), monitors, workers: workers_in(&answer), same_namespace }
+        Overview { supervisor: None, root: Some(root), monitors, workers, same_namespace }
     }
 
     #[test]

@@ -24,6 +24,16 @@ pub(crate) fn read(process_id: u32) -> Option<Figures> {
     parse(&text, now, clock_ticks_per_second(), page_size() as u64)
 }
 
+/// Whether this process was started with that signal ignored.
+pub(crate) fn ignores(signal: i32) -> bool {
+    let mask = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?.trim().to_owned();
+        u64::from_str_radix(&mask, 16).ok()
+    });
+    let bit = u32::try_from(signal - 1).ok().and_then(|bit| 1u64.checked_shl(bit)).unwrap_or(0);
+    mask.is_some_and(|mask| mask & bit != 0)
+}
+
 fn parse(text: &[u8], now: Duration, ticks_per_second: u64, page_size: u64) -> Option<Figures> {
     // The name, which is in parentheses, may contain such. The numbers follow the last one.
     let close = text.iter().rposition(|byte| *byte == b')')?;
@@ -61,6 +71,12 @@ mod tests {
         for text in ["", "1 (x", "1 (x) S", "1 (x)", "1 (x) Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0"] {
             assert_eq!(parse(text.as_bytes(), Duration::ZERO, 100, 4096), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn signals_that_are_ignored() {
+        // Rust's runtime ignores SIGPIPE in every program, and nothing ignores SIGKILL.
+        assert!(ignores(13) && !ignores(9) && !ignores(0) && !ignores(65));
     }
 
     #[test]

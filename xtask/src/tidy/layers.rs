@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "async-container-supervisor-worker",
         &["async-container-protocol", "async-container-diagnostics", "async-container-utilization"],
     ),
+    ("async-container-supervisor-client", &["async-container-protocol"]),
     (
         "async-container-supervisor",
         &[
@@ -28,9 +29,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "async-container-monitors",
             "async-container-supervisor-server",
             "async-container-supervisor-worker",
+            "async-container-supervisor-client",
         ],
     ),
-    ("async-container-supervisor-cli", &["async-container-protocol", "async-container-diagnostics"]),
+    (
+        "async-container-supervisor-cli",
+        &["async-container-protocol", "async-container-supervisor-client", "async-container-diagnostics"],
+    ),
     ("async-container-supervisor-examples", &["async-container-supervisor"]),
     (
         "async-container-supervisor-tests",
@@ -42,6 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "async-container-monitors",
             "async-container-supervisor-server",
             "async-container-supervisor-worker",
+            "async-container-supervisor-client",
             "async-container-supervisor",
         ],
     ),

@@ -1,14 +1,12 @@
 //! `acs call`: any operation of a worker or of the supervisor.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     arguments,
     context::Context,
     error::{Error, Result},
-    overview,
     render::render,
-    worker,
 };
 
 /// The target that is not a worker.
@@ -19,14 +17,10 @@ pub(super) async fn run(context: &Context, arguments: &arguments::Call) -> Resul
     let supervisor = context.connect().await?;
 
     let mut call = if arguments.target == SUPERVISOR {
-        supervisor.client.call(&arguments.operation, &parameters)
+        supervisor.call(&arguments.operation, &parameters)
     } else {
-        let workers = overview::workers(&supervisor).await?;
-        let worker = worker::resolve(&workers, &arguments.target)?;
-        let mut operation = parameters;
-        operation.insert("do".to_owned(), Value::from(arguments.operation.as_str()));
-        let forward = json!({"connection_id": worker.connection_id, "operation": operation});
-        supervisor.client.call("forward", &forward)
+        let worker = supervisor.worker(&arguments.target).await?;
+        supervisor.forward(&worker, &arguments.operation, &parameters)
     };
 
     let mut printed = false;

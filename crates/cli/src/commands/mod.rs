@@ -1,6 +1,9 @@
 //! The commands, one file each.
 
 mod call;
+mod completions;
+mod diagnostic;
+mod man;
 mod ping;
 mod ready;
 mod reload;
@@ -12,6 +15,10 @@ mod workers;
 use crate::{arguments::Command, context::Context, error::Result};
 
 pub(crate) async fn run(context: &Context, command: Command) -> Result {
+    if let Some(asked) = command.diagnostic() {
+        return diagnostic::run(context, asked).await;
+    }
+
     match command {
         Command::Status => status::run(context).await,
         Command::Watch { events } => watch::run(context, &events).await,
@@ -21,5 +28,14 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result {
         Command::Restart(wait) => restart::run(context, wait.wait).await,
         Command::Reload(wait) => reload::run(context, wait.wait).await,
         Command::Ready => ready::run(context).await,
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man => man::run(),
+        // Was asked for above.
+        Command::MemorySample(_)
+        | Command::MemoryDump(_)
+        | Command::ThreadDump(_)
+        | Command::SchedulerDump(_)
+        | Command::AllocatorProfile(_)
+        | Command::CpuProfile(_) => Ok(()),
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{context::Context, error::Result, units};
 
 pub(super) async fn run(context: &Context) -> Result {
     let supervisor = context.connect().await?;
     // The first call also pays for the connection, which may have waited for a supervisor to start.
-    supervisor.ask("ping", &json!({})).await?;
+    supervisor.call("ping", &()).await?;
     let start = Instant::now();
-    let answer = supervisor.ask("ping", &json!({})).await?;
+    let answer = supervisor.call("ping", &()).await?;
     let round_trip = start.elapsed();
 
     let mut document = answer.to_json();

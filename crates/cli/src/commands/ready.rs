@@ -2,10 +2,12 @@
 
 use std::{future::Future, time::Duration};
 
+use async_container_supervisor_client::Readiness;
+use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
-    context::{Context, Readiness, explain_not_supported, unless_replaced},
+    context::{Context, explain_not_supported, unless_replaced},
     error::{Error, Result},
 };
 
@@ -38,7 +40,7 @@ pub(super) async fn run(context: &Context) -> Result {
         .map_err(|error| explain_not_supported(error, "it cannot be told whether everything is ready"))?;
 
     match readiness {
-        Some(readiness) => context.output.print(&readiness.document, |_| "ready".to_owned()),
+        Some(readiness) => context.output.print(&json!(readiness), |_| "ready".to_owned()),
         None => Err(too_late(context, seen).await),
     }
 }
@@ -81,7 +83,7 @@ async fn too_late(context: &Context, seen: Seen) -> Error {
     }
 
     // Others may have become ready since who was not was last heard.
-    let look = async { context.connect().await?.readiness().await };
+    let look = async { Ok::<_, Error>(context.connect().await?.readiness().await?) };
     let waiting_for = match timeout(FAREWELL, look).await {
         Ok(Ok(readiness)) => readiness.waiting_for(),
         _ => seen.waiting_for,

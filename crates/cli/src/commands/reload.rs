@@ -1,29 +1,30 @@
 //! `acs reload`: new children beside the old ones.
 
+use async_container_supervisor_client::{Readiness, Signal};
 use serde_json::json;
 
 use crate::{
-    context::{Context, Readiness, explain_not_supported, unless_replaced},
+    context::{Context, explain_not_supported, root_process_id, unless_replaced},
     error::{Error, Result},
 };
 
-const SIGNAL: &str = "HUP";
+const SIGNAL: Signal = Signal::Hup;
 const FAILED: &str = "ReloadFailed";
 
 pub(super) async fn run(context: &Context, wait: bool) -> Result {
     let supervisor = context.connect().await?;
 
     if !wait {
-        supervisor.signal_root(SIGNAL).await?;
+        supervisor.signal(SIGNAL).await?;
         return context
             .output
-            .print(&json!({"signal": SIGNAL}), |_| "reload requested; --wait would see it through".to_owned());
+            .print(&json!({"signal": SIGNAL.name()}), |_| "reload requested; --wait would see it through".to_owned());
     }
 
-    let unsupported = |error| explain_not_supported(error, "it can be reloaded, but not with --wait");
-    let root = supervisor.root_process_id().await.map_err(unsupported)?;
-    let before = supervisor.readiness().await.map_err(unsupported)?;
-    supervisor.signal_root(SIGNAL).await?;
+    let unsupported = |error: Error| explain_not_supported(error, "it can be reloaded, but not with --wait");
+    let root = root_process_id(&supervisor).await.map_err(unsupported)?;
+    let before = supervisor.readiness().await.map_err(Error::from).map_err(unsupported)?;
+    supervisor.signal(SIGNAL).await?;
     context.progress("the reload goes on; acs status shows how far it is");
 
     // The supervisor is one of the children, and is replaced like them. Until then it is the old one that answers.
@@ -33,7 +34,7 @@ pub(super) async fn run(context: &Context, wait: bool) -> Result {
             Some(supervisor) => supervisor,
             None => {
                 let supervisor = context.connect_again().await?;
-                let process_id = unless_replaced(supervisor.root_process_id().await)?.flatten();
+                let process_id = unless_replaced(root_process_id(&supervisor).await)?.flatten();
 
                 // Another root counts its reloads from zero, and would never get beyond what is waited for.
                 if let (Some(old), Some(new)) = (root, process_id)
@@ -55,7 +56,7 @@ pub(super) async fn run(context: &Context, wait: bool) -> Result {
 
     check(&before, after).and_then(|after| {
         let document = json!({
-            "signal": SIGNAL,
+            "signal": SIGNAL.name(),
             "generation": after.generation,
             "previous_generation": before.generation,
             "reloads": after.reloads,
@@ -81,10 +82,11 @@ mod tests {
 
     #[test]
     fn only_a_new_generation_is_a_success() {
-        let readiness = |generation, reload_error: Option<&str>| Readiness {
-            generation,
-            reload_error: reload_error.map(str::to_owned),
-            ..Readiness::default()
+        let readiness = |generation, reload_error: Option<&str>| {
+            let mut readiness = Readiness::default();
+            readiness.generation = generation;
+            readiness.reload_error = reload_error.map(str::to_owned);
+            readiness
         };
         let before = readiness(3, None);
         assert!(check(&before, readiness(4, None)).is_ok());

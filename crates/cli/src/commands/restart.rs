@@ -1,27 +1,28 @@
 //! `acs restart`: stops the application, so that what started it starts it again.
 
+use async_container_supervisor_client::{Readiness, Signal};
 use serde_json::json;
 
 use crate::{
-    context::{Context, Readiness, explain_not_supported, unless_replaced},
+    context::{Context, explain_not_supported, root_process_id, unless_replaced},
     error::Result,
 };
 
-const SIGNAL: &str = "INT";
+const SIGNAL: Signal = Signal::Int;
 
 pub(super) async fn run(context: &Context, wait: bool) -> Result {
     let supervisor = context.connect().await?;
 
     if !wait {
-        supervisor.signal_root(SIGNAL).await?;
-        return context.output.print(&json!({"signal": SIGNAL}), |_| {
+        supervisor.signal(SIGNAL).await?;
+        return context.output.print(&json!({"signal": SIGNAL.name()}), |_| {
             "restart requested: the application stops, and is started again by what started it".to_owned()
         });
     }
 
     let unsupported = |error| explain_not_supported(error, "it can be restarted, but not with --wait");
-    let old = supervisor.root_process_id().await.map_err(unsupported)?;
-    supervisor.signal_root(SIGNAL).await?;
+    let old = root_process_id(&supervisor).await.map_err(unsupported)?;
+    supervisor.signal(SIGNAL).await?;
     drop(supervisor);
     context.progress("the application was asked to stop, and is still running");
 
@@ -34,7 +35,7 @@ pub(super) async fn run(context: &Context, wait: bool) -> Result {
     };
 
     let document = json!({
-        "signal": SIGNAL,
+        "signal": SIGNAL.name(),
         "process_id": new,
         "previous_process_id": old,
         "generation": readiness.generation,
@@ -57,7 +58,7 @@ async fn look(context: &Context, old: Option<u32>) -> Result<Option<(u32, Readin
         Err(error) => return Err(error),
     };
 
-    let Some(new) = unless_replaced(supervisor.root_process_id().await)?.flatten() else {
+    let Some(new) = unless_replaced(root_process_id(&supervisor).await)?.flatten() else {
         return Ok(None);
     };
 

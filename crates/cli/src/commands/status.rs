@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use async_container_supervisor_client::Worker;
 use serde_json::Value;
 
 use super::{ping, workers};
@@ -13,7 +14,6 @@ use crate::{
     render::render,
     table::{Align, Cell, Table},
     units,
-    worker::Worker,
 };
 
 const CHILDREN: &[(&str, Align)] = &[

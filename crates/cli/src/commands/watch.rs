@@ -2,10 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use async_container_supervisor_client::Supervisor;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    context::{Context, Supervisor},
+    context::Context,
     error::Result,
     output::{Paint, Style, clean_line},
     units,
@@ -36,10 +37,10 @@ pub(super) async fn run(context: &Context, events: &[String]) -> Result {
 
 /// Prints what one supervisor tells, until it stops.
 async fn follow(context: &Context, supervisor: &Supervisor, events: &[String]) -> Result {
-    let mut call = supervisor.client.call("subscribe", &json!({"events": events}));
+    let mut events = supervisor.subscribe(events);
 
-    while let Some(event) = call.next().await? {
-        print(context, &event.to_json())?;
+    while let Some(event) = events.next().await? {
+        print(context, &event)?;
     }
 
     Ok(())

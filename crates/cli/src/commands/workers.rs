@@ -1,5 +1,6 @@
 //! `acs workers`: one row a worker.
 
+use async_container_supervisor_client::short_id_length;
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     output::{Paint, Style},
     overview::Overview,
     table::{Align, Cell, Table},
-    units, worker,
+    units,
 };
 
 const COLUMNS: &[(&str, Align)] = &[
@@ -52,13 +53,13 @@ fn document(overview: &Overview) -> Value {
 
 /// The workers as a table with its headings.
 pub(super) fn table(overview: &Overview, style: Style) -> String {
-    let length = worker::short_id_length(&overview.workers);
+    let length = short_id_length(&overview.workers);
     let mut table = Table::new(COLUMNS);
 
     for (worker, usage) in overview.workers.iter().zip(overview.usages()) {
         let lifecycle = usage.lifecycle.as_deref();
         table.row([
-            worker::short_id(worker, length).into(),
+            worker.short_id(length).into(),
             Cell::optional(worker.process_id),
             worker.title().into(),
             Cell::optional(usage.uptime.map(units::elapsed)),

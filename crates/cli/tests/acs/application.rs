@@ -20,6 +20,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
+use crate::diagnosed;
+
 /// What the application is like, as its root would say.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -69,6 +71,8 @@ struct Shared {
     state: watch::Sender<State>,
     reaction: Reaction,
     signals: Mutex<Vec<String>>,
+    /// The operations of workers that were called.
+    forwarded: Mutex<Vec<Value>>,
     /// How many calls that never end are under way, and how many were cancelled.
     hanging: AtomicUsize,
     cancelled: AtomicUsize,
@@ -103,6 +107,7 @@ impl Application {
             state: watch::Sender::new(state),
             reaction: Box::new(reaction),
             signals: Mutex::default(),
+            forwarded: Mutex::default(),
             hanging: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
         };
@@ -149,6 +154,11 @@ impl Application {
 
     pub fn signals(&self) -> Vec<String> {
         self.shared.signals.lock().unwrap().clone()
+    }
+
+    /// The operations of workers that were called, without those that only look.
+    pub fn forwarded(&self) -> Vec<Value> {
+        self.shared.forwarded.lock().unwrap().clone()
     }
 
     pub fn hanging(&self) -> usize {
@@ -332,6 +342,9 @@ fn operations(shared: &Arc<Shared>) -> Operations {
             async move {
                 let operation = request.fields().nested("operation").unwrap().unwrap();
                 let connection_id: String = request.require("connection_id").unwrap();
+                let mut noted = operation.to_json();
+                noted["do"] = operation.operation().into();
+                shared.forwarded.lock().unwrap().push(noted);
                 match operation.operation() {
                     Some("echo") => {
                         let mut answer = operation.without(&["do"]).to_json();
@@ -350,6 +363,12 @@ fn operations(shared: &Arc<Shared>) -> Operations {
                         responder.finish(&json!({"data": "first\n\tsecond \x1b[31m\n"}));
                     }
                     Some("hang") => Hanging::forever(shared).await,
+                    // The first worker takes diagnostics, the second never answers, the others cannot.
+                    _ if connection_id.starts_with("aaaa") => diagnosed::answer(&operation, responder).await,
+                    _ if connection_id.starts_with("bbbb") => Hanging::forever(shared).await,
+                    Some("thread_dump") => {
+                        responder.fail(Failure::not_supported("threads are not readable here: build for Linux"));
+                    }
                     _ => {
                         responder.fail(Failure::new(class::UNKNOWN_OPERATION, "the worker does not know that"));
                     }

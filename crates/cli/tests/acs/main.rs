@@ -2,7 +2,10 @@
 
 mod application;
 mod calls;
+mod diagnosed;
+mod diagnostics;
 mod failures;
+mod manual;
 mod ready;
 mod replacement;
 mod status;

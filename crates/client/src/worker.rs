@@ -1,9 +1,8 @@
-//! The workers that are connected, and how one of them is named on the command line.
+//! The workers that are connected, and how one of them is named.
 
-use async_container_protocol::class;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// How much of a connection id is shown, unless more is needed to tell two apart.
 const SHORT_ID: usize = 8;
@@ -13,16 +12,19 @@ const CANDIDATES: usize = 20;
 
 /// A worker, as the supervisor lists it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Worker {
-    pub(crate) connection_id: String,
-    pub(crate) process_id: Option<u32>,
+#[non_exhaustive]
+pub struct Worker {
+    /// The id of its connection, which is another one after each reconnect.
+    pub connection_id: String,
+    /// Its process, in the pid namespace of the supervisor, or as it says itself where that cannot see it.
+    pub process_id: Option<u32>,
     /// What it said of itself.
-    pub(crate) state: Value,
+    pub state: Value,
 }
 
 impl Worker {
-    /// Reads one entry of `connections`; `None` if it is none.
-    pub(crate) fn from_json(entry: &Value) -> Option<Self> {
+    /// Reads one entry of the `connections` of `status`; `None` if it is none.
+    pub fn from_json(entry: &Value) -> Option<Self> {
         let state = entry.get("state").cloned().unwrap_or_default();
         let process_id = entry.get("process_id").filter(|value| !value.is_null()).or_else(|| state.get("process_id"));
 
@@ -33,17 +35,18 @@ impl Worker {
         })
     }
 
-    pub(crate) fn name(&self) -> Option<&str> {
+    /// The name that it gave itself.
+    pub fn name(&self) -> Option<&str> {
         self.state.get("name")?.as_str()
     }
 
     /// Which of its service's instances it is, from 1, if it says so.
-    pub(crate) fn instance(&self) -> Option<u64> {
+    pub fn instance(&self) -> Option<u64> {
         self.state.get("instance")?.as_u64()
     }
 
-    /// Its name, and its instance where it has one.
-    pub(crate) fn title(&self) -> String {
+    /// Its name, and its instance where it has one: `web#2`; `-` if it has no name.
+    pub fn title(&self) -> String {
         match (self.name(), self.instance()) {
             (Some(name), Some(instance)) => format!("{name}#{instance}"),
             (Some(name), None) => name.to_owned(),
@@ -53,15 +56,15 @@ impl Worker {
 }
 
 /// Brings workers into the order in which they are listed: by name, instance and process.
-pub(crate) fn sort(workers: &mut [Worker]) {
+pub fn sort(workers: &mut [Worker]) {
     workers.sort_by(|left, right| {
         let key = |worker: &Worker| (worker.name().map(str::to_owned), worker.instance(), worker.process_id);
         key(left).cmp(&key(right))
     });
 }
 
-/// How many characters of their ids tell these workers apart, at least [`SHORT_ID`].
-pub(crate) fn short_id_length(workers: &[Worker]) -> usize {
+/// How many characters of their ids tell these workers apart, at least 8.
+pub fn short_id_length(workers: &[Worker]) -> usize {
     let mut ids: Vec<&str> = workers.iter().map(|worker| worker.connection_id.as_str()).collect();
     ids.sort_unstable();
 
@@ -69,28 +72,32 @@ pub(crate) fn short_id_length(workers: &[Worker]) -> usize {
     ids.windows(2).map(|pair| common(pair) + 1).max().unwrap_or(0).max(SHORT_ID)
 }
 
-pub(crate) fn short_id(worker: &Worker, length: usize) -> String {
-    worker.connection_id.chars().take(length).collect()
+impl Worker {
+    /// The beginning of its connection id. [`short_id_length`] says how much tells it from others.
+    pub fn short_id(&self, length: usize) -> String {
+        self.connection_id.chars().take(length).collect()
+    }
 }
 
-/// The worker that is meant. The workers have to be [sorted](sort).
-pub(crate) fn resolve<'a>(workers: &'a [Worker], text: &str) -> Result<&'a Worker> {
+/// The worker that is meant: by a connection id or the beginning of one, by `pid:1234`, by `name`, or by `name#2` for its
+/// second instance. The workers have to be [sorted](sort).
+pub fn resolve<'a>(workers: &'a [Worker], text: &str) -> Result<&'a Worker, Error> {
     if let Some(worker) = workers.iter().find(|worker| worker.connection_id == text) {
         return Ok(worker);
     }
 
     match &matches(workers, text)[..] {
         [worker] => Ok(worker),
-        [] if workers.is_empty() => {
-            Err(Error::failed(class::CONNECTION_NOT_FOUND, format!("no worker '{text}': none is connected")))
-        }
         [] => {
-            let candidates = candidates(workers, &workers.iter().collect::<Vec<_>>());
-            Err(Error::failed(class::CONNECTION_NOT_FOUND, format!("no worker '{text}'; there are:\n{candidates}")))
+            let candidates = match workers {
+                [] => ": none is connected".to_owned(),
+                workers => format!("; there are:\n{}", candidates(workers, &workers.iter().collect::<Vec<_>>())),
+            };
+            Err(Error::NoWorker { text: text.to_owned(), candidates })
         }
         several => {
-            let message = format!("'{text}' may be any of these; say which:\n{}", candidates(workers, several));
-            Err(Error::failed("AmbiguousWorker", message))
+            let candidates = candidates(workers, several);
+            Err(Error::AmbiguousWorker { text: text.to_owned(), candidates })
         }
     }
 }
@@ -133,7 +140,7 @@ fn candidates(all: &[Worker], workers: &[&Worker]) -> String {
         .take(CANDIDATES)
         .map(|worker| {
             let process_id = worker.process_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-            format!("  {}  pid {process_id}  {}", short_id(worker, length), worker.title())
+            format!("  {}  pid {process_id}  {}", worker.short_id(length), worker.title())
         })
         .collect();
 
@@ -173,9 +180,8 @@ mod tests {
     }
 
     fn refused(text: &str) -> String {
-        let error = resolve(&some(), text).unwrap_err();
-        assert_eq!(error.status(), 1);
-        error.to_string()
+        let failure = resolve(&some(), text).unwrap_err().into_failure();
+        format!("{}: {}", failure.class(), failure.message())
     }
 
     #[test]
@@ -243,7 +249,7 @@ mod tests {
         let workers = [worker("0123456789a", 1, json!({})), worker("0123456789b", 2, json!({}))];
         assert_eq!(short_id_length(&workers), 11);
         assert_eq!(short_id_length(&workers[..1]), SHORT_ID);
-        assert_eq!(short_id(&workers[0], 8), "01234567");
+        assert_eq!(workers[0].short_id(8), "01234567");
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! `acs memory-sample`, `memory-dump`, `thread-dump`, `scheduler-dump`, `allocator-profile` and `cpu-profile`.
+
+use std::path::Path;
+
+use async_container_protocol::class;
+use async_container_supervisor_client::{Diagnostic, Form, Kind, Report, Worker};
+use serde_json::json;
+
+use crate::{
+    arguments::Asked,
+    context::Context,
+    destination::Destination,
+    error::{Error, Result},
+    progress::{PERIOD, Progress},
+    units,
+};
+
+pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
+    let form = form(context, &asked)?;
+    // Before anything is asked for: after half an hour is too late to find out that there is no such directory.
+    let destination = match (&asked.destination.output, &asked.destination.remote) {
+        (_, Some(_)) => None,
+        (Some(path), None) => Some(Destination::open(path)?),
+        (None, None) => Some(Destination::standard()),
+    };
+
+    if !form.is_text() && destination.as_ref().is_some_and(Destination::is_terminal) {
+        let message = format!("a {} in the form {form} is not for a terminal: use --output FILE", asked.kind.name());
+        return Err(Error::Usage(message));
+    }
+
+    let supervisor = context.connect().await?;
+    let worker = supervisor.worker(asked.worker).await?;
+    let diagnostic = diagnostic(&asked, form);
+    context.progress(format!(
+        "{} has not sent its report: it may be busy or blocked (see acs thread-dump), or use --timeout to wait longer",
+        worker.title()
+    ));
+    let title = format!("{} of {}", asked.kind.name(), worker.title());
+    let mut progress = Progress::new(title, asked.duration);
+    let mut report = supervisor.diagnose(&worker, &diagnostic);
+    let result = receive(&mut report, destination, &mut progress).await;
+    drop(progress);
+    let received = result.map_err(|error| explain(error, &worker))?;
+
+    match (received, report.path()) {
+        (Received::InWorker, Some(path)) => {
+            let document = json!({"path": path, "form": form.name(), "process_id": worker.process_id});
+            context.output.print(&document, |_| format!("{} wrote {path}", worker.title()))
+        }
+        (Received::InWorker, None) => {
+            Err(Error::failed(class::INTERNAL, format!("{} has not said where its report is", worker.title())))
+        }
+        (Received::Here { path: Some(path), size }, _) => {
+            let document = json!({"output": path, "form": form.name(), "size": size});
+            context.output.print(&document, |_| format!("wrote {}: {}", path, units::bytes(size)))
+        }
+        (Received::Here { path: None, .. }, _) => Ok(()),
+    }
+}
+
+/// The form that was asked for by the name of a file or by `--format`, or the one that people and programs expect.
+fn form(context: &Context, asked: &Asked<'_>) -> Result<Form> {
+    let remote = asked.destination.remote.as_deref().map(Path::new);
+    let path = asked.destination.output.as_deref().or(remote);
+    let kind = asked.kind;
+
+    match path.and_then(Form::of) {
+        Some(form) if kind.forms().contains(&form) => Ok(form),
+        Some(form) => {
+            let endings: Vec<_> = kind.forms().iter().map(|form| form.extension()).collect();
+            let message = format!(
+                "a {} has no form {}: let the name end with {}",
+                kind.name(),
+                form.extension(),
+                endings.join(", ")
+            );
+            Err(Error::Usage(message))
+        }
+        None if path.is_none_or(|path| path == Path::new("-")) && context.output.is_json() => Ok(Form::Json),
+        // Profiles are read by programs, and so are dumps that are too large to be read at all.
+        None => Ok(match kind {
+            Kind::CpuProfile => Form::Folded,
+            Kind::MemoryDump => Form::Pprof,
+            _ => Form::Text,
+        }),
+    }
+}
+
+fn diagnostic(asked: &Asked<'_>, form: Form) -> Diagnostic {
+    let mut diagnostic = Diagnostic::new(asked.kind).form(form);
+
+    if let Some(duration) = asked.duration {
+        diagnostic = diagnostic.duration(duration);
+    }
+
+    if let Some(frequency) = asked.frequency {
+        diagnostic = diagnostic.frequency(frequency);
+    }
+
+    if let Some(path) = &asked.destination.remote {
+        diagnostic = diagnostic.path(path);
+    }
+
+    diagnostic
+}
+
+enum Received {
+    /// The worker has written it.
+    InWorker,
+    Here {
+        path: Option<String>,
+        size: u64,
+    },
+}
+
+async fn receive(report: &mut Report, destination: Option<Destination>, progress: &mut Progress) -> Result<Received> {
+    let Some(mut destination) = destination else {
+        while next(report, progress).await?.is_some() {}
+        return Ok(Received::InWorker);
+    };
+    let mut size = 0;
+
+    while let Some(piece) = next(report, progress).await? {
+        destination.write(&piece)?;
+        size += piece.len() as u64;
+    }
+
+    if size == 0 {
+        return Err(Error::failed(class::INTERNAL, "the worker answered without a report"));
+    }
+
+    let path = destination.path().map(|path| path.display().to_string());
+    destination.complete()?;
+    Ok(Received::Here { path, size })
+}
+
+/// The next piece; meanwhile, it is shown how far it is.
+async fn next(report: &mut Report, progress: &mut Progress) -> Result<Option<Vec<u8>>> {
+    let mut next = std::pin::pin!(report.next());
+
+    loop {
+        tokio::select! {
+            piece = &mut next => {
+                let piece = piece?;
+                progress.received(piece.as_ref().map_or(0, Vec::len));
+                return Ok(piece);
+            }
+            () = tokio::time::sleep(PERIOD) => progress.show(),
+        }
+    }
+}
+
+/// A worker that does not know what is asked for can learn it.
+fn explain(error: Error, worker: &Worker) -> Error {
+    match &error {
+        Error::Failed(failure) if failure.class() == class::UNKNOWN_OPERATION => Error::failed(
+            class::UNKNOWN_OPERATION,
+            format!(
+                "{}: {} takes no diagnostics; services of an Application that are supervised() do, with the feature \
+                 `diagnostics` of async-container-supervisor",
+                failure.message(),
+                worker.title()
+            ),
+        ),
+        _ => error,
+    }
+}
