@@ -12,4 +12,6 @@ pub mod symbols;
 #[cfg(feature = "stacks")]
 mod sys;
 #[cfg(feature = "stacks")]
+pub mod threads;
+#[cfg(feature = "stacks")]
 pub mod unwind;

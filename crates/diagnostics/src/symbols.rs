@@ -25,7 +25,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
@@ -92,8 +92,9 @@ pub struct Symbols {
 #[derive(Default)]
 struct Inner {
     loaders: HashMap<Key, Option<Loader>>,
-    /// By the module and the address in its file. Without a module, by the address in whatever process.
-    places: HashMap<(Option<Key>, u64), Arc<Place>>,
+    /// By the module and the address in its file.
+    places: HashMap<(Key, u64), Arc<Place>>,
+    last_used: Option<Instant>,
 }
 
 /// Which contents of a file: one that was replaced by another with the same inode must not answer for it.
@@ -119,14 +120,20 @@ impl Symbols {
     /// gives them. There is one place for each, in the same order.
     pub fn resolve(&self, modules: &Modules, addresses: &[u64]) -> Vec<Arc<Place>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.last_used = Some(Instant::now());
         // Files do not change while a list of addresses is looked up, as far as this is concerned.
         let mut keys = HashMap::new();
         addresses.iter().map(|&address| inner.resolve(modules, &mut keys, address)).collect()
     }
 
-    /// Gives back what was read of the programs. What was found is still remembered.
-    pub fn release(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).loaders.clear();
+    /// Gives back what was read of the programs, if it was not used for as long as that. What was found is still
+    /// remembered.
+    pub fn release(&self, unused: Duration) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+
+        if inner.last_used.is_none_or(|last| last.elapsed() >= unused) {
+            inner.loaders = HashMap::new();
+        }
     }
 }
 
@@ -160,7 +167,7 @@ impl Inner {
         });
         let in_file = module.to_file(address);
 
-        if let Some(place) = self.places.get(&(Some(key), in_file)) {
+        if let Some(place) = self.places.get(&(key, in_file)) {
             return place.clone();
         }
 
@@ -180,7 +187,7 @@ impl Inner {
             self.places.clear();
         }
 
-        self.places.insert((Some(key), in_file), place.clone());
+        self.places.insert((key, in_file), place.clone());
         place
     }
 }
@@ -218,7 +225,7 @@ mod tests {
         let frames: Vec<&Frame> = places.iter().flat_map(|place| &place.frames).collect();
         let text: Vec<String> = frames.iter().map(ToString::to_string).collect();
 
-        let inlined = frames.iter().position(|frame| frame.function.contains("inlined_walk")).expect(&text.join("\n"));
+        let inlined = frames.iter().position(|frame| frame.function.contains("inlined_walk")).expect("it is inlined");
         assert!(frames[inlined].inlined);
         assert!(frames[inlined].file.as_deref().unwrap().ends_with("symbols.rs"), "{text:?}");
         assert!(frames[inlined + 1].function.contains("outer_walk"));

@@ -74,3 +74,49 @@ impl Registers {
         )
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+impl Registers {
+    /// The ones that were interrupted by a signal.
+    pub(super) fn interrupted(context: &libc::ucontext_t) -> Self {
+        let register = |index: libc::c_int| context.uc_mcontext.gregs[index as usize] as u64;
+        Self {
+            instruction_pointer: register(libc::REG_RIP),
+            stack_pointer: register(libc::REG_RSP),
+            frame_pointer: register(libc::REG_RBP),
+            link_register: 0,
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Registers {
+    /// The ones that were interrupted by a signal.
+    pub(super) fn interrupted(context: &libc::ucontext_t) -> Self {
+        let machine = &context.uc_mcontext;
+        Self {
+            instruction_pointer: machine.pc,
+            stack_pointer: machine.sp,
+            frame_pointer: machine.regs[29],
+            link_register: machine.regs[30],
+        }
+    }
+}
+
+/// Where the C library keeps what belongs to the calling thread.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn thread_pointer() -> u64 {
+    let pointer;
+    // SAFETY: the x86-64 ABI has the address of the thread's own area in its first word.
+    unsafe { std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags)) };
+    pointer
+}
+
+/// Where the C library keeps what belongs to the calling thread.
+#[cfg(target_arch = "aarch64")]
+pub(super) fn thread_pointer() -> u64 {
+    let pointer;
+    // SAFETY: a register is copied into another.
+    unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}

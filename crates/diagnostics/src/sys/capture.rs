@@ -1,0 +1,375 @@
+//! Places for the registers and the stack of a thread, filled by a signal handler on that thread.
+//!
+//! All memory is there before a signal is sent, and stays mapped for as long as the process lives: a thread may answer
+//! long after nobody waits for it any more. Who may touch a place is decided by its state, a number that changes with
+//! each use:
+//!
+//! ```text
+//! Free ── arm ──> Armed ── the handler begins ──> Busy ── the handler is done ──> Done ── take ──> Free
+//!                   └────── given up ──> Free
+//! ```
+//!
+//! A handler that comes too late does not find the number that it was sent, and touches nothing.
+
+use std::{
+    cell::UnsafeCell,
+    io,
+    ops::Range,
+    ptr::NonNull,
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use rustix::{
+    mm::{Advice, MapFlags, ProtFlags},
+    thread::futex,
+    time::{ClockId, Timespec},
+};
+
+use super::registers::Registers;
+
+/// How much of a stack is copied.
+pub(crate) const STACK_LIMIT: usize = 64 << 10;
+
+const FREE: u64 = 0;
+const ARMED: u64 = 1;
+const BUSY: u64 = 2;
+const DONE: u64 = 3;
+const STATES: u64 = 4;
+
+/// Bits of a ticket that say which slot it is for. The others are the number of the use.
+const SLOT_BITS: u32 = 8;
+
+/// A number of slots, and what their handlers need to know.
+pub(crate) struct Pool {
+    slots: Box<[Slot]>,
+    stacks: NonNull<u8>,
+    uses: AtomicU64,
+    /// Where memory is that may be copied without asking the kernel.
+    stack_ranges: AtomicPtr<Vec<StackRange>>,
+    /// Changes with every answer.
+    answers: AtomicU32,
+    waiting: AtomicU32,
+}
+
+struct Slot {
+    state: AtomicU64,
+    registers: UnsafeCell<Registers>,
+    length: AtomicUsize,
+    thread: AtomicU32,
+    nanoseconds: AtomicU32,
+}
+
+/// Memory that is mapped and readable in one piece.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StackRange {
+    pub(crate) addresses: Range<u64>,
+    /// Whether it is the stack that the process began with.
+    pub(crate) is_first: bool,
+}
+
+/// What a slot was armed for: the number that goes with the signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// A stack that was copied.
+pub(crate) struct Captured<'a> {
+    pub(crate) thread: u32,
+    pub(crate) registers: Registers,
+    pub(crate) stack: &'a [u8],
+    /// How long the thread was held up, apart from entering and leaving the handler.
+    pub(crate) took: Duration,
+}
+
+// SAFETY: a slot's registers and its part of `stacks` are written only by the one handler that has moved its state from
+// armed (or free) to busy, and read only by the one collector that has found it done, with acquire and release on the
+// state in between. Everything else is atomic.
+unsafe impl Sync for Pool {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for Pool {}
+
+impl Pool {
+    /// A pool that lives as long as the process.
+    pub(crate) fn leak(slots: usize) -> io::Result<&'static Self> {
+        assert!(slots <= 1 << SLOT_BITS);
+        // SAFETY: a new anonymous mapping that overlaps nothing.
+        let stacks = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                slots * STACK_LIMIT,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let stacks = NonNull::new(stacks.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let slots = (0..slots).map(|_| Slot::new()).collect();
+        Ok(Box::leak(Box::new(Self {
+            slots,
+            stacks,
+            uses: AtomicU64::new(1),
+            stack_ranges: AtomicPtr::default(),
+            answers: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+        })))
+    }
+
+    /// Makes everything ready that handlers use, so that they take no page faults.
+    pub(crate) fn prepare(&self, stack_ranges: Vec<StackRange>) {
+        self.replace_ranges(Box::into_raw(Box::new(stack_ranges)));
+        self.advise(Advice::LinuxPopulateWrite);
+        // The first call looks for the kernel's page with the clock.
+        now();
+    }
+
+    /// Gives the memory back, except for what a handler still writes to.
+    pub(crate) fn release(&self) {
+        if self.slots.iter().all(|slot| !slot.is(BUSY)) {
+            self.advise(Advice::LinuxDontNeed);
+            self.replace_ranges(std::ptr::null_mut());
+        }
+    }
+
+    fn advise(&self, advice: Advice) {
+        // SAFETY: the mapping is ours, and nobody reads a slot between being taken and being filled again. What the
+        // kernel does not know (advice of a later version) it refuses.
+        let _ = unsafe { rustix::mm::madvise(self.stacks.as_ptr().cast(), self.slots.len() * STACK_LIMIT, advice) };
+    }
+
+    fn replace_ranges(&self, ranges: *mut Vec<StackRange>) {
+        let old = self.stack_ranges.swap(ranges, Ordering::SeqCst);
+
+        if !old.is_null() && self.slots.iter().all(|slot| !slot.is(BUSY)) {
+            // SAFETY: it came from a box, and a handler looks at it only while its slot is busy; none is, and one that
+            // becomes so from here on finds the new one. (If one is, the old table is leaked.)
+            drop(unsafe { Box::from_raw(old) });
+        }
+    }
+
+    /// Prepares a free slot for a thread. `None` if all are in use.
+    pub(crate) fn arm(&self) -> Option<Ticket> {
+        self.slots.iter().enumerate().find_map(|(index, slot)| {
+            let use_number = self.uses.fetch_add(1, Ordering::Relaxed);
+            slot.change(FREE, use_number * STATES + ARMED).then_some(Ticket(use_number << SLOT_BITS | index as u64))
+        })
+    }
+
+    /// Gives a slot up whose thread has not answered. False if it is just doing so, or has.
+    pub(crate) fn disarm(&self, ticket: Ticket) -> bool {
+        let (slot, use_number) = self.slot(ticket);
+        slot.change(use_number * STATES + ARMED, FREE)
+    }
+
+    /// What the thread answered, if it has. The slot is free after `read`.
+    pub(crate) fn take<T>(&self, ticket: Ticket, read: impl FnOnce(Captured<'_>) -> T) -> Option<T> {
+        let (slot, use_number) = self.slot(ticket);
+
+        if slot.state.load(Ordering::Acquire) != use_number * STATES + DONE {
+            return None;
+        }
+
+        let answer = read(self.captured(ticket.index()));
+        slot.state.store(FREE, Ordering::Release);
+        Some(answer)
+    }
+
+    /// Like [`take`](Self::take), for whatever slots have answers, whoever they are from.
+    pub(crate) fn take_all(&self, mut read: impl FnMut(Captured<'_>)) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.is(DONE) {
+                read(self.captured(index));
+                slot.state.store(FREE, Ordering::Release);
+            }
+        }
+    }
+
+    fn captured(&self, index: usize) -> Captured<'_> {
+        let slot = &self.slots[index];
+        let length = slot.length.load(Ordering::Relaxed).min(STACK_LIMIT);
+        // SAFETY: the callers have seen the state "done", which ends the writing, and nobody writes again before they set
+        // it free. The slot's part of the mapping begins at its index and is at least that long.
+        let (registers, stack) = unsafe {
+            let stack = std::slice::from_raw_parts(self.stacks.as_ptr().add(index * STACK_LIMIT), length);
+            (*slot.registers.get(), stack)
+        };
+        Captured {
+            thread: slot.thread.load(Ordering::Relaxed),
+            registers,
+            stack,
+            took: Duration::from_nanos(slot.nanoseconds.load(Ordering::Relaxed).into()),
+        }
+    }
+
+    /// How many answers there have been. To be asked before looking for them, and given to [`wait`](Self::wait).
+    pub(crate) fn answers(&self) -> u32 {
+        self.answers.load(Ordering::SeqCst)
+    }
+
+    /// Waits until there are more answers than that, or the time is over.
+    pub(crate) fn wait(&self, answers: u32, limit: Duration) {
+        self.waiting.store(1, Ordering::SeqCst);
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+        // Whatever ends it, the caller looks again.
+        let _ = futex::wait(&self.answers, futex::Flags::PRIVATE, answers, Some(&limit));
+        self.waiting.store(0, Ordering::SeqCst);
+    }
+
+    fn slot(&self, ticket: Ticket) -> (&Slot, u64) {
+        (&self.slots[ticket.index()], ticket.0 >> SLOT_BITS)
+    }
+
+    /// In the handler, on the thread that was asked: fills the slot of the ticket.
+    ///
+    /// Everything here may happen at any instruction of the program: no allocation, no lock, no panic.
+    pub(super) fn answer(&self, ticket: Ticket, registers: Registers) {
+        let Some(slot) = self.slots.get(ticket.index()) else { return };
+        let use_number = ticket.0 >> SLOT_BITS;
+
+        if slot.change(use_number * STATES + ARMED, use_number * STATES + BUSY) {
+            self.fill(ticket.index(), slot, registers);
+            slot.state.store(use_number * STATES + DONE, Ordering::Release);
+            self.tell();
+        }
+    }
+
+    /// In the handler: fills any slot that is free, if `wanted` still says so once it has one. False if there was none.
+    pub(super) fn answer_anywhere(&self, registers: Registers, wanted: impl Fn() -> bool) -> bool {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.change(FREE, BUSY) {
+                let wanted = wanted();
+
+                if wanted {
+                    self.fill(index, slot, registers);
+                }
+
+                slot.state.store(if wanted { DONE } else { FREE }, Ordering::Release);
+                return true;
+            }
+        }
+
+        false
+    }
+
+    /// Whether a handler is at work.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is(BUSY))
+    }
+
+    fn fill(&self, index: usize, slot: &Slot, registers: Registers) {
+        let start = now();
+        // SAFETY: the slot was made busy by this handler, so that its registers and its part of the mapping are for this
+        // function alone.
+        let length = unsafe {
+            *slot.registers.get() = registers;
+            let to = self.stacks.as_ptr().add(index * STACK_LIMIT);
+            self.copy_stack(registers.stack_pointer, to)
+        };
+        slot.length.store(length, Ordering::Relaxed);
+        slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
+        let took = now().saturating_sub(start).min(u32::MAX.into());
+        slot.nanoseconds.store(took as u32, Ordering::Relaxed);
+    }
+
+    /// Copies the stack from the stack pointer outwards.
+    ///
+    /// # Safety
+    /// `to` must have room for [`STACK_LIMIT`] bytes, and be nobody else's.
+    unsafe fn copy_stack(&self, stack_pointer: u64, to: *mut u8) -> usize {
+        // SAFETY: the table is replaced, but not freed, while a slot is busy, as the one of this handler is.
+        let ranges = unsafe { self.stack_ranges.load(Ordering::SeqCst).as_ref() };
+        let after = ranges.map_or(0, |ranges| ranges.partition_point(|range| range.addresses.start <= stack_pointer));
+        let range = ranges.and_then(|ranges| ranges.get(after.checked_sub(1)?));
+        let thread = super::registers::thread_pointer();
+        // The C library keeps what belongs to a thread at the outer end of the stack that it made for it. What lies between
+        // that and the stack pointer, mapped in one piece, is that stack, and stays for as long as the thread runs on it.
+        let end = range.filter(|range| range.addresses.contains(&stack_pointer)).and_then(|range| {
+            let is_own = range.addresses.contains(&thread) && thread > stack_pointer;
+            if range.is_first { Some(range.addresses.end) } else { is_own.then_some(thread) }
+        });
+
+        if let Some(end) = end {
+            let length = (end - stack_pointer).min(STACK_LIMIT as u64) as usize;
+            // SAFETY: as argued above, the memory is there; the caller gives room for as much.
+            unsafe { std::ptr::copy_nonoverlapping(stack_pointer as *const u8, to, length) };
+            return length;
+        }
+
+        // Another stack: of a coroutine, of another handler, or one that has grown since. The kernel copies what is there.
+        // SAFETY: the caller gives room for as much.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(to, STACK_LIMIT) };
+        super::memory::read_into(std::process::id(), stack_pointer, buffer).unwrap_or(0)
+    }
+
+    /// Wakes the collector if it sleeps.
+    fn tell(&self) {
+        self.answers.fetch_add(1, Ordering::SeqCst);
+
+        if self.waiting.swap(0, Ordering::SeqCst) != 0 {
+            let _ = futex::wake(&self.answers, futex::Flags::PRIVATE, 1);
+        }
+    }
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            state: AtomicU64::new(FREE),
+            registers: UnsafeCell::new(Registers::default()),
+            length: AtomicUsize::new(0),
+            thread: AtomicU32::new(0),
+            nanoseconds: AtomicU32::new(0),
+        }
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    fn is(&self, state: u64) -> bool {
+        self.state.load(Ordering::Acquire) % STATES == state
+    }
+}
+
+impl Ticket {
+    fn index(self) -> usize {
+        (self.0 & ((1 << SLOT_BITS) - 1)) as usize
+    }
+}
+
+/// Nanoseconds on a clock that only goes forward.
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_used_once_and_only_for_what_it_was_armed_for() {
+        let pool = Pool::leak(1).unwrap();
+        pool.prepare(Vec::new());
+        let local = [7_u64; 4];
+        let registers = Registers { stack_pointer: local.as_ptr() as u64, ..Registers::default() };
+
+        let given_up = pool.arm().unwrap();
+        assert!(pool.arm().is_none(), "there is one slot only");
+        assert!(pool.disarm(given_up));
+
+        let ticket = pool.arm().unwrap();
+        pool.answer(given_up, registers);
+        assert!(pool.take(ticket, |_| ()).is_none(), "one that comes too late must not answer for another");
+        pool.answer(ticket, registers);
+        assert!(!pool.disarm(ticket));
+        let (thread, begin) = pool.take(ticket, |it| (it.thread, it.stack[..8].to_owned())).unwrap();
+        assert_eq!(thread, rustix::thread::gettid().as_raw_nonzero().get() as u32);
+        assert_eq!(begin, 7_u64.to_ne_bytes());
+        assert!(pool.take(ticket, |_| ()).is_none());
+
+        assert!(pool.answer_anywhere(registers, || true));
+        assert!(!pool.answer_anywhere(registers, || true));
+        pool.take_all(|it| assert_eq!(it.stack[..8], 7_u64.to_ne_bytes()));
+        assert!(pool.answer_anywhere(registers, || false));
+        pool.take_all(|_| panic!("it was not wanted"));
+    }
+}
