@@ -71,6 +71,7 @@
 
 #![forbid(unsafe_code)]
 
+mod call;
 mod monitor;
 
 #[cfg(feature = "memory")]
@@ -82,6 +83,7 @@ mod roster;
 #[cfg(feature = "sample")]
 pub mod sample;
 
+pub use call::{Answer, Call, CallFailure};
 pub use monitor::{Action, Event, Monitor, Status, Worker};
 
 #[cfg(feature = "memory")]

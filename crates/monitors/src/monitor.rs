@@ -8,6 +8,8 @@ use std::{
 
 use serde::Serialize;
 
+use crate::call::{Answer, Call, CallFailure};
+
 /// Below this, checks would be all that the supervisor does.
 #[cfg(any(feature = "memory", feature = "process"))]
 pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -46,6 +48,8 @@ pub enum Action {
     },
     /// Tell those who subscribed to events of that name.
     Event(Event),
+    /// Call an operation of a worker. [`Monitor::answered`] is told what came of it.
+    Call(Call),
 }
 
 /// Something that happened, for whoever wants to hear of it as it happens.
@@ -110,7 +114,9 @@ impl Eq for Event {}
 ///    may come twice;
 /// 2. [`check`](Monitor::check) at each multiple of [`interval`](Monitor::interval);
 /// 3. [`status`](Monitor::status) whenever somebody asks;
-/// 4. [`remove`](Monitor::remove) once for each worker whose connection ended.
+/// 4. [`remove`](Monitor::remove) once for each worker whose connection ended;
+/// 5. [`answered`](Monitor::answered) once for each call that it asked for;
+/// 6. [`react`](Monitor::react) after it was told of workers or answers.
 ///
 /// All of them run on a thread of the monitor's own, so blocking delays this monitor and nothing
 /// else. A panic is contained by the supervisor, which goes on with the next check.
@@ -136,6 +142,18 @@ pub trait Monitor: Send + 'static {
     /// A worker's connection ended. Its process may still be running.
     fn remove(&mut self, worker: &Worker) {
         let _ = worker;
+    }
+
+    /// A call that it asked for has come to its end: within its time-out, and also if the worker is gone by then.
+    fn answered(&mut self, call: &Call, answer: Result<Answer, CallFailure>) {
+        let _ = (call, answer);
+    }
+
+    /// Says what should be done at once about what it has just been told by `register`, `remove` and `answered`, rather than
+    /// at the next check. Default is nothing.
+    fn react(&mut self, now: Instant) -> Vec<Action> {
+        let _ = now;
+        Vec::new()
     }
 
     /// Looks at the workers and says what should be done. `now` is the clock to measure with;

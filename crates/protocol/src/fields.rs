@@ -177,6 +177,11 @@ impl Fields {
         T::deserialize(Map(self))
     }
 
+    /// All of them as a map that anything of serde can be read from.
+    pub fn deserializer<'a>(&'a self) -> impl Deserializer<'a, Error = DecodeError> {
+        Map(self)
+    }
+
     /// All of them as a value to look around in.
     pub fn to_value(&self) -> Value {
         let entries = self.iter().map(|entry| {

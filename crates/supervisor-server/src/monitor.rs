@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use async_container_monitors::{Action, Event, Monitor, Worker};
+use async_container_monitors::{Action, Answer, Call, CallFailure, Event, Monitor, Worker};
 use async_container_protocol::{Failure, Fields, class, is_reserved};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,7 @@ impl Monitors {
     /// Starts all of them. What they want done comes out of the channel.
     pub(crate) fn start(
         monitors: Vec<Box<dyn Monitor>>,
-        actions: &mpsc::UnboundedSender<Action>,
+        actions: &mpsc::UnboundedSender<Wish>,
         events: &Arc<Events>,
     ) -> Result<Self, ServeError> {
         let mut handles: Vec<MonitorHandle> = Vec::new();
@@ -64,6 +64,26 @@ impl Monitors {
     }
 }
 
+/// Something that a monitor wants done, and that takes more than its own thread.
+pub(crate) enum Wish {
+    /// What does not concern the monitor any more.
+    Action(Action),
+    /// A call, with its parameters encoded.
+    Call(Call, Fields, ReplyTo),
+}
+
+/// Where the answer to a call goes.
+pub(crate) struct ReplyTo(Arc<Shared>);
+
+impl ReplyTo {
+    pub(crate) fn send(self, call: Call, answer: Result<Fields, Failure>) {
+        let mut inbox = self.0.lock();
+        inbox.answers.push((call, answer));
+        drop(inbox);
+        self.0.changed.notify_one();
+    }
+}
+
 /// A monitor at work. Its thread ends soon after this is dropped.
 pub(crate) struct MonitorHandle {
     shared: Arc<Shared>,
@@ -83,6 +103,8 @@ struct Inbox {
     /// The place of each worker's change among these.
     places: HashMap<String, u64>,
     next_place: u64,
+    /// What came of calls; as many as the monitor asked for.
+    answers: Vec<(Call, Result<Fields, Failure>)>,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
     applying: bool,
     /// Workers that the monitor has heard of.
@@ -125,6 +147,16 @@ impl Inbox {
         self.applying = !changes.is_empty();
         changes
     }
+
+    fn take_answers(&mut self) -> Vec<(Call, Result<Fields, Failure>)> {
+        let answers = mem::take(&mut self.answers);
+        self.applying |= !answers.is_empty();
+        answers
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.changes.is_empty() && self.answers.is_empty()
+    }
 }
 
 enum Change {
@@ -153,7 +185,7 @@ impl MonitorHandle {
     fn start(
         name: String,
         monitor: Box<dyn Monitor>,
-        actions: mpsc::UnboundedSender<Action>,
+        actions: mpsc::UnboundedSender<Wish>,
         events: Arc<Events>,
     ) -> Result<Self, ServeError> {
         let shared = Arc::new(Shared { name: name.clone(), inbox: Mutex::default(), changed: Condvar::new() });
@@ -200,7 +232,7 @@ impl MonitorHandle {
     pub(crate) fn recent_status(&self) -> Option<Fields> {
         let inbox = self.shared.lock();
 
-        if inbox.applying || !inbox.changes.is_empty() {
+        if inbox.applying || !inbox.is_quiet() {
             return None;
         }
 
@@ -284,7 +316,7 @@ impl Shared {
 struct Loop {
     shared: Arc<Shared>,
     monitor: Box<dyn Monitor>,
-    actions: mpsc::UnboundedSender<Action>,
+    actions: mpsc::UnboundedSender<Wish>,
     events: Arc<Events>,
     status: watch::Sender<Report>,
     /// Why the last check came to nothing.
@@ -299,8 +331,17 @@ impl Loop {
 
         loop {
             let Some(request) = self.wait(due) else { return };
-            let changes = self.shared.lock().take_changes();
+            let (changes, answers) = {
+                let mut inbox = self.shared.lock();
+                (inbox.take_changes(), inbox.take_answers())
+            };
+            let is_news = !(changes.is_empty() && answers.is_empty());
             self.apply(changes);
+            self.tell(answers);
+
+            if is_news && let Ok(actions) = self.guard("react", |monitor| monitor.react(Instant::now())) {
+                self.carry_out(actions);
+            }
 
             if Instant::now() >= due {
                 self.check();
@@ -330,7 +371,7 @@ impl Loop {
 
             let remaining = due.saturating_duration_since(Instant::now());
 
-            if !inbox.changes.is_empty() || inbox.requests > inbox.seen || remaining.is_zero() {
+            if !inbox.is_quiet() || inbox.requests > inbox.seen || remaining.is_zero() {
                 inbox.seen = inbox.requests;
                 return Some(inbox.seen);
             }
@@ -351,20 +392,51 @@ impl Loop {
         }
     }
 
+    fn tell(&mut self, answers: Vec<(Call, Result<Fields, Failure>)>) {
+        for (call, answer) in answers {
+            let answer = match answer {
+                Ok(fields) => Ok(Answer::new(move |reader| {
+                    reader(&mut <dyn erased_serde::Deserializer<'_>>::erase(fields.deserializer()));
+                })),
+                Err(failure) => Err(CallFailure::new(failure.class(), failure.message())),
+            };
+            let _ = self.guard("answered", |monitor| monitor.answered(&call, answer));
+        }
+    }
+
     fn check(&mut self) {
         match self.guard("check", |monitor| monitor.check(Instant::now())) {
             Ok(actions) => {
                 self.check_failure = None;
-
-                for action in actions {
-                    match action {
-                        Action::Event(event) => self.publish(&event),
-                        // Nobody listens only when the server is ending.
-                        action => drop(self.actions.send(action)),
-                    }
-                }
+                self.carry_out(actions);
             }
             Err(failure) => self.check_failure = Some(failure),
+        }
+    }
+
+    /// Does what can be done here, and passes on the rest. Nobody listens to that only when the server is ending.
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Event(event) => self.publish(&event),
+                Action::Call(call) => self.call(call),
+                action => drop(self.actions.send(Wish::Action(action))),
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        let reply = ReplyTo(self.shared.clone());
+        // Here, so that a value of the user's is encoded on no other thread.
+        let encoded = self.guard("parameters", |_| match call.get_parameters() {
+            Some(parameters) => Fields::new(parameters),
+            None => Ok(Fields::empty()),
+        });
+
+        match encoded {
+            Ok(Ok(parameters)) => drop(self.actions.send(Wish::Call(call, parameters, reply))),
+            Ok(Err(error)) => reply.send(call, Err(Failure::invalid_parameters(error.to_string()))),
+            Err(failure) => reply.send(call, Err(failure)),
         }
     }
 

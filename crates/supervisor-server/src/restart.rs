@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use async_container_monitors::Action;
+use async_container_monitors::{Action, Call};
+use async_container_protocol::{Failure, Fields, class};
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
     events::{Events, RESTART},
+    monitor::Wish,
     process::Process,
     registry::Registry,
     root::{Root, RootError},
@@ -27,34 +29,52 @@ const REPLACEMENT: Duration = Duration::from_secs(60);
 
 /// Carries actions out until nobody can want any more.
 pub(crate) async fn carry_out(
-    mut actions: mpsc::UnboundedReceiver<Action>,
+    mut actions: mpsc::UnboundedReceiver<Wish>,
     registry: Arc<Registry>,
     root: Arc<dyn Root>,
     events: Arc<Events>,
 ) {
     let under_way = UnderWay::default();
-    let mut restarts = JoinSet::new();
+    let mut tasks = JoinSet::new();
 
     loop {
         let action = tokio::select! {
             action = actions.recv() => action,
-            Some(_) = restarts.join_next() => continue,
+            Some(_) = tasks.join_next() => continue,
         };
 
         match action {
-            Some(Action::Restart { process_id, reason }) => {
+            Some(Wish::Action(Action::Restart { process_id, reason })) => {
                 if let Some(mark) = under_way.begin(process_id) {
                     let (registry, root, events) = (registry.clone(), root.clone(), events.clone());
-                    restarts.spawn(async move {
+                    tasks.spawn(async move {
                         restart(process_id, &reason, &registry, &*root, &events).await;
                         drop(mark);
                     });
                 }
             }
-            Some(action) => tracing::warn!(?action, "a monitor wants something that this supervisor does not know"),
+            Some(Wish::Call(call, parameters, reply)) => {
+                let registry = registry.clone();
+                tasks.spawn(async move {
+                    let answer = ask(&call, &parameters, &registry).await;
+                    reply.send(call, answer);
+                });
+            }
+            Some(Wish::Action(action)) => {
+                tracing::warn!(?action, "a monitor wants something that this supervisor does not know")
+            }
             None => return,
         }
     }
+}
+
+/// Calls an operation of a worker.
+async fn ask(call: &Call, parameters: &Fields, registry: &Registry) -> Result<Fields, Failure> {
+    let worker = registry.get(call.worker_id()).ok_or_else(|| {
+        Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{}'", call.worker_id()))
+    })?;
+    let answer = worker.client.call_fields(call.operation(), parameters).timeout(call.get_timeout());
+    Ok(answer.finish().await.map_err(|error| error.into_failure())?.compact())
 }
 
 /// Restarts a process, and returns when that came to an end, whichever.

@@ -1,0 +1,164 @@
+//! What a monitor may ask of a worker, and what comes of it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// How long a worker has for its answer if nobody says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A call of an operation of a worker, to be made by whoever is connected to it.
+///
+/// ```
+/// use std::time::Duration;
+/// use async_container_monitors::{Action, Call};
+/// use serde::Serialize;
+///
+/// #[derive(Serialize)]
+/// struct Parameters { duration: f64 }
+///
+/// let action = Action::Call(
+///     Call::new("8c1f", "memory_sample").parameters(Parameters { duration: 1.5 }).timeout(Duration::from_secs(5)),
+/// );
+/// ```
+#[derive(Clone)]
+pub struct Call {
+    worker_id: String,
+    operation: String,
+    parameters: Option<Arc<dyn erased_serde::Serialize + Send + Sync>>,
+    timeout: Duration,
+}
+
+impl Call {
+    /// A call without parameters, of the worker with this [id](crate::Worker::id).
+    pub fn new(worker_id: impl Into<String>, operation: impl Into<String>) -> Self {
+        let (worker_id, operation) = (worker_id.into(), operation.into());
+        Self { worker_id, operation, parameters: None, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// Sets its parameters: the fields of a struct, or the entries of a map. Default is none.
+    pub fn parameters(mut self, parameters: impl Serialize + Send + Sync + 'static) -> Self {
+        self.parameters = Some(Arc::new(parameters));
+        self
+    }
+
+    /// Sets how long the worker has for its answer; then the call is cancelled. Default is 10 seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whom it is for.
+    pub fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    /// What is called.
+    pub fn operation(&self) -> &str {
+        &self.operation
+    }
+
+    /// Its parameters, for whoever makes it.
+    pub fn get_parameters(&self) -> Option<&(dyn erased_serde::Serialize + Send + Sync)> {
+        self.parameters.as_deref()
+    }
+
+    /// How long the worker has.
+    pub fn get_timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Call")
+            .field("worker_id", &self.worker_id)
+            .field("operation", &self.operation)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Parameters of any type cannot be compared: they are equal to none but their own clones.
+impl PartialEq for Call {
+    fn eq(&self, other: &Self) -> bool {
+        let same_parameters = match (&self.parameters, &other.parameters) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        (&self.worker_id, &self.operation, self.timeout) == (&other.worker_id, &other.operation, other.timeout)
+            && same_parameters
+    }
+}
+
+impl Eq for Call {}
+
+/// Why a call came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallFailure {
+    /// What kind of failure it is: a class of the wire protocol, such as `UnknownOperation` or `TimedOut`.
+    pub class: String,
+    /// What a person should know.
+    pub message: String,
+}
+
+impl CallFailure {
+    /// A failure of this class.
+    pub fn new(class: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { class: class.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CallFailure {}
+
+/// Shows a value, in whatever format it is, to one who wants to read it.
+type Source = dyn Fn(&mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>)) + Send;
+
+/// What a worker answered: a map, of which the monitor takes what it knows.
+///
+/// In which format it came over the wire, a monitor need not know; a test can make one of anything that serde can read.
+///
+/// ```
+/// use async_container_monitors::Answer;
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Pong { uptime: f64 }
+///
+/// let answer = Answer::new(|reader| {
+///     let mut json = serde_json::Deserializer::from_str(r#"{"version": "1.0", "uptime": 2.5}"#);
+///     reader(&mut <dyn erased_serde::Deserializer>::erase(&mut json));
+/// });
+/// assert_eq!(answer.get::<Pong>().unwrap().uptime, 2.5);
+/// assert!(answer.get::<String>().is_err());
+/// ```
+pub struct Answer(Box<Source>);
+
+impl Answer {
+    /// An answer that `source` shows, whenever it is asked to.
+    pub fn new(source: impl Fn(&mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>)) + Send + 'static) -> Self {
+        Self(Box::new(source))
+    }
+
+    /// The answer as a struct or a map. The error says what does not fit.
+    pub fn get<T: DeserializeOwned>(&self) -> Result<T, erased_serde::Error> {
+        let mut result = None;
+        (self.0)(&mut |deserializer| result = Some(erased_serde::deserialize(deserializer)));
+        result.unwrap_or_else(|| Err(serde::de::Error::custom("there is no answer to be read")))
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
