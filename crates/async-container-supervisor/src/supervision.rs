@@ -4,7 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_container::{BoxError, ChildStatus, Instance, Link, Status};
-use async_container_supervisor_server::{ChildState, ParentProcess, Root, RootError, RootState, Server, Signal};
+use async_container_supervisor_server::{
+    ChildState, ParentProcess, Replacement, Root, RootError, RootState, Server, Signal,
+};
 use async_container_supervisor_worker::Worker;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -110,8 +112,13 @@ impl Root for LinkedRoot {
         self.parent.signal(signal)
     }
 
-    fn replace(&self, process_id: u32, reason: &str) -> Result<(), RootError> {
-        self.link.replace(process_id, reason).map_err(RootError::from)
+    fn replace(&self, replacement: &Replacement) -> Result<(), RootError> {
+        let mut wish =
+            async_container::Replacement::new(replacement.process_id, &replacement.reason).cause(&replacement.cause);
+        if let Some(limit) = replacement.start_first {
+            wish = wish.start_first(limit);
+        }
+        self.link.replace(&wish).map_err(RootError::from)
     }
 
     fn state(&self) -> Option<watch::Receiver<RootState>> {
@@ -133,6 +140,11 @@ fn root_state(status: &Status) -> RootState {
         state: child.state.clone(),
         restarts: child.restarts,
         last_exit: child.last_exit.clone(),
+        last_exit_at: child.last_exit_at,
+        last_exit_cause: child.last_exit_cause.clone(),
+        exits: child.exits.clone(),
+        time_to_ready: child.time_to_ready,
+        failures: child.failures,
         next_start: child.next_start,
     });
     RootState {

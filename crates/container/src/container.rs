@@ -4,6 +4,7 @@ mod notices;
 mod outputs;
 mod probes;
 mod restart;
+mod succession;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -23,6 +24,7 @@ use self::probes::Attempts;
 pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
 use crate::exit::ExitStatus;
+use crate::exits::{Exits, Reason};
 use crate::instance::child_name;
 use crate::lifecycle::{Action, End, Lifecycle, State};
 use crate::links::Links;
@@ -124,7 +126,14 @@ impl Container {
     }
 
     /// Adds an instance of the service, as part of the generation. It is started by [`start_unblocked`](Self::start_unblocked).
-    pub(crate) fn add(&mut self, service: &Rc<Service>, index: u32, generation: u64, phase: Phase, grace: Duration) {
+    pub(crate) fn add(
+        &mut self,
+        service: &Rc<Service>,
+        index: u32,
+        generation: u64,
+        phase: Phase,
+        grace: Duration,
+    ) -> Key {
         let key = self.next_key;
         self.next_key += 1;
         let lifecycle = Lifecycle::new(service.settings(grace), fastrand::u64(..));
@@ -138,7 +147,11 @@ impl Container {
             process: None,
             status: None,
             reason: None,
-            last_exit: None,
+            exits: Exits::default(),
+            time_to_ready: None,
+            succeeds: None,
+            heir: None,
+            restarts_before: 0,
             shown: None,
             probes: None,
             blocked: true,
@@ -149,6 +162,7 @@ impl Container {
         self.slots.insert(key, slot);
         self.touch(key);
         self.blocked = true;
+        key
     }
 
     /// True if there is a socket of this name.
@@ -425,14 +439,16 @@ impl Container {
                 self.processes.insert(process.pid, key);
                 slot.process = Some(process);
                 slot.reason = None;
-                let again = slot.lifecycle.has_run();
+                let again = slot.lifecycle.has_run() || slot.succeeds.is_some();
                 slot.lifecycle.handle_spawned(now);
                 self.policies.statistics.spawned(again, now);
                 self.policies.child_spawned(&slot.as_policies_see_it(None), now);
                 if slot.lifecycle.state() == State::Ready {
                     slot.age(now);
                     self.events.push_back(Event::Ready { generation: slot.generation });
+                    self.take_over(key);
                 }
+                let Some(slot) = self.slots.get(&key) else { return };
                 if slot.service.linked {
                     self.links.opened(&mut self.slots, key);
                 }
@@ -449,11 +465,12 @@ impl Container {
                     next_try = %next_try(slot.lifecycle.state(), now),
                     "cannot start child"
                 );
-                slot.last_exit = Some(reason.clone());
+                slot.exits.note(reason.clone(), "spawn");
                 self.events.push_back(Event::Failed {
                     generation: slot.generation,
                     reason: format!("{}: {reason}", slot.name),
                 });
+                self.take_over(key);
                 self.report_stopped(key);
             }
         }
@@ -476,19 +493,6 @@ impl Container {
         self.report_stopped(key);
     }
 
-    /// Replaces the child with this process, because somebody asked for it.
-    fn replace(&mut self, process_id: i32, reason: String, by: &str) {
-        let key = Pid::from_raw(process_id).and_then(|pid| self.processes.get(&pid).copied());
-        let Some((key, slot)) = key.and_then(|key| Some((key, self.slots.get_mut(&key)?))) else {
-            tracing::warn!(process_id, reason, by, "asked to replace a process that is no child");
-            return;
-        };
-        tracing::warn!(child = slot.name, pid = process_id, reason, by, "replacing child");
-        slot.reason = Some(reason);
-        slot.lifecycle.handle_replace(Instant::now());
-        self.touch(key);
-    }
-
     fn handle_exit(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
@@ -501,6 +505,9 @@ impl Container {
         self.handle_notify(key);
         self.handle_notices();
         self.finish_outputs(key);
+        // Whichever of the two has ended.
+        self.take_over(key);
+        self.let_heir_take_over(key);
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
@@ -530,22 +537,19 @@ impl Container {
         self.policies.child_exited(&slot.as_policies_see_it(Some(&process)), status, now);
         let failure = slot.failure();
         slot.lifecycle.handle_exited(now, exit);
-        let reason = match (failure, slot.reason.take()) {
-            (Some(failure), _) => format!("{failure}, {status}"),
-            (None, Some(reason)) => format!("{reason}, {status}"),
-            (None, None) => status.to_string(),
-        };
-        slot.last_exit = Some(reason.clone());
+        let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
+        let reason = if text.is_empty() { status.to_string() } else { format!("{text}, {status}") };
+        slot.exits.note(reason.clone(), &cause);
         slot.status = None;
         let after = now - process.started;
         if asked {
-            tracing::info!(child = slot.name, pid = pid_of(&process), reason, ?after, "child stopped");
+            tracing::info!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, "child stopped");
         } else {
             let next_try = next_try(slot.lifecycle.state(), now);
             if !exit.failed {
-                tracing::info!(child = slot.name, pid = pid_of(&process), reason, ?after, %next_try, "child exited");
+                tracing::info!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, %next_try, "child exited");
             } else {
-                tracing::error!(child = slot.name, pid = pid_of(&process), reason, ?after, %next_try, "child failed");
+                tracing::error!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, %next_try, "child failed");
             }
             if exit.failed || slot.service.restart == crate::spec::Restart::Always {
                 self.events.push_back(Event::Failed {
@@ -554,6 +558,7 @@ impl Container {
                 });
             }
         }
+        self.bequeath(key);
         self.touch(key);
         self.report_stopped(key);
         if !asked && exit.failed {
@@ -633,6 +638,9 @@ impl Container {
                     slot.lifecycle.handle_reprieve(now);
                 }
                 slot.lifecycle.handle_timeout(now);
+            }
+            if self.slots.get(&key).is_some_and(|slot| slot.succeeds.is_some_and(|(_, at)| at <= now)) {
+                self.take_over(key);
             }
             self.recycle(key, now);
             self.run_probes(key, now);

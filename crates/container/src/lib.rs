@@ -81,6 +81,7 @@ mod controller;
 mod entry;
 mod error;
 mod exit;
+mod exits;
 mod guardian;
 mod identity;
 mod instance;
@@ -118,7 +119,7 @@ pub use error::{BindError, BoxError, CommandError, InstanceError, ProbeError, Sp
 pub use exit::{ExitStatus, exit_code};
 pub use instance::Instance;
 pub use listener::Address;
-pub use notify::link::Link;
+pub use notify::link::{Link, Replacement};
 pub use notify::{Message, NOTIFY_LOG, NOTIFY_PIPE, NOTIFY_SOCKET, Notify};
 pub use policy::{Context, FailureRate, Policy, PolicyChild, Verdict};
 pub use probe::{Probe, ProbeFailure, ProbeKind};

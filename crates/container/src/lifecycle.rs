@@ -249,6 +249,11 @@ impl Lifecycle {
         self.failure
     }
 
+    /// How long it may take to end when it is replaced.
+    pub fn grace(&self) -> Duration {
+        self.settings.grace
+    }
+
     /// The next thing to do, if there is one.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

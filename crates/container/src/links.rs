@@ -61,7 +61,11 @@ impl Links {
                 Topic::Root => Update::Root(root.clone()),
                 Topic::Child { key, generation, name } => match slots.get(key) {
                     Some(slot) => Update::Child(slot.status(now)),
-                    None => Update::Removed { generation: *generation, name: name.clone() },
+                    // Another one may have its name by now.
+                    None => match slots.values().find(|slot| slot.is_shown_as(*generation, name)) {
+                        Some(slot) => Update::Child(slot.status(now)),
+                        None => Update::Removed { generation: *generation, name: name.clone() },
+                    },
                 },
             });
             if let Some(slot) = slots.get_mut(key) {

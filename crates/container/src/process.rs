@@ -40,6 +40,8 @@ pub(crate) struct Process {
     pub mark: String,
     /// True once it wrote something that was no message: that is logged once.
     pub garbled: bool,
+    /// True once it was ready.
+    pub was_ready: bool,
 }
 
 /// A socket under the name by which children know it.
@@ -129,6 +131,7 @@ impl Process {
             started,
             mark,
             garbled: false,
+            was_ready: false,
         })
     }
 

@@ -1,11 +1,12 @@
 //! The place of one child in a container.
 
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Pid;
 
 use crate::container::{Key, ProbesOfChild};
+use crate::exits::{Exits, Reason, cause_of, seconds};
 use crate::lifecycle::{Failure, Lifecycle, State};
 use crate::notify::link::{LinkWriter, Topic};
 use crate::policy::PolicyChild;
@@ -16,8 +17,10 @@ use crate::status::ChildStatus;
 /// What a child is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// It is being started in place of another one.
+    /// It is being started in place of another one, as part of a new generation.
     Incoming,
+    /// It is being started in place of one that somebody wants replaced, and that works until this one is ready.
+    Succeeding,
     /// It does its work.
     Active,
     /// Another one has taken its place, or it has failed to take another one's.
@@ -35,8 +38,17 @@ pub(crate) struct Slot {
     pub process: Option<Process>,
     pub status: Option<String>,
     /// Why the process is being replaced, if somebody asked for it.
-    pub reason: Option<String>,
-    pub last_exit: Option<String>,
+    pub reason: Option<Reason>,
+    /// How its processes ended.
+    pub exits: Exits,
+    /// How long its last process that became ready took to do so.
+    pub time_to_ready: Option<Duration>,
+    /// The child that it was started in place of, and when it takes over at the latest.
+    pub succeeds: Option<(Key, Instant)>,
+    /// The child that takes, or took, its place while it is or was running.
+    pub heir: Option<Key>,
+    /// Restarts of those before it in its place.
+    pub restarts_before: u64,
     /// What linked children were last told of its state and process.
     pub shown: Option<(State, Option<Pid>)>,
     /// The probes of its process.
@@ -57,11 +69,17 @@ impl Slot {
         let probes = self.probes.as_ref().filter(|_| self.lifecycle.is_up());
         let probe_at = probes.and_then(|probes| probes.poll_timeout(&self.service.probes));
         let output_at = self.process.as_ref().and_then(Process::paused_until);
-        [self.lifecycle.poll_timeout(), recycle_at, probe_at, output_at].into_iter().flatten().min()
+        let succeeds_at = self.succeeds.map(|(_, at)| at);
+        [self.lifecycle.poll_timeout(), recycle_at, probe_at, output_at, succeeds_at].into_iter().flatten().min()
     }
 
     /// The child is ready: from now on it ages.
     pub(crate) fn age(&mut self, now: Instant) {
+        if let Some(process) = &mut self.process
+            && !std::mem::replace(&mut process.was_ready, true)
+        {
+            self.time_to_ready = Some(now.saturating_duration_since(process.started));
+        }
         self.recycle_at = self.service.maximum_age.map(|age| now + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
     }
 
@@ -75,6 +93,25 @@ impl Slot {
         })
     }
 
+    /// Why its process ended, as far as that is not by itself.
+    pub(crate) fn take_reason(&mut self, failure: Option<String>, asked: bool, failed: bool) -> Reason {
+        let cause = |cause: &str| cause.to_owned();
+        match (failure, self.reason.take()) {
+            (Some(text), _) => Reason { text, cause: cause(self.lifecycle.failure().map_or("failure", cause_of)) },
+            (None, Some(reason)) => reason,
+            (None, None) => {
+                let cause = cause(if asked {
+                    "stop"
+                } else if failed {
+                    "failure"
+                } else {
+                    "exit"
+                });
+                Reason { text: String::new(), cause }
+            }
+        }
+    }
+
     pub(crate) fn as_policies_see_it<'slot>(&'slot self, process: Option<&Process>) -> PolicyChild<'slot> {
         let process = process.or(self.process.as_ref());
         PolicyChild {
@@ -83,12 +120,31 @@ impl Slot {
             instance: self.index,
             generation: self.generation,
             process_id: process.map_or(0, |process| process.pid.as_raw_nonzero().get().unsigned_abs()),
-            restarts: self.lifecycle.restarts(),
+            restarts: self.restarts(),
         }
     }
 
+    /// How many times a process was started in its place again.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts_before + self.lifecycle.restarts()
+    }
+
+    /// Its name, as linked children are told it: while two have the same place, only one of them can have its name.
+    fn shown_name(&self) -> String {
+        match (self.succeeds, self.heir) {
+            (Some(_), _) => format!("{} (new)", self.name),
+            (None, Some(_)) if self.phase == Phase::Draining => format!("{} (old)", self.name),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// True if linked children know it by this name.
+    pub(crate) fn is_shown_as(&self, generation: u64, name: &str) -> bool {
+        self.generation == generation && name.starts_with(&self.name) && self.shown_name() == name
+    }
+
     pub(crate) fn topic(&self, key: Key) -> Topic {
-        Topic::Child { key, generation: self.generation, name: self.name.clone() }
+        Topic::Child { key, generation: self.generation, name: self.shown_name() }
     }
 
     /// The process's end of the line to a linked child.
@@ -116,22 +172,24 @@ impl Slot {
             State::New | State::Starting => ("starting", None),
             State::Ready => ("ready", None),
             State::Stopping => ("stopping", None),
-            State::Waiting { until } => {
-                let at = now.1 + until.saturating_duration_since(now.0);
-                ("waiting", at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64()))
-            }
+            State::Waiting { until } => ("waiting", seconds(now.1 + until.saturating_duration_since(now.0))),
             State::Stopped(_) => ("stopped", None),
         };
         ChildStatus {
-            name: self.name.clone(),
+            name: self.shown_name(),
             service: self.service.name.clone(),
             instance: self.index,
             generation: self.generation,
             process_id: self.process.as_ref().map(|process| process.pid.as_raw_nonzero().get().unsigned_abs()),
             state: state.to_owned(),
             status: self.status.clone(),
-            restarts: self.lifecycle.restarts(),
-            last_exit: self.last_exit.clone(),
+            restarts: self.restarts(),
+            last_exit: self.exits.last.clone(),
+            last_exit_at: self.exits.last_at.and_then(seconds),
+            last_exit_cause: self.exits.last_cause.clone(),
+            exits: self.exits.by_cause.clone(),
+            time_to_ready: self.time_to_ready.map(|time| time.as_secs_f64()),
+            failures: self.lifecycle.failures(),
             next_start,
         }
     }

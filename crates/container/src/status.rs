@@ -47,8 +47,10 @@ pub struct RootStatus {
 
 /// The state of one child.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ChildStatus {
-    /// Its name, such as `worker#1`.
+    /// Its name, such as `worker#1`. While one is replaced by another that is started first, they are `worker#1 (new)` and,
+    /// once that is ready, `worker#1 (old)`.
     pub name: String,
     /// Its service.
     pub service: String,
@@ -58,7 +60,7 @@ pub struct ChildStatus {
     pub generation: u64,
     /// Its process, while it has one.
     pub process_id: Option<u32>,
-    /// `starting`, `ready`, `unready`, `stopping`, `waiting` or `stopped`.
+    /// `starting`, `ready`, `unready`, `blocked`, `held`, `waiting`, `stopping` or `stopped`.
     pub state: String,
     /// What it says that it is doing.
     pub status: Option<String>,
@@ -66,6 +68,19 @@ pub struct ChildStatus {
     pub restarts: u64,
     /// How its last process ended, and why.
     pub last_exit: Option<String>,
+    /// When that was, in seconds since 1970.
+    pub last_exit_at: Option<f64>,
+    /// Why it ended, in a word: a key of [`exits`](Self::exits).
+    pub last_exit_cause: Option<String>,
+    /// How many of its processes ended, by cause: `exit` and `failure` of themselves, `spawn` could not be started,
+    /// `startup`, `health_check`, `probe` and `watchdog` were killed for what they did not do, `age` and `group` were
+    /// replaced by the root, `stop` was asked to end; others were replaced at the request of a linked child, which
+    /// names the cause, such as `memory`.
+    pub exits: BTreeMap<String, u64>,
+    /// How long its process, or the last one before it that became ready, took for that; in seconds.
+    pub time_to_ready: Option<f64>,
+    /// How many attempts in a row have come to nothing, which is what the back-off grows by.
+    pub failures: u32,
     /// While it is waiting: when it will be started, in seconds since 1970.
     pub next_start: Option<f64>,
 }

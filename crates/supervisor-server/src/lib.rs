@@ -98,6 +98,6 @@ mod workers;
 
 pub use access::Role;
 pub use error::ServeError;
-pub use root::{ChildState, ParentProcess, Root, RootError, RootState, Signal, UnknownSignal};
+pub use root::{ChildState, ParentProcess, Replacement, Root, RootError, RootState, Signal, UnknownSignal};
 pub use server::Server;
 pub use workers::{Worker, Workers};

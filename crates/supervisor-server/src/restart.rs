@@ -17,7 +17,7 @@ use crate::{
     monitor::Wish,
     process::Process,
     registry::Registry,
-    root::{Root, RootError},
+    root::{Replacement, Root, RootError},
 };
 
 /// How long a process has between the polite signal and the one that it cannot ignore.
@@ -85,7 +85,10 @@ async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn 
     let process = worker.map(|worker| worker.process);
     let event = RestartEvent { process_id, name: name.as_deref(), reason };
 
-    match root.replace(process_id, reason) {
+    let replacement =
+        Replacement { process_id, reason: reason.to_owned(), cause: "monitor".to_owned(), start_first: None };
+
+    match root.replace(&replacement) {
         Ok(()) => {
             tracing::warn!(process_id, reason, "asked the root controller to replace a worker");
             event.publish(events);

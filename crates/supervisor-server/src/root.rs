@@ -1,6 +1,6 @@
 //! The process that owns all children, as far as a supervisor has to do with it.
 
-use std::{fmt, io, os::fd::OwnedFd, str::FromStr};
+use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, str::FromStr, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub trait Root: Send + Sync + 'static {
 
     /// Asks for a process to be replaced by a fresh one. [`RootError::Unsupported`] where the root cannot do that: the
     /// supervisor then signals the process itself, and leaves it to the root to notice that it ended.
-    fn replace(&self, process_id: u32, reason: &str) -> Result<(), RootError>;
+    fn replace(&self, replacement: &Replacement) -> Result<(), RootError>;
 
     /// What the root tells of itself and its children, if it does.
     fn state(&self) -> Option<watch::Receiver<RootState>>;
@@ -28,6 +28,21 @@ pub trait Root: Send + Sync + 'static {
     fn check(&self) -> Result<(), RootError> {
         Ok(())
     }
+}
+
+/// A wish of the supervisor's to have a process replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replacement {
+    /// The process to replace.
+    pub process_id: u32,
+    /// Why, for people.
+    pub reason: String,
+    /// Why, in a word: the name of the monitor that wants it.
+    pub cause: String,
+    /// Whether the new process is to be started first, and how long the old one then goes on at most. A root that cannot do
+    /// that stops the old one first.
+    pub start_first: Option<Duration>,
 }
 
 /// Why the root could not be asked.
@@ -149,12 +164,22 @@ pub struct ChildState {
     pub generation: u64,
     /// Its process id, while it has one.
     pub process_id: Option<u32>,
-    /// `starting`, `ready`, `waiting`, `stopping` or `stopped`.
+    /// `starting`, `ready`, `unready`, `blocked`, `held`, `waiting`, `stopping` or `stopped`.
     pub state: String,
     /// How often it was started again.
     pub restarts: u64,
-    /// How it ended the last time.
+    /// How it ended the last time, and why.
     pub last_exit: Option<String>,
+    /// When that was, in seconds since 1970, with a fraction.
+    pub last_exit_at: Option<f64>,
+    /// Why it ended, in a word: a key of [`exits`](Self::exits).
+    pub last_exit_cause: Option<String>,
+    /// How many of its processes ended, by cause. What monitors have replaced counts under the name of the monitor.
+    pub exits: BTreeMap<String, u64>,
+    /// How long its process, or the last one before it that became ready, took for that; in seconds.
+    pub time_to_ready: Option<f64>,
+    /// How many attempts in a row have come to nothing, which is what the pause before the next one grows by.
+    pub failures: u32,
     /// When it is started again, while it waits for that: in seconds since 1970, with a fraction.
     pub next_start: Option<f64>,
 }
@@ -207,7 +232,7 @@ impl Root for ParentProcess {
         Ok(process::send(self.parent()?, signal.row().2)?)
     }
 
-    fn replace(&self, _: u32, _: &str) -> Result<(), RootError> {
+    fn replace(&self, _: &Replacement) -> Result<(), RootError> {
         Err(RootError::Unsupported)
     }
 

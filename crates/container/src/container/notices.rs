@@ -80,7 +80,7 @@ impl Container {
         match message.request {
             Some(Request::Replace(request)) if slot.service.linked => {
                 let by = slot.name.clone();
-                self.replace(request.process_id, request.reason, &by);
+                self.replace(request, &by);
             }
             Some(_) => tracing::warn!(child = slot.name, "ignoring a request: the child is not linked"),
             None => {}

@@ -187,6 +187,7 @@ impl Container {
             tracing::info!(child = slot.name, pid = pid_of(process), ?after, "child is ready");
             slot.age(now);
             self.events.push_back(Event::Ready { generation: slot.generation });
+            self.take_over(key);
             self.watch_liveness(key, now);
         }
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{Container, Key};
+use crate::exits::Reason;
 use crate::lifecycle::State;
 use crate::slot::Slot;
 use crate::spec::Strategy;
@@ -32,7 +33,8 @@ impl Container {
         if may {
             let age = slot.process.as_ref().map_or(Duration::ZERO, |process| now - process.started);
             slot.recycle_at = None;
-            slot.reason = Some(format!("older than {:?}", slot.service.maximum_age.unwrap_or(age)));
+            let text = format!("older than {:?}", slot.service.maximum_age.unwrap_or(age));
+            slot.reason = Some(Reason { text, cause: "age".to_owned() });
             tracing::info!(child = slot.name, ?age, "replacing child: it is too old");
             slot.lifecycle.handle_replace(now);
         } else {
@@ -60,7 +62,7 @@ impl Container {
             self.slots.iter().filter(|(other, slot)| affected(**other, slot)).map(|(key, _)| *key).collect();
         let now = Instant::now();
         tracing::warn!(child = failed.name, strategy = ?self.strategy, children = members.len(), "restarting children together");
-        let reason = format!("{} failed", failed.name);
+        let reason = Reason { text: format!("{} failed", failed.name), cause: "group".to_owned() };
         let mut not_before = now;
         for member in &members {
             let Some(slot) = self.slots.get_mut(member) else { continue };

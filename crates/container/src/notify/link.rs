@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -104,14 +105,55 @@ impl Link {
         self.status.clone()
     }
 
-    /// Asks the root to replace the child that has this process id. The reason goes to its log and to the child's status.
+    /// Asks the root to replace a child.
     ///
     /// # Errors
     /// When the root cannot be told.
-    pub fn replace(&self, process_id: u32, reason: &str) -> io::Result<()> {
-        let process_id = i32::try_from(process_id).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let request = Request::Replace(ReplaceRequest { process_id, reason: reason.to_owned() });
+    pub fn replace(&self, replacement: &Replacement) -> io::Result<()> {
+        let process_id =
+            i32::try_from(replacement.process_id).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let request = Request::Replace(ReplaceRequest {
+            process_id,
+            reason: replacement.reason.clone(),
+            cause: replacement.cause.clone(),
+            start_first: replacement.start_first.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        });
         Notify::open().send(&Message { request: Some(request), ..Message::default() })
+    }
+}
+
+/// A wish to have a child replaced, see [`Link::replace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    process_id: u32,
+    reason: String,
+    cause: Option<String>,
+    start_first: Option<Duration>,
+}
+
+impl Replacement {
+    /// The child that has this process id is to be stopped, and started again once it has ended. The reason goes to the
+    /// root's log and to the child's status: a phrase without a full stop.
+    pub fn new(process_id: u32, reason: impl Into<String>) -> Self {
+        Replacement { process_id, reason: reason.into(), cause: None, start_first: None }
+    }
+
+    /// The reason in a word, by which such ends are counted in [`ChildStatus::exits`](crate::ChildStatus::exits). Letters,
+    /// digits and `_`; at most 32.
+    ///
+    /// Default is `request`.
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// The new process is to be started first, and the old one to be stopped when that is ready, when that has failed, or
+    /// after this time, whichever comes first. So no work stays undone meanwhile, but there are two processes.
+    ///
+    /// Default is that the old one is stopped first.
+    pub fn start_first(mut self, limit: Duration) -> Self {
+        self.start_first = Some(limit);
+        self
     }
 }
 

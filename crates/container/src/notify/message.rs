@@ -43,8 +43,15 @@ pub(crate) enum Request {
     Replace(ReplaceRequest),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ReplaceRequest {
     pub process_id: i32,
     pub reason: String,
+    /// The reason in a word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// To start the new process first, and to stop the old one when that is ready, or after so many milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_first: Option<u64>,
 }

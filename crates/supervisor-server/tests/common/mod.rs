@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_container_protocol::Client;
-use async_container_supervisor_server::{Root, RootError, RootState, ServeError, Server, Signal};
+use async_container_supervisor_server::{Replacement, Root, RootError, RootState, ServeError, Server, Signal};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -120,12 +120,12 @@ impl Root for TestRoot {
         Ok(())
     }
 
-    fn replace(&self, process_id: u32, reason: &str) -> Result<(), RootError> {
+    fn replace(&self, replacement: &Replacement) -> Result<(), RootError> {
         if !self.can_replace {
             return Err(RootError::Unsupported);
         }
 
-        self.requests.send(RootRequest::Replace(process_id, reason.to_owned())).unwrap();
+        self.requests.send(RootRequest::Replace(replacement.process_id, replacement.reason.clone())).unwrap();
         Ok(())
     }
 
