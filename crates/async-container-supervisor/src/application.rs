@@ -139,8 +139,10 @@ fn supervisor(socket: PathBuf, configure: ConfigureServer) -> Service {
 fn supervise(service: Service, socket: PathBuf, configure: ConfigureWorker) -> Service {
     service.wrap(move |instance, work| {
         let state = supervision::WorkerState { instance: instance.index(), thread: instance.thread() };
-        let worker =
-            Worker::new(&socket).name(instance.service()).state(&state).map(|worker| configure(&instance, worker));
+        let worker = Worker::new(&socket).name(instance.service());
+        #[cfg(feature = "diagnostics")]
+        let worker = worker.diagnostics();
+        let worker = worker.state(&state).map(|worker| configure(&instance, worker));
         async move { supervision::work(worker?, work).await }
     })
 }

@@ -44,6 +44,7 @@
 //! | [`client`] | `async-container-supervisor-client` | asking a supervisor, and telling it what to do, as `acs` does |
 //! | [`server`] | `async-container-supervisor-server` | a supervisor below a root of your own |
 //! | [`worker`] | `async-container-supervisor-worker` | a worker below a root of your own |
+//! | `diagnostics` | `async-container-diagnostics` | asking any process, this one or another, what it is doing |
 //! | [`monitors`] | `async-container-monitors` | writing a monitor (no features needed), or watching processes |
 //!
 //! This crate adds only their composition. It contains no monitor, and knows no wire format.
@@ -56,6 +57,8 @@ mod log;
 mod supervision;
 
 pub use async_container as container;
+#[cfg(feature = "diagnostics")]
+pub use async_container_diagnostics as diagnostics;
 pub use async_container_monitors as monitors;
 pub use async_container_protocol as protocol;
 pub use async_container_supervisor_client as client;

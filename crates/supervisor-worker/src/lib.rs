@@ -50,12 +50,15 @@
 //!
 //! # What is left out
 //!
-//! Diagnostics and utilization come as [`Operations`](async_container_protocol::Operations) from the crates that know how;
-//! without them, a worker answers `ping`.
+//! Without the feature `diagnostics`, a worker answers `ping`; with it, [`Worker`] can offer what the crate
+//! `async-container-diagnostics` knows to find out. Utilization comes as
+//! [`Operations`](async_container_protocol::Operations) from the crate that knows how.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "diagnostics")]
+mod diagnostics;
 mod reconnect;
 mod worker;
 

@@ -1,0 +1,48 @@
+//! The operations that look into the process.
+
+mod delivery;
+mod threads;
+
+use std::time::Duration;
+
+use async_container_diagnostics::symbols::Symbols;
+use async_container_protocol::{Failure, Operations, class};
+use tokio::sync::oneshot;
+
+use crate::Worker;
+
+/// How long what was read of the program stays in memory, for the next one that asks.
+const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
+
+impl Worker {
+    /// Adds the operations that look into the process: `thread_dump` and its like. Those that the process cannot do answer
+    /// with class `NotSupported`, and say what it takes.
+    ///
+    /// They show names of functions and files, and what system calls were given: who may call them is for the supervisor to
+    /// say, by the role `diagnose`.
+    pub fn diagnostics(self) -> Self {
+        self.operations(operations())
+    }
+}
+
+/// All of them.
+fn operations() -> Operations {
+    Operations::new().operation("thread_dump", threads::dump)
+}
+
+/// Runs what blocks on a thread of its own: neither the runtime, nor its pool of threads, which may all be taken by what is
+/// to be found out, is needed for it.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let (sender, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("diagnostics".to_owned()).spawn(move || {
+        // Nobody waits any more if the call was cancelled.
+        let _ = sender.send(work());
+    })?;
+    drop(thread);
+    let result = result.await;
+    tokio::spawn(async {
+        tokio::time::sleep(SYMBOLS_KEPT).await;
+        Symbols::shared().release(SYMBOLS_KEPT);
+    });
+    result.unwrap_or_else(|_| Err(Failure::new(class::INTERNAL, "the diagnostic panicked")))
+}

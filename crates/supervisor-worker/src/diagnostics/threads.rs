@@ -1,0 +1,42 @@
+//! `thread_dump`.
+
+use async_container_diagnostics::threads::{Options, ThreadDumpError};
+use async_container_protocol::{Failure, Request};
+
+use super::{
+    apart,
+    delivery::{Answer, Delivery, Format, Report},
+};
+
+/// Sets which signal thread dumps use, for a program that has another use for the one that they would choose.
+const SIGNAL: &str = "ACS_THREAD_SIGNAL";
+
+pub(super) async fn dump(request: Request) -> Result<Answer, Failure> {
+    let delivery = Delivery::of(&request, &[Format::Text, Format::Json])?;
+    apart(move || {
+        let dump = options()?.take().map_err(failed)?;
+        let report = match delivery.format {
+            Format::Json => delivery.structured(&dump)?,
+            _ => Report::Text(dump.to_string()),
+        };
+        delivery.deliver(report)
+    })
+    .await
+}
+
+fn options() -> Result<Options, Failure> {
+    let Some(signal) = std::env::var_os(SIGNAL) else { return Ok(Options::new()) };
+    let signal = signal.to_str().and_then(|signal| signal.parse().ok()).ok_or_else(|| {
+        Failure::not_supported(format!("{SIGNAL} is {signal:?}, and has to be the number of a real-time signal"))
+    })?;
+    Ok(Options::new().signal(signal))
+}
+
+fn failed(error: ThreadDumpError) -> Failure {
+    match error {
+        ThreadDumpError::Signal(source) => {
+            Failure::not_supported(format!("no signal could be set up for the dump: {source}"))
+        }
+        error => Failure::from(error),
+    }
+}
