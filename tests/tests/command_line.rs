@@ -143,3 +143,30 @@ fn a_restart_stops_the_application_for_whoever_started_it() -> io::Result<()> {
     manager.signal(Signal::KILL)?;
     Ok(())
 }
+
+#[test]
+fn one_worker_is_replaced_and_the_others_go_on() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = simple(&dir)?;
+    let before = acs_json(&dir, &["workers"])?;
+    let replaced = acs_json(&dir, &["replace", "worker#2", "--reason", "it is old", "--wait"])?;
+    assert_eq!(replaced["previous_process_id"], before[1]["process_id"]);
+    assert_ne!(replaced["process_id"], before[1]["process_id"]);
+    program.wait_for_stderr("it is old", LIMIT)?;
+    let root = acs_json(&dir, &["status"])?["root"].clone();
+    let process_of = |name: &str| {
+        let children = root["children"].as_array().into_iter().flatten();
+        children.filter(|child| child["name"] == name).map(|child| child["process_id"].clone()).next()
+    };
+    assert_eq!(process_of("worker#1").as_ref(), Some(&before[0]["process_id"]));
+    assert_eq!(process_of("worker#2").as_ref(), Some(&replaced["process_id"]));
+
+    // The supervisor is a child like others, and no worker.
+    let supervisor = process_of("supervisor#1");
+    let replaced = acs_json(&dir, &["replace", "supervisor#1", "--wait"])?;
+    assert_eq!(Some(&replaced["previous_process_id"]), supervisor.as_ref());
+    let (code, _, complaint) = acs(&dir, &["replace", "nobody"])?;
+    assert_eq!(code, Some(1));
+    assert!(complaint.starts_with("ConnectionNotFound: no worker 'nobody'"), "{complaint}");
+    Ok(())
+}

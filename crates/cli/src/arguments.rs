@@ -27,6 +27,10 @@ Exit status: 0 done, 1 the operation failed, 2 usage, 3 no supervisor at the soc
 const WORKER: &str = "\
 WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance.";
 
+const CHILD: &str = "\
+WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance. A child that is no
+worker is named as acs status names it, or by pid:1234.";
+
 /// Asks a running supervisor, and tells it what to do.
 #[derive(Debug, Parser)]
 #[command(name = "acs", version, about, after_help = EXIT_STATUS, disable_help_subcommand = true)]
@@ -84,6 +88,9 @@ pub(crate) enum Command {
     /// Calls an operation of a worker, or of the supervisor.
     #[command(after_help = WORKER)]
     Call(Call),
+    /// Has one worker, or another child of the root, replaced by a fresh process.
+    #[command(after_help = CHILD)]
+    Replace(Replace),
     /// Has the application stopped (INT to the root), for whoever started it to start it again.
     Restart(Wait),
     /// Has all children replaced by new ones, side by side (HUP to the root).
@@ -213,6 +220,17 @@ pub(crate) struct Call {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Replace {
+    /// The worker, or the child.
+    pub(crate) worker: String,
+    /// Why; it is logged, and stands in the event.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Wait {
     /// Returns when what is new is ready, or says why it is not.
     #[arg(long)]
@@ -234,7 +252,11 @@ impl Arguments {
             (None, command) if let Some(asked) = command.diagnostic() => {
                 asked.duration.unwrap_or_default().checked_add(DEFAULT_REPORT_TIMEOUT)
             }
-            (None, Command::Restart(wait) | Command::Reload(wait)) if wait.wait => Some(DEFAULT_WAIT_TIMEOUT),
+            (None, Command::Restart(wait) | Command::Reload(wait) | Command::Replace(Replace { wait, .. }))
+                if wait.wait =>
+            {
+                Some(DEFAULT_WAIT_TIMEOUT)
+            }
             (None, _) => Some(DEFAULT_TIMEOUT),
         }
     }

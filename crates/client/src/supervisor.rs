@@ -172,10 +172,10 @@ impl Supervisor {
         }
     }
 
-    /// Has a worker's process replaced by a fresh one, for this reason, which the root logs. Returns once it was asked.
-    pub async fn replace(&self, worker: &Worker, reason: &str) -> Result<(), Error> {
-        let parameters = json!({"connection_id": worker.connection_id, "reason": reason});
-        self.client.call("replace", &parameters).await?;
+    /// Has one process of the application replaced by a fresh one: that of a worker, or of any other child of the root. The
+    /// reason is logged; it may be empty. Returns once it was asked for: [`root`](Self::root) tells what comes of it.
+    pub async fn replace(&self, process_id: u32, reason: &str) -> Result<(), Error> {
+        self.client.call("replace", &json!({"process_id": process_id, "reason": reason})).await?;
         Ok(())
     }
 

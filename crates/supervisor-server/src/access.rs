@@ -12,7 +12,7 @@ use async_container_protocol::{BoxFuture, Failure, Handler, Request, Responder, 
 pub enum Role {
     /// Look: `status`, `children`, `ready` and `subscribe`, and to `ping` workers.
     Observe,
-    /// Have things done: `restart`, and operations of the application and its workers.
+    /// Have things done: `restart`, `replace`, and operations of the application and its workers.
     Operate,
     /// Look into workers: the samples, profiles and dumps that they can make, which may hold what they keep in confidence.
     Diagnose,
@@ -122,7 +122,7 @@ impl Access {
         match request.operation() {
             "ping" => None,
             "status" | "children" | "ready" | "subscribe" => Some(Role::Observe),
-            "restart" => Some(Role::Operate),
+            "restart" | "replace" => Some(Role::Operate),
             "register" => Some(Role::Work),
             "forward" => Some(forwarded(request, |operation| self.required_of_worker(operation))),
             operation => Some(self.required.get(operation).copied().unwrap_or(Role::Operate)),

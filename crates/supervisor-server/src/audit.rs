@@ -16,7 +16,7 @@ pub(crate) fn attend(request: &Request, responder: &mut Responder, peer: Credent
     };
 
     // What an application does in its daily work may be done thousands of times a second.
-    if role == Role::Diagnose || request.operation() == "restart" {
+    if role == Role::Diagnose || ["restart", "replace"].contains(&request.operation()) {
         if tracing::enabled!(target: TARGET, Level::INFO) {
             let called = Called::new(request, peer, role);
             responder.when_over(move |outcome| {

@@ -89,6 +89,7 @@ mod monitor;
 mod operation;
 mod process;
 mod registry;
+mod replacement;
 mod restart;
 mod root;
 mod schedule;

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Instant};
 
 use async_container_protocol::{BoxFuture, Failure, Fields, Handler, Operations, Request, Responder, SendError, class};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::{
     access::Access,
     events::{Events, RESTART, Subscription},
-    monitor::{MonitorHandle, STATUS_TIMEOUT},
+    monitor::{MonitorHandle, STATUS_TIMEOUT, Wish},
     process::is_in_other_namespace,
     registry::Registry,
     root::{Root, RootState, Signal},
@@ -22,6 +23,8 @@ const STATE_LIMIT: usize = 64 << 10;
 /// What all sessions share.
 pub(crate) struct Supervisor {
     pub(crate) registry: Arc<Registry>,
+    /// What is to be done to processes.
+    pub(crate) actions: mpsc::UnboundedSender<Wish>,
     pub(crate) root: Arc<dyn Root>,
     pub(crate) custom: Operations,
     pub(crate) access: Access,
@@ -41,6 +44,10 @@ impl Supervisor {
             "status" => Some(Box::pin(status(self.registry.clone(), responder))),
             "forward" => self.forward(&request, responder),
             "restart" => self.restart(&request, responder),
+            "replace" => {
+                responder.answer(self.replace(&request));
+                None
+            }
             "ping" => {
                 responder.finish(&self.ping());
                 None

@@ -142,12 +142,11 @@ impl Server {
         let (sender, actions) = mpsc::unbounded_channel();
         let (registry, events) = (self.registry, self.events);
         registry.set_monitors(Monitors::start(self.monitors, &sender, &events)?);
-        drop(sender);
-
         let _monitors = StopMonitors(registry.clone());
         let root = self.root;
         let supervisor = Arc::new(Supervisor {
             registry: registry.clone(),
+            actions: sender,
             root: root.clone(),
             custom: self.operations,
             access: self.access,

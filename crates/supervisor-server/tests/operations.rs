@@ -365,3 +365,48 @@ async fn many_workers_keep_the_order_in_which_they_came() {
     let unknown = client.call("forward", &json!({"connection_id": "x", "operation": {"do": "x"}})).await.unwrap_err();
     assert!(matches!(unknown, CallError::Failed(failure) if failure.class() == class::CONNECTION_NOT_FOUND));
 }
+
+#[tokio::test]
+async fn one_process_is_replaced_on_request() {
+    let process_id = std::process::id();
+    let child = ChildState { name: "web#1".to_owned(), process_id: Some(process_id), ..ChildState::default() };
+    let (root, mut requests) = TestRoot::new(true);
+    let root = root.with_state(RootState { children: vec![child], ..RootState::default() });
+    let server = TestServer::start(Server::new().root(root));
+    let (mut client, mut worker) = (server.lines().await, server.lines().await);
+    let id = worker.register("web").await;
+
+    let answer = client.ask(json!({"id": 2, "do": "replace", "connection_id": id, "reason": "too old"})).await;
+    assert_eq!(answer, json!({"id": 2, "finished": true, "process_id": process_id}));
+    assert_eq!(requests.recv().await.unwrap(), RootRequest::Replace(process_id, "too old".to_owned()));
+
+    for (parameters, class) in [
+        (json!({}), class::INVALID_PARAMETERS),
+        (json!({"connection_id": id, "process_id": process_id}), class::INVALID_PARAMETERS),
+        (json!({"connection_id": "nobody"}), class::CONNECTION_NOT_FOUND),
+        (json!({"process_id": 1}), class::NOT_SUPPORTED),
+    ] {
+        let mut call = json!({"id": 4, "do": "replace"});
+        call.as_object_mut().unwrap().extend(parameters.as_object().unwrap().clone());
+        assert_eq!(class_of(&client.ask(call).await), class);
+    }
+    assert!(requests.try_recv().is_err(), "nothing else was asked for");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_root_that_does_not_tell_is_asked_for_workers_only() {
+    let (root, mut requests) = TestRoot::new(true);
+    let server = TestServer::start(Server::new().root(root));
+    let (mut client, mut worker) = (server.lines().await, server.lines().await);
+    worker.register("web").await;
+    assert_eq!(
+        class_of(&client.ask(json!({"id": 2, "do": "replace", "process_id": 1})).await),
+        class::CONNECTION_NOT_FOUND
+    );
+    let process_id = std::process::id();
+    let answer = client.ask(json!({"id": 4, "do": "replace", "process_id": process_id})).await;
+    assert_eq!(answer["process_id"], process_id);
+    assert_eq!(requests.recv().await.unwrap(), RootRequest::Replace(process_id, "asked for".to_owned()));
+    server.stop().await.unwrap();
+}

@@ -7,6 +7,7 @@ mod man;
 mod ping;
 mod ready;
 mod reload;
+mod replace;
 mod restart;
 mod status;
 mod watch;
@@ -25,6 +26,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result {
         Command::Workers => workers::run(context).await,
         Command::Ping => ping::run(context).await,
         Command::Call(call) => call::run(context, &call).await,
+        Command::Replace(replace) => replace::run(context, &replace).await,
         Command::Restart(wait) => restart::run(context, wait.wait).await,
         Command::Reload(wait) => reload::run(context, wait.wait).await,
         Command::Ready => ready::run(context).await,

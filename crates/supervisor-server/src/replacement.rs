@@ -1,0 +1,74 @@
+//! Having one process replaced because somebody asks for it.
+
+use async_container_monitors::Action;
+use async_container_protocol::{Failure, Request, class};
+use serde::{Deserialize, Serialize};
+
+use crate::{monitor::Wish, operation::Supervisor};
+
+/// What the root is told if nobody says why.
+const DEFAULT_REASON: &str = "asked for";
+
+#[derive(Deserialize)]
+struct Parameters {
+    #[serde(default)]
+    connection_id: Option<String>,
+    #[serde(default)]
+    process_id: Option<u32>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Asked {
+    process_id: u32,
+}
+
+impl Supervisor {
+    /// Asks for the process of a worker, or of a child that is none, to be replaced. It goes the way of what monitors want:
+    /// asked for twice, a process is replaced once.
+    pub(crate) fn replace(&self, request: &Request) -> Result<Asked, Failure> {
+        let Parameters { connection_id, process_id, reason } = request.deserialize()?;
+        let process_id = match (connection_id, process_id) {
+            (Some(id), None) => self.process_of(&id)?,
+            (None, Some(process_id)) => process_id,
+            _ => return Err(Failure::invalid_parameters("say either 'connection_id' or 'process_id'")),
+        };
+
+        let is_child = self.root.state().map(|state| {
+            let state = state.borrow();
+            state.children.iter().any(|child| child.process_id == Some(process_id))
+        });
+
+        match is_child {
+            Some(true) => {}
+            Some(false) => {
+                let message = format!("process {process_id} is no child of the root, which can replace no other");
+                return Err(Failure::not_supported(message));
+            }
+            // A root that does not tell may know it; and if it replaces nothing, a worker can be stopped by signals.
+            None if self.registry.by_process(process_id).is_some() => {}
+            None => {
+                let message = format!("process {process_id} is no worker that is connected");
+                return Err(Failure::new(class::CONNECTION_NOT_FOUND, message));
+            }
+        }
+
+        let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| DEFAULT_REASON.to_owned());
+        self.actions
+            .send(Wish::Action(Action::Restart { process_id, reason }))
+            .map_err(|_| Failure::new(class::CONNECTION_CLOSED, "the supervisor stops"))?;
+        Ok(Asked { process_id })
+    }
+
+    fn process_of(&self, connection_id: &str) -> Result<u32, Failure> {
+        let worker = self.registry.get(connection_id).ok_or_else(|| {
+            Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{connection_id}'"))
+        })?;
+        worker.process.process_id.ok_or_else(|| {
+            Failure::not_supported(
+                "the worker's process is not visible to the supervisor: it is in another pid namespace",
+            )
+        })
+    }
+}
