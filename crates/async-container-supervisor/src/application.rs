@@ -141,7 +141,7 @@ fn supervise(service: Service, socket: PathBuf, configure: ConfigureWorker) -> S
         let state = supervision::WorkerState { instance: instance.index(), thread: instance.thread() };
         let worker = Worker::new(&socket).name(instance.service());
         #[cfg(feature = "diagnostics")]
-        let worker = worker.diagnostics();
+        let worker = crate::external::of_worker(worker);
         let worker = worker.state(&state).map(|worker| configure(&instance, worker));
         async move { supervision::work(worker?, work).await }
     })

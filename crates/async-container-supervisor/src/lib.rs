@@ -53,6 +53,8 @@
 #![deny(missing_docs)]
 
 mod application;
+#[cfg(feature = "diagnostics")]
+mod external;
 mod log;
 mod supervision;
 

@@ -7,6 +7,8 @@
 //! Everything works on stable Rust without special flags; what a better build would add is said in the reports, and what
 //! cannot work is an error that says why.
 
+#[cfg(feature = "stacks")]
+pub mod external;
 pub mod output;
 #[cfg(feature = "stacks")]
 pub mod symbols;

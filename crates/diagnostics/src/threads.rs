@@ -38,7 +38,8 @@ use serde::Serialize;
 
 use crate::{symbols::Frame, unwind::UnwindError};
 
-pub(crate) use proc::{Task, tasks};
+pub(crate) use collect::{Walked, symbolise, walk_copy};
+pub(crate) use proc::{Task, command, cpu_time, tasks};
 
 /// Why there is no dump.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +131,8 @@ pub struct ThreadDump {
     pub duration: f64,
     /// The longest time for which a single thread was held up, in seconds.
     pub longest_stop: f64,
+    /// Whether another process took it, which stopped all threads together.
+    pub from_outside: bool,
     /// The threads, the first one of the process first.
     pub threads: Vec<Thread>,
     /// What to know when reading it: what a better build would add, for instance.

@@ -8,3 +8,4 @@ pub(crate) mod ranges;
 pub(crate) mod registers;
 pub(crate) mod signal;
 pub(crate) mod stack;
+pub(crate) mod trace;

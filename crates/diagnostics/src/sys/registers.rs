@@ -120,3 +120,29 @@ pub(super) fn thread_pointer() -> u64 {
     unsafe { std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
     pointer
 }
+
+#[cfg(target_arch = "x86_64")]
+impl Registers {
+    /// The ones of a thread that is traced.
+    pub(super) fn traced(registers: &libc::user_regs_struct) -> Self {
+        Self {
+            instruction_pointer: registers.rip,
+            stack_pointer: registers.rsp,
+            frame_pointer: registers.rbp,
+            link_register: 0,
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Registers {
+    /// The ones of a thread that is traced.
+    pub(super) fn traced(registers: &libc::user_regs_struct) -> Self {
+        Self {
+            instruction_pointer: registers.pc,
+            stack_pointer: registers.sp,
+            frame_pointer: registers.regs[29],
+            link_register: registers.regs[30],
+        }
+    }
+}

@@ -68,6 +68,7 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
         taken_at,
         duration: duration.as_secs_f64(),
         longest_stop: longest_stop.as_secs_f64(),
+        from_outside: false,
         threads: symbolised.0,
         notes: symbolised.1,
     })

@@ -66,6 +66,11 @@ impl Task {
         Some(task)
     }
 
+    /// One of which only the id is known.
+    pub(crate) fn unknown(id: u32) -> Self {
+        Self { id, ..Self::default() }
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.state == b'R'
     }

@@ -12,13 +12,15 @@ impl fmt::Display for ThreadDump {
         let Self { process_id, command, threads, .. } = self;
         let plural = if threads.len() == 1 { "" } else { "s" };
         writeln!(formatter, "Thread dump of process {process_id}: {command}")?;
-        writeln!(
-            formatter,
-            "{} thread{plural}, stopped one by one within {:.1} ms, each for {:.1} us at most",
-            threads.len(),
-            self.duration * 1e3,
-            self.longest_stop * 1e6,
-        )?;
+        let (count, duration) = (threads.len(), self.duration * 1e3);
+
+        if self.from_outside {
+            writeln!(formatter, "{count} thread{plural}, all stopped from outside for {duration:.1} ms")?;
+        } else {
+            let longest = self.longest_stop * 1e6;
+            write!(formatter, "{count} thread{plural}, looked at one by one within {duration:.1} ms, ")?;
+            writeln!(formatter, "each held up for {longest:.1} us at most")?;
+        }
 
         for note in &self.notes {
             writeln!(formatter, "Note: {note}")?;

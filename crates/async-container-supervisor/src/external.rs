@@ -1,0 +1,87 @@
+//! Diagnostics in supervised workers, and of those that do not answer, from outside.
+
+use async_container::Link;
+use async_container_diagnostics::external::{self, ExternalDump, ExternalError};
+use async_container_protocol::{Failure, Fields, Request, class};
+use async_container_supervisor_server::{Role, Server, Workers};
+use async_container_supervisor_worker::Worker;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+const THREAD_DUMP: &str = "thread_dump";
+
+/// What supervised workers offer beside their own operations.
+pub(crate) fn of_worker(worker: Worker) -> Worker {
+    // The supervisor is no ancestor of the worker, but a child of the same root.
+    external::allow_relatives();
+    worker.diagnostics()
+}
+
+/// What the supervisor offers: looking into a process of the application that does not answer itself.
+pub(crate) fn of_supervisor(server: Server, link: Option<Link>) -> Server {
+    let workers = server.workers();
+    server
+        .operation(THREAD_DUMP, move |request| thread_dump(request, workers.clone(), link.clone()))
+        .require(THREAD_DUMP, Role::Diagnose)
+}
+
+#[derive(Serialize)]
+struct Answer<T> {
+    process_id: u32,
+    data: T,
+}
+
+async fn thread_dump(request: Request, workers: Workers, link: Option<Link>) -> Result<Fields, Failure> {
+    let as_json = match request.get::<String>("format")?.as_deref() {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            return Err(Failure::invalid_parameters(format!("'format' is '{other}', and has to be 'text' or 'json'")));
+        }
+    };
+    let process_id = process(&request, &workers, link.as_ref())?;
+    spawn_blocking(move || {
+        let data = ExternalDump::new(process_id).take().map_err(failed)?;
+
+        match as_json {
+            true => Ok(Fields::new(&Answer { process_id, data })?),
+            false => Ok(Fields::new(&Answer { process_id, data: data.to_string() })?),
+        }
+    })
+    .await?
+}
+
+/// The process that is asked for. It has to be one of the application's: whoever may diagnose workers may not look into
+/// whatever else runs as the same user.
+fn process(request: &Request, workers: &Workers, link: Option<&Link>) -> Result<u32, Failure> {
+    if let Some(connection_id) = request.get::<String>("connection_id")? {
+        let worker = workers.get(&connection_id).ok_or_else(|| {
+            Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{connection_id}'"))
+        })?;
+        return worker.process_id().ok_or_else(|| Failure::not_supported("its process is not visible from here"));
+    }
+
+    let process_id: u32 = request.get("process_id")?.ok_or_else(|| {
+        Failure::invalid_parameters("'connection_id' or 'process_id' is missing: one of them is needed")
+    })?;
+    let is_worker = workers.all().iter().any(|worker| worker.process_id() == Some(process_id));
+    let is_child = link.is_some_and(|link| {
+        let status = link.status();
+        let status = status.borrow();
+        status.root.process_id == process_id
+            || status.children.values().any(|child| child.process_id == Some(process_id))
+    });
+
+    if is_worker || is_child {
+        Ok(process_id)
+    } else {
+        Err(Failure::invalid_parameters(format!("process {process_id} is none of this application's")))
+    }
+}
+
+fn failed(error: ExternalError) -> Failure {
+    match error {
+        ExternalError::Forbidden { .. } => Failure::not_supported(error.to_string()),
+        error => Failure::from(error),
+    }
+}
