@@ -11,6 +11,8 @@
 pub mod external;
 pub mod output;
 #[cfg(feature = "stacks")]
+pub mod report;
+#[cfg(feature = "stacks")]
 pub mod symbols;
 #[cfg(feature = "stacks")]
 mod sys;

@@ -1,0 +1,127 @@
+//! For programs.
+//!
+//! `{title, measures, main, period?, at, duration, notes, stacks: [{values, frames: [{function, file?, line?, inlined?}]}]}`, where
+//! the values of a stack are in the order of the measures, and frames begin with the innermost.
+
+use std::{
+    io,
+    io::Write,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap, SerializeSeq},
+};
+
+use super::{Header, Profile};
+use crate::symbols::{Frame, Place};
+
+pub(super) fn seconds_since_1970<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())
+}
+
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+/// One stack.
+#[derive(Serialize)]
+struct Stack<'a> {
+    values: &'a [u64],
+    frames: Frames<'a>,
+}
+
+struct Frames<'a>(&'a [Arc<Place>]);
+
+impl Serialize for Frames<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let frames: Vec<&Frame> = self.0.iter().flat_map(|place| &place.frames).collect();
+        let mut sequence = serializer.serialize_seq(Some(frames.len()))?;
+
+        for frame in frames {
+            sequence.serialize_element(frame)?;
+        }
+
+        sequence.end()
+    }
+}
+
+struct Stacks<'a>(&'a [super::Stack]);
+
+impl Serialize for Stacks<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer
+            .collect_seq(self.0.iter().map(|stack| Stack { values: &stack.values, frames: Frames(&stack.places) }))
+    }
+}
+
+impl Serialize for Profile {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let header = &self.header;
+        let mut map = serializer.serialize_map(Some(8))?;
+        map.serialize_entry("title", &header.title)?;
+        map.serialize_entry("measures", &header.measures)?;
+        map.serialize_entry("main", &header.main)?;
+        map.serialize_entry("period", &header.period)?;
+        map.serialize_entry("at", &header.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
+        map.serialize_entry("duration", &header.duration.as_secs_f64())?;
+        map.serialize_entry("notes", &header.notes)?;
+        map.serialize_entry("stacks", &Stacks(&self.stacks))?;
+        map.end()
+    }
+}
+
+/// Writes the stacks first, as they come, and then what holds for all.
+pub(super) struct Writer<W: Write> {
+    output: W,
+    empty: bool,
+}
+
+impl<W: Write> Writer<W> {
+    pub(super) fn new(mut output: W) -> io::Result<Self> {
+        output.write_all(b"{\"stacks\":[")?;
+        Ok(Self { output, empty: true })
+    }
+
+    pub(super) fn output_mut(&mut self) -> &mut W {
+        &mut self.output
+    }
+
+    pub(super) fn stack(&mut self, _header: &Header, places: &[Arc<Place>], values: &[u64]) -> io::Result<()> {
+        if !std::mem::take(&mut self.empty) {
+            self.output.write_all(b",\n")?;
+        }
+
+        serde_json::to_writer(&mut self.output, &Stack { values, frames: Frames(places) })?;
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, header: &Header) -> io::Result<W> {
+        // An object without its first brace continues the one that was begun.
+        let rest = serde_json::to_string(header)?;
+        self.output.write_all(b"],")?;
+        self.output.write_all(rest.strip_prefix('{').unwrap_or(&rest).as_bytes())?;
+        self.output.write_all(b"\n")?;
+        Ok(self.output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Measure, tests::profile};
+
+    #[test]
+    fn what_is_written_is_what_is_serialized() {
+        let mut profile = profile();
+        profile.header_mut().period = Some((Measure::new("space", "bytes"), 512));
+        profile.header_mut().notes.push("\"noted\"".to_owned());
+        let written: serde_json::Value = serde_json::from_slice(&profile.to_bytes(Format::Json).unwrap()).unwrap();
+        assert_eq!(written, serde_json::to_value(&profile).unwrap());
+        assert_eq!(written["stacks"][0]["values"], serde_json::json!([3, 2500]));
+        assert_eq!(written["stacks"][0]["frames"][0]["function"], "inner");
+        assert_eq!(written["stacks"][0]["frames"][2]["line"], 1);
+        assert_eq!(written["notes"][0], "\"noted\"");
+    }
+}
