@@ -8,6 +8,8 @@
 //! cannot work is an error that says why.
 
 #[cfg(feature = "stacks")]
+pub mod cpu;
+#[cfg(feature = "stacks")]
 pub mod external;
 pub mod output;
 #[cfg(feature = "stacks")]

@@ -57,6 +57,7 @@ struct Slot {
     registers: UnsafeCell<Registers>,
     length: AtomicUsize,
     thread: AtomicU32,
+    weight: AtomicU32,
     nanoseconds: AtomicU32,
 }
 
@@ -75,6 +76,8 @@ pub(crate) struct Ticket(pub(crate) u64);
 /// A stack that was copied.
 pub(crate) struct Captured<'a> {
     pub(crate) thread: u32,
+    /// How many signals it stands for.
+    pub(crate) weight: u32,
     pub(crate) registers: Registers,
     pub(crate) stack: &'a [u8],
     /// How long the thread was held up, apart from entering and leaving the handler.
@@ -193,6 +196,7 @@ impl Pool {
         };
         Captured {
             thread: slot.thread.load(Ordering::Relaxed),
+            weight: slot.weight.load(Ordering::Relaxed),
             registers,
             stack,
             took: Duration::from_nanos(slot.nanoseconds.load(Ordering::Relaxed).into()),
@@ -225,23 +229,24 @@ impl Pool {
         let use_number = ticket.0 >> SLOT_BITS;
 
         if slot.change(use_number * STATES + ARMED, use_number * STATES + BUSY) {
-            self.fill(ticket.index(), slot, registers);
+            self.fill(ticket.index(), slot, registers, 1);
             slot.state.store(use_number * STATES + DONE, Ordering::Release);
             self.tell();
         }
     }
 
     /// In the handler: fills any slot that is free, if `wanted` still says so once it has one. False if there was none.
-    pub(super) fn answer_anywhere(&self, registers: Registers, wanted: impl Fn() -> bool) -> bool {
+    pub(super) fn answer_anywhere(&self, registers: Registers, weight: u32, wanted: impl Fn() -> bool) -> bool {
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.change(FREE, BUSY) {
                 let wanted = wanted();
 
                 if wanted {
-                    self.fill(index, slot, registers);
+                    self.fill(index, slot, registers, weight);
                 }
 
                 slot.state.store(if wanted { DONE } else { FREE }, Ordering::Release);
+                self.tell();
                 return true;
             }
         }
@@ -254,7 +259,7 @@ impl Pool {
         self.slots.iter().any(|slot| slot.is(BUSY))
     }
 
-    fn fill(&self, index: usize, slot: &Slot, registers: Registers) {
+    fn fill(&self, index: usize, slot: &Slot, registers: Registers, weight: u32) {
         let start = now();
         // SAFETY: the slot was made busy by this handler, so that its registers and its part of the mapping are for this
         // function alone.
@@ -264,6 +269,7 @@ impl Pool {
             self.copy_stack(registers.stack_pointer, to)
         };
         slot.length.store(length, Ordering::Relaxed);
+        slot.weight.store(weight, Ordering::Relaxed);
         slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
         let took = now().saturating_sub(start).min(u32::MAX.into());
         slot.nanoseconds.store(took as u32, Ordering::Relaxed);
@@ -316,6 +322,7 @@ impl Slot {
             registers: UnsafeCell::new(Registers::default()),
             length: AtomicUsize::new(0),
             thread: AtomicU32::new(0),
+            weight: AtomicU32::new(0),
             nanoseconds: AtomicU32::new(0),
         }
     }
@@ -366,10 +373,10 @@ mod tests {
         assert_eq!(begin, 7_u64.to_ne_bytes());
         assert!(pool.take(ticket, |_| ()).is_none());
 
-        assert!(pool.answer_anywhere(registers, || true));
-        assert!(!pool.answer_anywhere(registers, || true));
-        pool.take_all(|it| assert_eq!(it.stack[..8], 7_u64.to_ne_bytes()));
-        assert!(pool.answer_anywhere(registers, || false));
+        assert!(pool.answer_anywhere(registers, 3, || true));
+        assert!(!pool.answer_anywhere(registers, 3, || true));
+        pool.take_all(|it| assert_eq!((it.weight, &it.stack[..8]), (3, &7_u64.to_ne_bytes()[..])));
+        assert!(pool.answer_anywhere(registers, 1, || false));
         pool.take_all(|_| panic!("it was not wanted"));
     }
 }

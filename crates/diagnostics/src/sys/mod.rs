@@ -8,4 +8,5 @@ pub(crate) mod ranges;
 pub(crate) mod registers;
 pub(crate) mod signal;
 pub(crate) mod stack;
+pub(crate) mod timer;
 pub(crate) mod trace;

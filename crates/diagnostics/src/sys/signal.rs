@@ -196,12 +196,13 @@ extern "C" fn handler(signal: libc::c_int, information: *mut libc::siginfo_t, co
                     pool.answer(Ticket(sent.value), registers);
                 }
             }
+            // A timer's signal has, in the places of the process and the user, the timer and how often it has expired since.
             libc::SI_TIMER if sent.value != 0 => {
                 let wanted = || SAMPLING.load(Ordering::SeqCst) == sent.value;
 
                 if wanted()
                     && let Some(pool) = SAMPLED.load(Ordering::SeqCst).as_ref()
-                    && !pool.answer_anywhere(registers, wanted)
+                    && !pool.answer_anywhere(registers, sent.user_id.saturating_add(1), wanted)
                 {
                     LOST.fetch_add(1, Ordering::Relaxed);
                 }

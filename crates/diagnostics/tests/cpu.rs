@@ -1,0 +1,134 @@
+//! Profiles of programs of which it is known where their time goes.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_container_diagnostics::{
+    cpu::{CpuProfile, CpuProfileError, CpuSamples},
+    symbols::Symbols,
+};
+
+/// One profile at a time is all that there can be.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURNS: Mutex<()> = Mutex::new(());
+    TURNS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What a thread does until it is told to end.
+type Work = fn(&AtomicBool);
+
+/// Threads that run until this is dropped.
+struct Threads {
+    end: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Threads {
+    fn start(works: &[(&str, Work)]) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let threads = works.iter().map(|&(name, work)| {
+            let end = end.clone();
+            thread::Builder::new().name(name.to_owned()).spawn(move || work(&end)).unwrap()
+        });
+        Self { threads: threads.collect(), end }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+#[inline(never)]
+fn burn(end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
+#[inline(never)]
+fn idle(end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How many samples have a function in their stack.
+fn with(samples: &CpuSamples, function: &str) -> u64 {
+    let has = |addresses: &[u64]| {
+        let places = Symbols::shared().resolve(samples.unwinder().modules(), addresses);
+        places.iter().any(|place| place.frames.iter().any(|frame| frame.function.contains(function)))
+    };
+    samples.stacks().filter(|(_, addresses, _)| has(addresses)).map(|(_, _, count)| count).sum()
+}
+
+#[test]
+fn what_runs_is_seen_and_what_waits_is_not() {
+    let _turn = turn();
+    let _threads = Threads::start(&[("burning", burn), ("idling", idle)]);
+    // Until it was seen often enough: on a machine that is busy with other tests, it gets little of the time.
+    let start = Instant::now();
+
+    loop {
+        let samples = CpuProfile::new(Duration::from_millis(500)).frequency(200).take().unwrap();
+        let burning = with(&samples, "cpu::burn");
+
+        if burning >= 10 {
+            assert!(with(&samples, "cpu::idle") <= samples.count() / 10);
+            assert!(samples.stacks().any(|(thread, ..)| thread == "burning"));
+            assert!(samples.notes().is_empty(), "{:?}", samples.notes());
+            return;
+        }
+
+        assert!(start.elapsed() < Duration::from_secs(20), "{samples:?}");
+    }
+}
+
+#[test]
+fn threads_that_begin_meanwhile_are_seen() {
+    let _turn = turn();
+    let profiling = thread::spawn(|| CpuProfile::new(Duration::from_secs(2)).take().unwrap());
+    thread::sleep(Duration::from_millis(300));
+    let threads = Threads::start(&[("late", burn)]);
+    let samples = profiling.join().unwrap();
+    drop(threads);
+    assert!(with(&samples, "cpu::burn") > 0, "{samples:?}");
+}
+
+#[test]
+fn one_that_is_cancelled_ends_and_leaves_no_timers() {
+    let _turn = turn();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let its = cancelled.clone();
+    let profiling = thread::spawn(move || CpuProfile::new(Duration::from_secs(1000)).take_unless(&its).unwrap());
+
+    while CpuProfile::new(Duration::ZERO).take().is_ok() {
+        thread::yield_now();
+    }
+
+    assert!(matches!(CpuProfile::new(Duration::ZERO).take(), Err(CpuProfileError::Busy)));
+    cancelled.store(true, Ordering::Relaxed);
+    assert!(profiling.join().unwrap().duration < Duration::from_secs(100));
+    // Where the kernel lists them.
+    if let Ok(timers) = std::fs::read_to_string("/proc/self/timers") {
+        assert_eq!(timers, "");
+    }
+}
+
+#[test]
+fn a_frequency_that_cannot_be_had_is_refused() {
+    let _turn = turn();
+
+    for frequency in [0, 1001] {
+        let result = CpuProfile::new(Duration::ZERO).frequency(frequency).take();
+        assert!(matches!(result, Err(CpuProfileError::Frequency { .. })));
+    }
+}
