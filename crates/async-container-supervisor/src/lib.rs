@@ -45,6 +45,7 @@
 //! | [`server`] | `async-container-supervisor-server` | a supervisor below a root of your own |
 //! | [`worker`] | `async-container-supervisor-worker` | a worker below a root of your own |
 //! | `diagnostics` | `async-container-diagnostics` | asking any process, this one or another, what it is doing |
+//! | `utilization` | `async-container-utilization` | counting in shared memory |
 //! | [`monitors`] | `async-container-monitors` | writing a monitor (no features needed), or watching processes |
 //!
 //! This crate adds only their composition. It contains no monitor, and knows no wire format.
@@ -66,6 +67,8 @@ pub use async_container_protocol as protocol;
 pub use async_container_supervisor_client as client;
 pub use async_container_supervisor_server as server;
 pub use async_container_supervisor_worker as worker;
+#[cfg(feature = "utilization")]
+pub use async_container_utilization as utilization;
 
 pub use application::Application;
 pub use container::{Address, Backoff, BoxError, Command, Instance, Probe, Readiness, Restart, Runtime, Service};

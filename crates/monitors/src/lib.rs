@@ -7,7 +7,8 @@
 //!
 //! With the feature `memory`, `MemoryMonitor` restarts workers that grew too large; with
 //! `process`, `ProcessMonitor` measures every process of the application. Both are on by default,
-//! and both read `/proc` through `sample`. Without features this crate is the trait and its types
+//! and both read `/proc` through `sample`. With `utilization`, `UtilizationMonitor` adds up what workers
+//! count in shared memory. Without features this crate is the trait and its types
 //! alone: someone who writes a monitor depends on
 //! `async-container-monitors = { version = "…", default-features = false }` and builds next to nothing.
 //!
@@ -82,6 +83,8 @@ pub mod process;
 mod roster;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(feature = "utilization")]
+pub mod utilization;
 
 pub use call::{Answer, Call, CallFailure};
 pub use monitor::{Action, Event, Monitor, Status, Worker};
@@ -90,3 +93,5 @@ pub use monitor::{Action, Event, Monitor, Status, Worker};
 pub use memory::MemoryMonitor;
 #[cfg(feature = "process")]
 pub use process::{ProcessMetrics, ProcessMonitor};
+#[cfg(feature = "utilization")]
+pub use utilization::{ServiceUtilization, UtilizationMonitor};

@@ -48,11 +48,11 @@
 //! second at most. The loss is logged once, however long it lasts. The supervisor gives another connection id each time;
 //! `instance_id` in the state stays, so that a tool can tell that it is the same worker.
 //!
-//! # What is left out
+//! # Features
 //!
-//! Without the feature `diagnostics`, a worker answers `ping`; with it, [`Worker`] can offer what the crate
-//! `async-container-diagnostics` knows to find out. Utilization comes as
-//! [`Operations`](async_container_protocol::Operations) from the crate that knows how.
+//! Without any, a worker answers `ping`. With `diagnostics`, [`Worker`] can offer what the crate
+//! `async-container-diagnostics` knows to find out. With `utilization`, it says where the metrics of its process are, which
+//! are those of the crate `async-container-utilization`, so that a supervisor can read them.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -60,6 +60,8 @@
 #[cfg(feature = "diagnostics")]
 mod diagnostics;
 mod reconnect;
+#[cfg(feature = "utilization")]
+mod utilization;
 mod worker;
 
 pub use worker::{Registration, Worker};

@@ -21,6 +21,8 @@ pub struct Worker {
     state: Fields,
     operations: Operations,
     settings: Settings,
+    #[cfg(feature = "utilization")]
+    utilization: Option<async_container_utilization::Registry>,
     instance_id: String,
     registration: watch::Sender<Option<Registration>>,
     started: Instant,
@@ -43,6 +45,8 @@ impl Worker {
             state: Fields::empty(),
             operations: Operations::new(),
             settings: Settings::default(),
+            #[cfg(feature = "utilization")]
+            utilization: Some(async_container_utilization::registry().clone()),
             instance_id: random_uuid(),
             registration: watch::Sender::new(None),
             started: Instant::now(),
@@ -86,6 +90,13 @@ impl Worker {
         self
     }
 
+    /// Sets the metrics that a supervisor may read; `None` lets it read none. Default is the registry of the process.
+    #[cfg(feature = "utilization")]
+    pub fn utilization(mut self, registry: Option<async_container_utilization::Registry>) -> Self {
+        self.utilization = registry;
+        self
+    }
+
     /// The id that stays the same across reconnects, unlike the one of the connection. It is in the state as `instance_id`.
     pub fn instance_id(&self) -> &str {
         &self.instance_id
@@ -112,6 +123,11 @@ impl Worker {
     async fn stay_connected(mut self) {
         let pong = Pong { process_id: std::process::id(), started: self.started };
         let operations = Operations::new().immediate("ping", move |_| Ok(pong.answer()));
+        #[cfg(feature = "utilization")]
+        let operations = match self.utilization.take() {
+            Some(registry) => operations.or(crate::utilization::operations(registry)),
+            None => operations,
+        };
         let operations = Arc::new(std::mem::take(&mut self.operations).or(operations));
         let state = self.whole_state();
         let mut backoff = Backoff::default();

@@ -1,0 +1,289 @@
+//! The utilization monitor over the memory of real processes.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::fd::AsRawFd,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
+};
+
+use async_container_monitors::{Action, Answer, CallFailure, Monitor, ServiceUtilization, UtilizationMonitor, Worker};
+use async_container_utilization::{Number, metric, registry};
+use serde_json::{Value, json};
+
+const VARIABLE: &str = "MONITORS_TEST_UTILIZATION";
+
+/// A process that counts what it is told to. As an ordinary test it does nothing.
+#[test]
+fn helper() {
+    if std::env::var_os(VARIABLE).is_none() {
+        return;
+    }
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let (name, amount) = line.split_once(' ').unwrap();
+        metric(name).increment_by(amount.parse::<i64>().unwrap());
+        println!("\nanswer {}", registry().share().unwrap().descriptor());
+        std::io::stdout().flush().unwrap();
+    }
+    std::process::exit(0);
+}
+
+struct Helper {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    descriptor: i32,
+    worker: Worker,
+}
+
+impl Helper {
+    fn spawn(id: &str, name: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "helper", "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let worker = Worker { id: id.into(), process_id: child.id(), name: name.into() };
+        Self { child, stdin, stdout, descriptor: -1, worker }
+    }
+
+    fn add(&mut self, name: &str, amount: i64) {
+        writeln!(self.stdin.as_mut().unwrap(), "{name} {amount}").unwrap();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "the helper ended");
+            if let Some(answer) = line.strip_prefix("answer ") {
+                self.descriptor = answer.trim().parse().unwrap();
+                return;
+            }
+        }
+    }
+
+    fn answer(&self) -> Result<Answer, CallFailure> {
+        answer(json!({"descriptor": self.descriptor, "path": "of no interest"}))
+    }
+
+    /// Ends it, whatever it is at.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(value: Value) -> Result<Answer, CallFailure> {
+    Ok(Answer::new(move |reader| reader(&mut <dyn erased_serde::Deserializer<'_>>::erase(&value))))
+}
+
+fn monitor() -> (UtilizationMonitor, Receiver<ServiceUtilization>) {
+    let (sender, receiver) = channel();
+    let monitor = UtilizationMonitor::new().emit(move |service| drop(sender.send(service.clone())));
+    (monitor, receiver)
+}
+
+/// Registers a worker, and gives the answer to what the monitor asks.
+fn register(monitor: &mut UtilizationMonitor, worker: &Worker, answer: Result<Answer, CallFailure>) {
+    monitor.register(worker);
+    let actions = monitor.react(Instant::now());
+    let [Action::Call(call)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((call.worker_id(), call.operation()), (worker.id.as_str(), "utilization"));
+    monitor.answered(call, answer);
+}
+
+/// The sums after a check, by service.
+fn check(monitor: &mut UtilizationMonitor) -> Value {
+    monitor.check(Instant::now());
+    status(monitor)["services"].take()
+}
+
+fn status(monitor: &UtilizationMonitor) -> Value {
+    serde_json::to_value(monitor.status()).unwrap()
+}
+
+#[test]
+fn workers_are_added_up_by_service() {
+    let mut helpers = [Helper::spawn("1", "web"), Helper::spawn("2", "web"), Helper::spawn("3", "")];
+    let (mut monitor, emitted) = monitor();
+    for (helper, amount) in helpers.iter_mut().zip([1, 20, 300]) {
+        helper.add("requests_total", amount);
+        helper.add("requests_active", amount * 2);
+        register(&mut monitor, &helper.worker, helper.answer());
+    }
+    let expected = json!({
+        "unknown": {"worker_count": 1, "metrics": {"requests_active": 600, "requests_total": 300}},
+        "web": {"worker_count": 2, "metrics": {"requests_active": 42, "requests_total": 21}},
+    });
+    assert_eq!(check(&mut monitor), expected);
+
+    let workers = &status(&monitor)["workers"];
+    let metrics = json!({"requests_active": 40, "requests_total": 20});
+    let second = json!({"id": "2", "process_id": helpers[1].worker.process_id, "name": "web", "metrics": metrics});
+    assert_eq!(workers[1], second);
+
+    let services: Vec<_> = emitted.try_iter().collect();
+    assert_eq!(services.len(), 2);
+    assert_eq!(services[1].name, "web");
+    assert_eq!(services[1].metrics.to_string(), "requests_active=42 requests_total=21");
+    assert_eq!(services[1].metrics.get("requests_total"), Some(Number::Unsigned(21)));
+
+    // Without asking anybody again.
+    helpers[0].add("requests_total", 1);
+    helpers[0].add("connections_total", 5);
+    assert_eq!(
+        check(&mut monitor)["web"]["metrics"],
+        json!({
+            "connections_total": 5, "requests_active": 42, "requests_total": 22,
+        })
+    );
+}
+
+#[test]
+fn services_are_told_to_subscribers() {
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 1);
+    let (mut monitor, _) = monitor();
+    assert_eq!(monitor.check(Instant::now()), [], "there is nothing to tell");
+    register(&mut monitor, &helper.worker, helper.answer());
+    let actions = monitor.check(Instant::now());
+    let [Action::Event(event)] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(event.name(), "metrics");
+    let fields = serde_json::to_value(event.fields()).unwrap();
+    assert_eq!(fields, json!({"services": {"web": {"worker_count": 1, "metrics": {"requests_total": 1}}}}));
+}
+
+#[test]
+fn totals_do_not_go_back_when_a_worker_is_killed() {
+    let (mut monitor, _) = monitor();
+    let mut first = Helper::spawn("1", "web");
+    first.add("requests_total", 5);
+    first.add("requests_active", 3);
+    register(&mut monitor, &first.worker, first.answer());
+    assert_eq!(check(&mut monitor)["web"]["metrics"], json!({"requests_active": 3, "requests_total": 5}));
+
+    // What it counts while it has no connection is not lost, either.
+    monitor.remove(&first.worker);
+    first.add("requests_total", 2);
+    let left = json!({"worker_count": 0, "metrics": {"requests_total": 7}});
+    assert_eq!(check(&mut monitor)["web"], left);
+    first.add("requests_total", 1);
+    first.kill();
+    for _ in 0..2 {
+        assert_eq!(check(&mut monitor)["web"]["metrics"], json!({"requests_total": 8}));
+    }
+
+    let mut second = Helper::spawn("2", "web");
+    second.add("requests_total", 10);
+    register(&mut monitor, &second.worker, second.answer());
+    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": {"requests_total": 18}}));
+}
+
+#[test]
+fn a_worker_that_comes_back_is_not_counted_twice() {
+    let (mut monitor, _) = monitor();
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 5);
+    register(&mut monitor, &helper.worker, helper.answer());
+    monitor.remove(&helper.worker);
+    check(&mut monitor);
+    let again = Worker { id: "2".into(), ..helper.worker.clone() };
+    register(&mut monitor, &again, helper.answer());
+    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": {"requests_total": 5}}));
+}
+
+#[test]
+fn workers_of_one_process_are_counted_once() {
+    let (mut monitor, _) = monitor();
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 5);
+    register(&mut monitor, &helper.worker, helper.answer());
+    let other_thread = Worker { id: "2".into(), ..helper.worker.clone() };
+    register(&mut monitor, &other_thread, helper.answer());
+    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 2, "metrics": {"requests_total": 5}}));
+    monitor.remove(&helper.worker);
+    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": {"requests_total": 5}}));
+}
+
+#[test]
+fn a_worker_may_change_its_name() {
+    let (mut monitor, _) = monitor();
+    let mut helper = Helper::spawn("1", "");
+    helper.add("requests_active", 5);
+    register(&mut monitor, &helper.worker, helper.answer());
+    let named = Worker { name: "web".into(), ..helper.worker.clone() };
+    monitor.register(&named);
+    assert_eq!(monitor.react(Instant::now()), [], "it need not be asked again");
+    assert_eq!(check(&mut monitor), json!({"web": {"worker_count": 1, "metrics": {"requests_active": 5}}}));
+}
+
+#[test]
+fn a_worker_that_cannot_be_read_is_shown_with_the_reason() {
+    let (mut monitor, _) = monitor();
+    let worker = |id: &str| Worker { id: id.into(), process_id: std::process::id(), name: "web".into() };
+    let device = std::fs::File::open("/dev/null").unwrap();
+    let unknown = CallFailure::new("UnknownOperation", "the operation 'utilization' is unknown");
+    let answers = [
+        ("1", Err(unknown), "the worker has no operation 'utilization'"),
+        ("2", Err(CallFailure::new("NotSupported", "no memory")), "no memory"),
+        ("3", answer(json!({})), "the answer of the worker makes no sense: missing field"),
+        ("4", answer(json!({"descriptor": "four"})), "the answer of the worker makes no sense: invalid type"),
+        ("5", answer(json!({"descriptor": device.as_raw_fd()})), "not a segment of metrics: it is no file"),
+        ("6", answer(json!({"descriptor": 1_000_000})), "could not open descriptor 1000000 of process"),
+    ];
+    let mut expected_errors = Vec::new();
+    for (id, answer, expected) in answers {
+        register(&mut monitor, &worker(id), answer);
+        expected_errors.push(expected);
+    }
+    assert_eq!(check(&mut monitor), json!({}));
+    let status = status(&monitor);
+    for (worker, expected) in status["workers"].as_array().unwrap().iter().zip(expected_errors) {
+        let error = worker["error"].as_str().unwrap();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    assert_eq!(monitor.react(Instant::now()), [], "they are not asked again");
+}
+
+#[test]
+fn a_worker_that_hangs_is_asked_again_at_the_next_check() {
+    let (mut monitor, _) = monitor();
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 1);
+    register(&mut monitor, &helper.worker, Err(CallFailure::new("TimedOut", "no answer within the time given")));
+    assert_eq!(status(&monitor)["workers"][0]["error"], "the worker does not answer");
+    let actions = monitor.check(Instant::now());
+    let [Action::Call(call)] = &actions[..] else { panic!("{actions:?}") };
+    monitor.answered(call, helper.answer());
+    assert_eq!(check(&mut monitor)["web"]["worker_count"], 1);
+}
+
+#[test]
+fn an_answer_for_a_worker_that_has_left_is_of_no_use() {
+    let (mut monitor, _) = monitor();
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 1);
+    monitor.register(&helper.worker);
+    let actions = monitor.react(Instant::now());
+    let [Action::Call(call)] = &actions[..] else { panic!("{actions:?}") };
+    monitor.remove(&helper.worker);
+    monitor.answered(call, helper.answer());
+    assert_eq!(check(&mut monitor), json!({}));
+}
+
+#[test]
+fn intervals_are_what_is_asked_for() {
+    assert_eq!(Monitor::interval(&UtilizationMonitor::new()), Duration::from_secs(10));
+    assert_eq!(Monitor::interval(&UtilizationMonitor::new().interval(Duration::ZERO)), Duration::from_millis(1));
+}
