@@ -32,11 +32,15 @@ pub(crate) struct Incoming {
     queued: usize,
     /// How far the output has to be written until none of those is left.
     mark: u64,
+    /// How many more the caller is ready for. `None` if it never said.
+    credit: Option<u64>,
     /// Whether a task carries the handler on, and how to wake it.
     has_task: bool,
     pub(crate) task: Option<Waker>,
     /// Whoever waits for the call to be cancelled.
     pub(crate) cancelled: Option<Waker>,
+    /// Whoever waits until another response may be sent.
+    pub(crate) room: Option<Waker>,
 }
 
 impl Incoming {
@@ -49,9 +53,15 @@ impl Incoming {
         self.queued
     }
 
+    /// Whether the caller is ready for another response.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.credit != Some(0)
+    }
+
     pub(crate) fn sent(&mut self, mark: u64) {
         self.queued += 1;
         self.mark = mark;
+        self.credit = self.credit.map(|credit| credit.saturating_sub(1));
     }
 }
 
@@ -74,9 +84,18 @@ impl IncomingCalls {
         self.table.contains_key(&id)
     }
 
-    pub(crate) fn insert(&mut self, id: Id) -> CallKey {
+    pub(crate) fn insert(&mut self, id: Id, credit: Option<u64>) -> CallKey {
         self.serial += 1;
-        let call = Incoming { serial: self.serial, queued: 0, mark: 0, has_task: false, task: None, cancelled: None };
+        let call = Incoming {
+            serial: self.serial,
+            queued: 0,
+            mark: 0,
+            credit,
+            has_task: false,
+            task: None,
+            cancelled: None,
+            room: None,
+        };
         self.table.insert(id, call);
 
         CallKey { id, serial: self.serial }
@@ -88,6 +107,16 @@ impl IncomingCalls {
 
     pub(crate) fn remove(&mut self, key: CallKey) -> bool {
         self.get(key).is_some() && self.table.remove(&key.id).is_some()
+    }
+
+    /// The caller is ready for more responses.
+    pub(crate) fn grant(&mut self, id: Id, more: u64, wakers: &mut Vec<Waker>) {
+        if let Some(call) = self.table.get_mut(&id)
+            && let Some(credit) = &mut call.credit
+        {
+            *credit = credit.saturating_add(more);
+            wakers.extend(call.room.take());
+        }
     }
 
     /// The caller wants no answer any more.
@@ -111,6 +140,7 @@ impl IncomingCalls {
 
         wakers.extend(call.task);
         wakers.extend(call.cancelled);
+        wakers.extend(call.room);
     }
 
     pub(crate) fn begin_task(&mut self, key: CallKey) -> bool {
@@ -151,6 +181,12 @@ pub(crate) struct Outgoing {
     /// Responses that wait to be taken. The first is apart, because most calls have only one, and it takes no memory.
     first: Option<Message>,
     rest: VecDeque<Message>,
+    /// How many may wait before nothing more is read.
+    limit: usize,
+    /// Whether it was made after the peer had been told how many may wait.
+    announced: bool,
+    /// How many were taken since the peer was last asked for more.
+    taken: u64,
     pub(crate) progress: Progress,
     deadline: Option<Instant>,
     pub(crate) waker: Option<Waker>,
@@ -162,8 +198,8 @@ impl Outgoing {
     }
 
     /// Whether nothing more may come before something is taken.
-    fn is_full(&self, limit: usize) -> bool {
-        self.progress == Progress::Open && self.waiting() >= limit
+    fn is_full(&self) -> bool {
+        self.progress == Progress::Open && self.waiting() >= self.limit
     }
 
     fn push(&mut self, message: Message) {
@@ -183,8 +219,8 @@ impl Outgoing {
 /// What there is of an outgoing call when its owner asks.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// A response.
-    Message(Message),
+    /// A response, and how many more the peer is to be asked for.
+    Message(Message, u64),
     /// Nothing yet.
     Nothing,
     /// Nothing, ever again.
@@ -199,12 +235,22 @@ pub(crate) struct OutgoingCalls {
     /// Calls that have as many responses waiting to be taken as they may.
     full: usize,
     queue_limit: usize,
+    /// Whether the peer sends no more than it was asked for.
+    heeded: bool,
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
 impl OutgoingCalls {
     pub(crate) fn new(first: u64, queue_limit: usize) -> Self {
-        Self { table: Table::default(), next: first, open: 0, full: 0, queue_limit, deadlines: BTreeSet::new() }
+        Self {
+            table: Table::default(),
+            next: first,
+            open: 0,
+            full: 0,
+            queue_limit,
+            heeded: false,
+            deadlines: BTreeSet::new(),
+        }
     }
 
     /// How many may still be answered.
@@ -223,14 +269,41 @@ impl OutgoingCalls {
         self.next
     }
 
-    pub(crate) fn insert(&mut self) -> u64 {
+    pub(crate) fn insert(&mut self, announced: bool) -> u64 {
         let id = self.next;
         self.next += 2;
         self.open += 1;
-        let call =
-            Outgoing { first: None, rest: VecDeque::new(), progress: Progress::Open, deadline: None, waker: None };
+        let call = Outgoing {
+            first: None,
+            rest: VecDeque::new(),
+            limit: self.limit(announced),
+            announced,
+            taken: 0,
+            progress: Progress::Open,
+            deadline: None,
+            waker: None,
+        };
         self.table.insert(id, call);
         id
+    }
+
+    /// Where the peer sends no more than it was asked for, the last of these fills the queue and holds up nothing; one more
+    /// is one that it should not have sent.
+    fn limit(&self, announced: bool) -> usize {
+        self.queue_limit + usize::from(announced && self.heeded)
+    }
+
+    /// The peer will send no more than it is asked for, to calls of which it knows that.
+    pub(crate) fn heed(&mut self) {
+        if std::mem::replace(&mut self.heeded, true) {
+            return;
+        }
+
+        for call in self.table.values_mut().filter(|call| call.announced) {
+            call.limit = self.queue_limit + 1;
+        }
+
+        self.full = self.table.values().filter(|call| call.is_full()).count();
     }
 
     pub(crate) fn get(&mut self, id: u64) -> Option<&mut Outgoing> {
@@ -268,7 +341,7 @@ impl OutgoingCalls {
         call.push(message);
         wakers.extend(call.waker.take());
 
-        if call.waiting() == self.queue_limit {
+        if call.waiting() == call.limit {
             self.full += 1;
         }
 
@@ -283,7 +356,7 @@ impl OutgoingCalls {
         if let Some(call) = self.table.get_mut(&id)
             && call.progress == Progress::Open
         {
-            self.full -= call.is_full(self.queue_limit) as usize;
+            self.full -= call.is_full() as usize;
             self.open -= 1;
             call.progress = progress;
 
@@ -299,7 +372,7 @@ impl OutgoingCalls {
             return Taken::Ended(Progress::Closed);
         };
 
-        let was_full = call.is_full(self.queue_limit);
+        let was_full = call.is_full();
 
         let Some(message) = call.pop() else {
             return match call.progress {
@@ -308,11 +381,23 @@ impl OutgoingCalls {
             };
         };
 
-        if was_full && !call.is_full(self.queue_limit) {
+        if was_full && !call.is_full() {
             self.full -= 1;
         }
 
-        Taken::Message(message)
+        if !self.heeded || !call.announced || call.progress != Progress::Open {
+            return Taken::Message(message, 0);
+        }
+
+        call.taken += 1;
+
+        // Asked for in lots, so that a long stream costs few messages the other way.
+        let more = match call.taken * 2 >= self.queue_limit as u64 {
+            true => std::mem::take(&mut call.taken),
+            false => 0,
+        };
+
+        Taken::Message(message, more)
     }
 
     /// Forgets a call. Returns whether it was still open, so that the other side has to be told.
@@ -337,8 +422,7 @@ impl OutgoingCalls {
 
     /// Ends the calls whose responses hold up everything else. What came for them can still be taken.
     pub(crate) fn give_up_full(&mut self, wakers: &mut Vec<Waker>) -> Vec<u64> {
-        let full: Vec<u64> =
-            self.table.iter().filter(|(_, call)| call.is_full(self.queue_limit)).map(|(id, _)| *id).collect();
+        let full: Vec<u64> = self.table.iter().filter(|(_, call)| call.is_full()).map(|(id, _)| *id).collect();
 
         for id in &full {
             self.finish(*id, Progress::NotTaken, wakers);

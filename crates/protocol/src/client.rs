@@ -22,6 +22,7 @@ use crate::{
     message::Message,
     settings::Settings,
     shared::Shared,
+    socket::Socket,
 };
 
 /// A handle to make calls over one connection, whichever side opened it. Clones are handles to the same connection.
@@ -68,7 +69,7 @@ impl Client {
         settings: Settings,
     ) -> Result<Self, ConnectError> {
         let stream = endpoint::connect(path.as_ref()).await?;
-        let (client, driver) = Driver::new(stream, Side::Connected, handler, settings);
+        let (client, driver) = Driver::new(Socket::from(stream), Side::Connected, handler, settings);
         driver.spawn();
         Ok(client)
     }
@@ -176,7 +177,7 @@ impl Call {
         self
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, CallError>> {
+    pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, CallError>> {
         let id = match std::mem::replace(&mut self.state, State::Over) {
             State::Open(id) => id,
             State::Failed(error) => return Poll::Ready(Err(error)),

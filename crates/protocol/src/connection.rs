@@ -11,6 +11,7 @@ use crate::{
     error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
     failure::{Failure, class},
     fields::Fields,
+    flow::{self, Control, Flow},
     frame::{self, Framing},
     json,
     message::{self, Id, Invalid, Message},
@@ -64,6 +65,7 @@ pub struct Connection {
     held: VecDeque<Message>,
     held_size: usize,
     outgoing: OutgoingCalls,
+    flow: Flow,
     output: Output,
     searched: usize,
     read_deadline: Option<Instant>,
@@ -88,6 +90,7 @@ impl Connection {
             held_size: 0,
             settings,
             framing: None,
+            flow: Flow::default(),
             output: Output::default(),
             searched: 0,
             read_deadline: None,
@@ -140,6 +143,26 @@ impl Connection {
     /// Why the connection is closing, if that is somebody's fault. It is given once.
     pub fn take_error(&mut self) -> Option<ConnectionError> {
         self.error.take()
+    }
+
+    /// Tells the peer how many responses to one call may be on their way before it is asked for more, so that a call whose
+    /// responses are not taken holds up no other one. It has to be told before the calls for which it is to hold, and is told
+    /// once: by the side that connected as the first thing, and by the other as an answer to that, of its own accord.
+    pub fn announce(&mut self) {
+        if self.flow.announced || self.closing || self.closed {
+            return;
+        }
+
+        self.flow.announced = true;
+        let window = self.settings.queue_limit;
+        let result = self.put(|entries| {
+            flow::put_window(window, entries);
+            Ok(())
+        });
+
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not announce how many responses may wait");
+        }
     }
 
     /// Wants the connection closed once the output is written.
@@ -248,12 +271,29 @@ impl Connection {
             return self.incoming.cancel(id, &mut self.wakers).map(Event::Cancelled);
         }
 
+        if Control::is_one(&message) {
+            self.handle_control(Control::of(&message));
+            return None;
+        }
+
         match id.as_outgoing() {
             Some(id) if self.outgoing.deliver(id, message, &mut self.wakers) => Some(Event::Response(id)),
             _ => {
                 tracing::debug!(%id, "dropped a response to a call that is over");
                 None
             }
+        }
+    }
+
+    fn handle_control(&mut self, control: Control) {
+        if let Some(window) = control.window {
+            self.flow.window = Some(window);
+            self.outgoing.heed();
+            self.announce();
+        }
+
+        if let Some((call, more)) = control.more {
+            self.incoming.grant(call, more, &mut self.wakers);
         }
     }
 
@@ -266,7 +306,7 @@ impl Connection {
             let limit = self.settings.calls_limit;
             Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
         } else {
-            let key = self.incoming.insert(id);
+            let key = self.incoming.insert(id, self.flow.window);
             return Some(Event::Call { key, message });
         };
 
@@ -322,7 +362,7 @@ impl Connection {
             parameters(entries)
         })?;
 
-        Ok(self.outgoing.insert())
+        Ok(self.outgoing.insert(self.flow.announced))
     }
 
     /// Sets when a call ends without an answer.
@@ -339,7 +379,11 @@ impl Connection {
         }
 
         match taken {
-            Taken::Message(message) => Ok(Some(message)),
+            Taken::Message(message, 0) => Ok(Some(message)),
+            Taken::Message(message, more) => {
+                self.put_more(id, more);
+                Ok(Some(message))
+            }
             Taken::Nothing => Ok(None),
             Taken::Ended(Progress::TimedOut) => Err(CallError::TimedOut),
             Taken::Ended(Progress::NotTaken) => Err(CallError::NotTaken(self.settings.read_stall)),
@@ -432,7 +476,8 @@ impl Connection {
         let written = self.output.written();
         let call = self.incoming.get(key).ok_or(SendError::Cancelled)?;
 
-        Ok(call.queued(written) < self.settings.queue_limit
+        Ok(call.has_credit()
+            && call.queued(written) < self.settings.queue_limit
             && self.output.waiting() <= self.settings.backlog_limit as u64)
     }
 
@@ -441,7 +486,19 @@ impl Connection {
         self.incoming.get(key).is_some()
     }
 
-    pub(crate) fn wait_for_room(&mut self, waker: &Waker) {
+    /// Has someone woken when there may be room for another response, or when none is wanted any more.
+    pub(crate) fn wait_for_room(&mut self, key: CallKey, waker: &Waker) {
+        if let Some(call) = self.incoming.get(key) {
+            keep(&mut call.room, waker);
+
+            // Else writing changes nothing, and the peer has the word.
+            if call.has_credit() {
+                self.output.wait(waker);
+            }
+        }
+    }
+
+    pub(crate) fn wait_for_writing(&mut self, waker: &Waker) {
         self.output.wait(waker);
     }
 
@@ -497,6 +554,21 @@ impl Connection {
 
         if let Err(error) = result {
             tracing::warn!(%error, "could not send a cancellation");
+        }
+    }
+
+    fn put_more(&mut self, id: u64, more: u64) {
+        if self.closing || self.closed {
+            return;
+        }
+
+        let result = self.put(|entries| {
+            flow::put_more(id, more, entries);
+            Ok(())
+        });
+
+        if let Err(error) = result {
+            tracing::warn!(%error, "could not ask for more responses");
         }
     }
 

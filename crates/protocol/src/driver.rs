@@ -93,7 +93,13 @@ where
     /// On the side that connected, the connection is closed once the last handle is dropped. On the side that accepted, the
     /// peer decides.
     pub fn new(stream: S, side: Side, handler: H, settings: Settings) -> (Client, Self) {
-        let shared = Arc::new(Shared::new(Connection::new(side, settings)));
+        let mut connection = Connection::new(side, settings);
+
+        if side == Side::Connected {
+            connection.announce();
+        }
+
+        let shared = Arc::new(Shared::new(connection));
         let client = Client::new(shared.clone(), side);
 
         let driver = Self {

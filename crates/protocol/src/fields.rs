@@ -172,6 +172,11 @@ impl Fields {
         Reader::new(entry.value).string().ok().flatten()
     }
 
+    /// One field that is an integer.
+    pub(crate) fn integer(&self, key: &str) -> Option<i128> {
+        Reader::new(self.find(key)?.value).integer().ok().flatten()
+    }
+
     /// All of them as a struct or a map. Unknown ones are ignored unless `T` objects.
     pub fn deserialize<'a, T: Deserialize<'a>>(&'a self) -> Result<T, DecodeError> {
         T::deserialize(Map(self))

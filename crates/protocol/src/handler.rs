@@ -1,6 +1,11 @@
 //! The answering side.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, Waker},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +17,7 @@ use crate::{
     failure::{Failure, class},
     fields::Fields,
     message::{Message, Name},
+    relay::Relay,
     shared::Shared,
 };
 
@@ -239,8 +245,7 @@ impl Responder {
             self.shared.with(|connection| match connection.has_room(self.key) {
                 Ok(true) => Poll::Ready(Ok(())),
                 Ok(false) => {
-                    connection.wait_for_room(cx.waker());
-                    connection.wait_for_cancel(self.key, cx.waker());
+                    connection.wait_for_room(self.key, cx.waker());
                     Poll::Pending
                 }
                 Err(error) => Poll::Ready(Err(error)),
@@ -252,20 +257,26 @@ impl Responder {
     /// Sends the final response. If it cannot be encoded, the call fails with class `Internal`.
     pub fn finish<T: Serialize + ?Sized>(mut self, fields: &T) -> Sent {
         let result = self.shared.with(|connection| connection.respond(self.key, true, fields));
-        self.end(result, None)
+        self.end(result, None);
+        self.sent()
     }
 
     /// As [`finish`](Self::finish), with fields that are encoded already.
     pub fn finish_fields(mut self, fields: &Fields) -> Sent {
         let result = self.shared.with(|connection| connection.respond_fields(self.key, true, fields));
-        self.end(result, None)
+        self.end(result, None);
+        self.sent()
     }
 
     /// Fails the call.
     pub fn fail(mut self, failure: impl Into<Failure>) -> Sent {
-        let failure = failure.into();
-        let result = self.shared.with(|connection| connection.fail(self.key, &failure));
-        self.end(result, Some(&failure))
+        self.fail_with(&failure.into());
+        self.sent()
+    }
+
+    pub(crate) fn fail_with(&mut self, failure: &Failure) {
+        let result = self.shared.with(|connection| connection.fail(self.key, failure));
+        self.end(result, Some(failure));
     }
 
     /// Answers with what a handler came to.
@@ -276,37 +287,52 @@ impl Responder {
         }
     }
 
-    /// Passes all responses of another call on, as they come and without decoding them. When this one is cancelled and the
-    /// future dropped, so is the other.
-    pub async fn relay(mut self, mut call: Call) {
-        loop {
-            let message = match call.next_message().await {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                Err(error) => {
-                    self.fail(error.into_failure());
-                    return;
-                }
-            };
-
-            let last = message.is_final();
-
-            if !last && self.room().await.is_err() {
-                return;
-            }
-
-            let result = self.shared.with(|connection| connection.relay(self.key, &message));
-
-            if last || result.is_err() {
-                // Decoded only if somebody wants to know.
-                let failure = self.when_over.is_some().then(|| message.failure()).flatten();
-                self.end(result, failure.as_ref());
-                return;
-            }
-        }
+    /// Passes all responses of another call on, as they come and without decoding them, from now on and without a task. When
+    /// this call is cancelled, so is the other. What comes for one whose caller does not keep up stays on the connection that
+    /// it came over, and its sender waits.
+    pub fn relay(self, call: Call) {
+        Relay::start(self, call);
     }
 
-    fn end(&mut self, result: Result<(), SendError>, failure: Option<&Failure>) -> Sent {
+    /// Passes one response on, as soon as there is room for it. Returns whether another one is wanted.
+    pub(crate) fn pass_on(&mut self, message: &Message, waker: &Waker) -> Poll<bool> {
+        let last = message.is_final();
+        let key = self.key;
+
+        let passed = self.shared.with(|connection| {
+            if !last && connection.has_room(key) == Ok(false) {
+                connection.wait_for_room(key, waker);
+                return None;
+            }
+
+            Some(connection.relay(key, message))
+        });
+
+        let Some(result) = passed else { return Poll::Pending };
+
+        if !last && result.is_ok() {
+            return Poll::Ready(true);
+        }
+
+        // Decoded only if somebody wants to know.
+        let failure = self.when_over.is_some().then(|| message.failure()).flatten();
+        self.end(result, failure.as_ref());
+        Poll::Ready(false)
+    }
+
+    /// Waits until nobody wants an answer any more.
+    pub(crate) fn poll_cancelled(&self, waker: &Waker) -> Poll<()> {
+        let mut state = self.shared.lock();
+
+        if !state.connection.is_wanted(self.key) {
+            return Poll::Ready(());
+        }
+
+        state.connection.wait_for_cancel(self.key, waker);
+        Poll::Pending
+    }
+
+    fn end(&mut self, result: Result<(), SendError>, failure: Option<&Failure>) {
         self.answered = true;
 
         match result {
@@ -319,7 +345,9 @@ impl Responder {
             }
             Err(_) => self.over(Outcome::Cancelled),
         }
+    }
 
+    fn sent(&self) -> Sent {
         Sent { position: self.shared.lock().connection.output_end(), shared: self.shared.clone() }
     }
 
@@ -342,17 +370,7 @@ impl Responder {
     /// Waits until the caller wants no answer any more, or is gone. Handlers need it only for work that dropping their
     /// future does not end.
     pub async fn cancelled(&self) {
-        poll_fn(|cx| {
-            let mut state = self.shared.lock();
-
-            if !state.connection.is_wanted(self.key) {
-                return Poll::Ready(());
-            }
-
-            state.connection.wait_for_cancel(self.key, cx.waker());
-            Poll::Pending
-        })
-        .await
+        poll_fn(|cx| self.poll_cancelled(cx.waker())).await
     }
 }
 
@@ -400,7 +418,7 @@ impl Sent {
                 return Poll::Ready(());
             }
 
-            connection.wait_for_room(cx.waker());
+            connection.wait_for_writing(cx.waker());
             Poll::Pending
         })
         .await

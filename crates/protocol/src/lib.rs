@@ -6,7 +6,7 @@
 //! [`Operations`], and are answered by a [`Responder`]. A [`Driver`] carries all that over a socket.
 //!
 //! ```
-//! use async_container_protocol::{Driver, Operations, NoOperations, Request, Settings, Side};
+//! use async_container_protocol::{Driver, Operations, NoOperations, Request, Settings, Side, Socket};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,10 +18,10 @@
 //!         Ok([("greeting", format!("Hello, {name}!"))].into_iter().collect::<std::collections::BTreeMap<_, _>>())
 //!     });
 //!
-//! let (_, driver) = Driver::new(there, Side::Accepted, operations, Settings::default());
+//! let (_, driver) = Driver::new(Socket::from(there), Side::Accepted, operations, Settings::default());
 //! driver.spawn();
 //!
-//! let (client, driver) = Driver::new(here, Side::Connected, NoOperations, Settings::default());
+//! let (client, driver) = Driver::new(Socket::from(here), Side::Connected, NoOperations, Settings::default());
 //! driver.spawn();
 //!
 //! let answer = client.call("greet", &[("name", "world")].into_iter().collect::<std::collections::BTreeMap<_, _>>()).await?;
@@ -56,6 +56,8 @@
 //! | final response | `id`, `finished: true`, and any fields |
 //! | failure | `id`, `finished: true`, `failed: true`, `error: {class, message, …}`, and any fields |
 //! | cancel | `id`, `cancel: true` |
+//! | window | `id: 0`, `window`: how many responses to each call may be sent before more are asked for |
+//! | more | `id: 0`, `call`, `more`: so many more may be sent to that call |
 //!
 //! The side that connected calls with even ids from 2, the side that accepted with odd ones from 3; any integer is taken.
 //! An answer to a call that is over is dropped. A frame of length 0 or over the limit, something that is no map, text that
@@ -64,17 +66,19 @@
 //!
 //! # Bounds
 //!
-//! Whatever a peer does, a connection takes bounded memory: see [`Settings`]. Two of the bounds are felt by others on the
-//! same connection, for the protocol has no flow control for a single call. While 64 responses of one call wait to be
-//! taken by its caller, nothing more is read from that connection; so a caller that takes none for 3 s has its call
-//! cancelled, if another is waiting. And while 1 MiB of final answers waits to be read by the peer, its calls wait as well; once
-//! 1 MiB of these does, nothing more is read.
+//! Whatever a peer does, a connection takes bounded memory: see [`Settings`]. Each side tells the other how many responses to
+//! one call it is ready for, and asks for more as they are taken, so that a call whose responses nobody takes has its sender
+//! wait, and no other. A peer that knows nothing of that is not read while 64 responses of one call wait to be taken; a
+//! caller that takes none for 3 s has its call cancelled then, if another is waiting. And while 1 MiB of final answers waits to
+//! be read by the peer, its calls wait as well; once 1 MiB of these does, nothing more is read.
 //!
 //! # Cost
 //!
 //! A connection is one task, one buffer for input of 4 KiB and one for output. Messages are encoded into the output
 //! directly, and all that is ready when the task runs leaves in one write: with 64 calls in flight, that is what
-//! decides. Handlers that do not wait run on that task; the others get one each. An idle connection sets no timers.
+//! decides. Handlers that do not wait run on that task; the others get one each. A call that is passed on, by
+//! [`Responder::relay`], gets none: what comes for it on one connection goes straight into the output of the other. An idle
+//! connection sets no timers, and over a [`Socket`] it is woken only when there is something to read.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -88,6 +92,7 @@ pub mod endpoint;
 mod error;
 mod failure;
 mod fields;
+mod flow;
 mod frame;
 mod handler;
 mod hash;
@@ -96,8 +101,10 @@ mod message;
 mod operations;
 mod output;
 mod reader;
+mod relay;
 mod settings;
 mod shared;
+mod socket;
 
 pub use calls::CallKey;
 pub use client::{Call, Client};
@@ -116,3 +123,4 @@ pub use operations::Operations;
 pub use reader::MAXIMUM_DEPTH;
 pub use rmpv::Value;
 pub use settings::Settings;
+pub use socket::Socket;

@@ -31,6 +31,11 @@ impl Id {
         }
     }
 
+    /// What came as one. A number that MessagePack cannot hold is nobody's.
+    pub(crate) fn from_integer(number: i128) -> Self {
+        Self(number)
+    }
+
     /// As the table of outgoing calls knows it, whose ids are all ours.
     pub(crate) fn as_outgoing(self) -> Option<u64> {
         u64::try_from(self.0).ok()

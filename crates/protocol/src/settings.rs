@@ -48,8 +48,8 @@ impl Settings {
         self
     }
 
-    /// How many messages of one call may wait to be written, and how many that came may wait to be taken. Default is
-    /// 64.
+    /// How many messages of one call may wait to be written, and how many that came may wait to be taken: the window that
+    /// the peer is told. Default is 64.
     pub fn queue_limit(mut self, messages: usize) -> Self {
         self.queue_limit = messages.max(1);
         self
@@ -69,8 +69,8 @@ impl Settings {
         self
     }
 
-    /// How long a call whose responses nobody takes may hold up others on its connection before it is given up. As long as
-    /// it is the only one, it holds up none. Default is 3 s.
+    /// How long a call whose responses nobody takes may hold up others on its connection before it is given up. It holds up
+    /// none if the peer knows of windows, or as long as it is the only one. Default is 3 s.
     pub fn read_stall(mut self, duration: Duration) -> Self {
         self.read_stall = duration;
         self

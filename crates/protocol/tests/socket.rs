@@ -1,6 +1,7 @@
 //! Drivers and clients over real sockets.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     os::unix::net::UnixStream as BlockingStream,
     sync::{
@@ -12,7 +13,7 @@ use std::{
 
 use async_container_protocol::{
     CallError, Client, ConnectError, ConnectionError, Driver, Failure, Fields, Handler, NoOperations, Operations,
-    Outcome, Request, Responder, Settings, Side, class, endpoint,
+    Outcome, Request, Responder, Settings, Side, Socket, class, endpoint,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -124,7 +125,7 @@ fn operations() -> (Operations, mpsc::UnboundedReceiver<Report>) {
 
 fn pair() -> (Client, mpsc::UnboundedReceiver<Report>) {
     let (here, reports) = raw(Settings::default());
-    let (client, driver) = Driver::new(here, Side::Connected, operations().0, Settings::default());
+    let (client, driver) = Driver::new(Socket::from(here), Side::Connected, operations().0, Settings::default());
     driver.spawn();
     (client, reports)
 }
@@ -133,7 +134,7 @@ fn pair() -> (Client, mpsc::UnboundedReceiver<Report>) {
 fn raw(settings: Settings) -> (UnixStream, mpsc::UnboundedReceiver<Report>) {
     let (here, there) = UnixStream::pair().unwrap();
     let (operations, reports) = operations();
-    let (_, driver) = Driver::new(there, Side::Accepted, operations, settings);
+    let (_, driver) = Driver::new(Socket::from(there), Side::Accepted, operations, settings);
     driver.spawn();
     (here, reports)
 }
@@ -504,25 +505,156 @@ async fn peer_that_never_reads_is_left_after_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn responses_that_nobody_takes_cost_their_call_alone() {
-    let (client, _reports) = pair();
+async fn responses_that_nobody_takes_hold_up_no_other_call() {
+    let (client, mut reports) = pair();
     let mut flood = client.call("flood", &());
     let before = tokio::time::Instant::now();
-    // The first may come in before the queue is full; the second waits for the flood to be given up.
-    client.call("echo", &()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    client.call("echo", &()).await.unwrap();
+
+    for _ in 0..200 {
+        client.call("echo", &()).await.unwrap();
+    }
+
+    let mut sent = 0;
+
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_secs(3600), reports.recv()).await {
+        sent += 1;
+    }
+
+    assert_eq!(sent, 64, "its sender waits");
+
+    for number in 0..1000 {
+        assert!(flood.next().await.unwrap().is_some(), "{number}");
+        client.call("echo", &()).await.unwrap();
+    }
+
+    // Time passes only when nothing else is left to do.
+    assert_eq!(before.elapsed().as_secs(), 3600);
+}
+
+/// As a peer does it that knows nothing of windows.
+#[tokio::test(start_paused = true)]
+async fn responses_that_nobody_takes_cost_their_call_alone() {
+    let (there, mut here) = UnixStream::pair().unwrap();
+    let (client, driver) = Driver::new(Socket::from(there), Side::Connected, NoOperations, Settings::default());
+    driver.spawn();
+    let mut flood = client.call("flood", &());
+    let before = tokio::time::Instant::now();
+    here.write_all(&b"\0\0\0\x05\x81\xa2id\x02".repeat(100)).await.unwrap();
+    // It comes behind more than may wait, so it is read when the flood is given up.
+    let other = client.call("x", &());
+    here.write_all(b"\0\0\0\x0f\x82\xa2id\x04\xa8finished\xc3").await.unwrap();
+    other.await.unwrap();
     assert_eq!(before.elapsed().as_secs(), 3);
-    let mut chunks = 0;
+    let mut responses = 0;
     let error = loop {
         match flood.next().await {
-            Ok(Some(_)) => chunks += 1,
+            Ok(Some(_)) => responses += 1,
             Ok(None) => panic!("it never ends"),
             Err(error) => break error,
         }
     };
     assert!(matches!(error, CallError::NotTaken(_)), "{error}");
-    assert_eq!(chunks, 64);
+    assert_eq!(responses, 64);
+}
+
+/// A client, and the reports of the operations that it reaches through somebody in between. What that one has under way in
+/// either direction is counted by nobody, so that it has to hold by itself.
+fn relayed() -> (Client, Client, mpsc::UnboundedReceiver<Report>) {
+    let (worker, there) = UnixStream::pair().unwrap();
+    let (operations, reports) = operations();
+    let (worker, driver) = Driver::new(Socket::from(worker), Side::Connected, operations, Settings::default());
+    driver.spawn();
+    let (to_worker, driver) = Driver::new(Socket::from(there), Side::Accepted, NoOperations, Settings::default());
+    driver.spawn();
+
+    struct Between(Client);
+
+    impl Handler for Between {
+        fn call(&self, request: Request, responder: Responder) -> Option<async_container_protocol::BoxFuture> {
+            responder.relay(self.0.call_fields(request.operation(), request.fields()));
+            None
+        }
+    }
+
+    let (here, there) = UnixStream::pair().unwrap();
+    let (_, driver) = Driver::new(Socket::from(there), Side::Accepted, Between(to_worker), Settings::default());
+    driver.spawn();
+    let (client, driver) = Driver::new(Socket::from(here), Side::Connected, NoOperations, Settings::default());
+    driver.spawn();
+    (client, worker, reports)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_keeps_order_whoever_carries_it() {
+    let (client, _worker, _reports) = relayed();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut call = client.call("count", &BTreeMap::from([("to", 2000)]));
+                let mut expected = 0;
+
+                while let Some(fields) = call.next().await.unwrap() {
+                    assert_eq!(fields.get::<u64>("number").unwrap(), Some(expected));
+                    expected += 1;
+                }
+
+                assert_eq!(expected, 2000);
+                assert_eq!(call.finish().await.unwrap().get::<u64>("number").unwrap(), Some(99));
+                assert_eq!(failure(client.call("fail", &()).await).class(), "Teapot");
+            })
+        })
+        .collect();
+
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn relay_that_nobody_reads_holds_up_no_other() {
+    let (client, _worker, mut reports) = relayed();
+    let mut flood = client.call("flood", &());
+    let before = tokio::time::Instant::now();
+    let mut sent = 0;
+
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::from_secs(3600), reports.recv()).await {
+        sent += 1;
+        client.call("echo", &()).await.unwrap();
+    }
+
+    // So many wait at either end of the relay, and one is in its hands.
+    assert!((64..=129).contains(&sent), "{sent}");
+
+    for _ in 0..1000 {
+        assert!(flood.next().await.unwrap().is_some());
+    }
+
+    client.call("echo", &()).await.unwrap();
+    assert_eq!(before.elapsed().as_secs(), 3600);
+}
+
+#[tokio::test]
+async fn relay_passes_the_end_on_in_both_directions() {
+    let (client, worker, mut reports) = relayed();
+    let call = client.call("hang", &());
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    drop(call);
+    assert_eq!(reports.recv().await, Some(Report::Dropped), "the caller wants it no more");
+
+    let call = client.call("hang", &());
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    worker.close();
+    assert_eq!(failure(call.await).class(), class::CONNECTION_CLOSED);
+    assert_eq!(reports.recv().await, Some(Report::Dropped));
+    assert_eq!(failure(client.call("echo", &()).await).class(), class::CONNECTION_CLOSED);
+
+    let (client, _worker, mut reports) = relayed();
+    let call = client.call("hang", &());
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    client.close();
+    assert_eq!(reports.recv().await, Some(Report::Dropped), "the caller is gone");
+    assert!(matches!(call.await, Err(CallError::ConnectionClosed)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -563,6 +563,148 @@ fn only_call_of_a_connection_may_take_its_time() {
     assert!(client.connection.wants_input(), "now it did hold somebody up");
 }
 
+/// Lets all that each of two sides has to say reach the other.
+fn exchange(one: &mut Peer, other: &mut Peer) {
+    loop {
+        let (from_one, from_other) = (one.output(), other.output());
+
+        if from_one.is_empty() && from_other.is_empty() {
+            return;
+        }
+
+        one.receive(&from_other);
+        other.receive(&from_one);
+    }
+}
+
+#[test]
+fn window_is_announced_once_and_answered() {
+    let mut client = Peer::with(Side::Connected, Settings::default().queue_limit(5));
+    client.connection.announce();
+    client.connection.announce();
+    let hello = client.output();
+    assert_eq!(hello, b"\x00\x00\x00\x0d\x82\xa2id\x00\xa6window\x05");
+    let mut server = Peer::new(Side::Accepted);
+    assert!(server.receive(&hello.repeat(2)).is_empty());
+    assert_eq!(
+        server.output_messages(),
+        [serde_json::json!({"id": 0, "window": 64})],
+        "once, and only because it was told"
+    );
+    let (key, ..) = server.receive_call(STATUS);
+    server.connection.respond(key, true, &()).unwrap();
+    assert_eq!(server.output(), b"\x00\x00\x00\x0f\x82\xa2id\x02\xa8finished\xc3", "answers are as they were");
+
+    let mut lines = Peer::new(Side::Accepted);
+    lines.receive(b"{\"id\":0,\"window\":5}\n");
+    assert_eq!(lines.output_line(), serde_json::json!({"id": 0, "window": 64}), "in lines as well");
+}
+
+#[test]
+fn call_sends_no_more_than_was_asked_for() {
+    let mut server = Peer::new(Side::Accepted);
+    server.receive(&message!({"id": 0, "window": 2}));
+    server.output();
+    let (key, ..) = server.receive_call(STATUS);
+    let (other, ..) = server.receive_call(&message!({"id": 4, "do": "x"}));
+
+    for _ in 0..2 {
+        assert_eq!(server.connection.has_room(key), Ok(true));
+        server.connection.respond(key, false, &()).unwrap();
+        server.output();
+    }
+
+    assert_eq!(server.connection.has_room(key), Ok(false), "although all of it is written");
+    assert_eq!(server.connection.has_room(other), Ok(true));
+    server.receive(&message!({"id": 0, "call": 2, "more": 1}));
+    assert_eq!(server.connection.has_room(key), Ok(true));
+    server.connection.respond(key, false, &()).unwrap();
+    server.output();
+    assert_eq!(server.connection.has_room(key), Ok(false));
+
+    // What nobody understands is for those who come after us, and none of it adds up to harm.
+    for strange in [
+        message!({"id": 0}),
+        message!({"id": 0, "call": 6, "more": 1}),
+        message!({"id": 0, "call": 2}),
+        message!({"id": 0, "more": 1}),
+        message!({"id": 0, "call": "2", "more": 1}),
+        message!({"id": 0, "call": 2, "more": -1}),
+        message!({"id": 0, "window": "many"}),
+        message!({"id": 0, "finished": true, "weather": "fine"}),
+    ] {
+        assert!(server.receive(&strange).is_empty());
+        assert_eq!(server.connection.has_room(key), Ok(false));
+    }
+
+    for _ in 0..2 {
+        server.receive(&message!({"id": 0, "call": 2, "more": u64::MAX}));
+    }
+
+    assert_eq!(server.connection.has_room(key), Ok(true));
+    server.connection.respond(key, true, &()).unwrap();
+    assert_eq!(server.connection.has_room(key), Err(SendError::Cancelled));
+}
+
+#[test]
+fn slow_reader_of_one_call_holds_up_no_other() {
+    let settings = Settings::default().queue_limit(4);
+    let mut client = Peer::with(Side::Connected, settings.clone());
+    let mut server = Peer::with(Side::Accepted, settings);
+    client.connection.announce();
+    let slow = client.connection.call("stream", &()).unwrap();
+    let output = client.output();
+    let (key, ..) = server.receive_call(&output);
+    let mut sent = 0;
+
+    while server.connection.has_room(key) == Ok(true) {
+        server.connection.respond(key, false, &()).unwrap();
+        exchange(&mut client, &mut server);
+        sent += 1;
+    }
+
+    assert_eq!(sent, 4);
+    assert!(client.connection.wants_input());
+    assert_eq!(client.connection.poll_timeout(), None, "nothing is held up, so nothing is given up");
+    assert!(client.connection.take_response(slow).unwrap().is_some());
+    exchange(&mut client, &mut server);
+    assert_eq!(server.connection.has_room(key), Ok(false), "more is asked for in lots");
+    assert!(client.connection.take_response(slow).unwrap().is_some());
+    assert_eq!(client.output_messages(), [serde_json::json!({"id": 0, "call": 2, "more": 2})]);
+
+    // One who sends more than that is held up as one who knows nothing of it.
+    client.receive(&message!({"id": slow}).repeat(9));
+    assert!(!client.connection.wants_input());
+    assert_eq!(std::iter::from_fn(|| client.connection.take_response(slow).unwrap()).count(), 5);
+    assert!(client.connection.wants_input());
+}
+
+#[test]
+fn final_response_needs_no_window() {
+    let mut server = Peer::new(Side::Accepted);
+    server.receive(&message!({"id": 0, "window": 0}));
+    let (key, ..) = server.receive_call(STATUS);
+    assert_eq!(server.connection.has_room(key), Ok(false));
+    server.output();
+    server.connection.respond(key, true, &()).unwrap();
+    assert_eq!(server.output_messages(), [serde_json::json!({"id": 2, "finished": true})]);
+}
+
+#[test]
+fn peer_that_was_not_told_is_not_asked_for_more() {
+    let mut client = Peer::with(Side::Connected, Settings::default().queue_limit(2));
+    client.connection.announce();
+    let id = client.connection.call("stream", &()).unwrap();
+    client.output();
+
+    for _ in 0..10 {
+        client.receive(&message!({"id": id}));
+        assert!(client.connection.take_response(id).unwrap().is_some());
+    }
+
+    assert!(client.output().is_empty(), "it never said that it understands");
+}
+
 #[test]
 fn producer_waits_for_a_peer_that_does_not_read() {
     let mut server = Peer::with(Side::Accepted, Settings::default().queue_limit(2));

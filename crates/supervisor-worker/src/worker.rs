@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use async_container_protocol::{
     CallError, Client, ConnectError, ConnectionError, Driver, EncodeError, Failure, Fields, Operations, Request,
-    Settings, Side, endpoint,
+    Settings, Side, Socket, endpoint,
 };
 use serde::Serialize;
 use std::{sync::Arc, time::Duration};
@@ -166,7 +166,8 @@ impl Worker {
             Err(error) => return End::NotConnected(error),
         };
 
-        let (client, driver) = Driver::new(stream, Side::Connected, operations.clone(), self.settings.clone());
+        let (client, driver) =
+            Driver::new(Socket::from(stream), Side::Connected, operations.clone(), self.settings.clone());
         let mut driver = std::pin::pin!(driver);
 
         // No time-out: while the supervisor is being restarted, this waits in the backlog of its socket, and the answer

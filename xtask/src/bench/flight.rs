@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_protocol::{Client, Driver, Operations, Request, Settings, Side};
+use async_container_protocol::{Client, Driver, Operations, Request, Settings, Side, Socket};
 use async_container_supervisor_tests::Dir;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
         loop {
             tokio::select! {
                 stream = calls.accept() => {
-                    let (_, driver) = Driver::new(stream?.0, Side::Accepted, operations.clone(), Settings::default());
+                    let (_, driver) = Driver::new(Socket::from(stream?.0), Side::Accepted, operations.clone(), Settings::default());
                     driver.spawn();
                 }
                 stream = raw.accept() => drop(tokio::spawn(echo(stream?.0))),

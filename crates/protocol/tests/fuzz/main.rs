@@ -94,7 +94,10 @@ fn number_of(random: &mut Random, out: &mut Vec<u8>) {
 }
 
 fn text(random: &mut Random, out: &mut Vec<u8>) {
-    let words = ["", "a", "id", "do", "finished", "failed", "error", "cancel", "class", "message", "é\n\"\\", "state"];
+    let words = [
+        "", "a", "id", "do", "finished", "failed", "error", "cancel", "class", "message", "é\n\"\\", "state", "window",
+        "call", "more",
+    ];
     let word = random.one_of(&words.map(str::as_bytes)[..]);
 
     match random.below(4) {
@@ -108,7 +111,7 @@ fn text(random: &mut Random, out: &mut Vec<u8>) {
 /// A message in MessagePack: what it says of itself, and other fields.
 fn message(random: &mut Random) -> Vec<u8> {
     let mut entries: Vec<Vec<u8>> = Vec::new();
-    let usual: [&[u8]; 8] = [
+    let usual: [&[u8]; 11] = [
         b"\xa2do\xa1x",
         b"\xa8finished\xc3",
         b"\xa6failed\xc3",
@@ -117,6 +120,9 @@ fn message(random: &mut Random) -> Vec<u8> {
         b"\xa2id\x03",
         b"\xa2id\x05",
         b"\xa6failed\xc0",
+        b"\xa6window\x02",
+        b"\xa4call\x02",
+        b"\xa4more\x03",
     ];
     entries.push([b"\xa2id", &[random.below(8) as u8][..]].concat());
 
@@ -141,6 +147,9 @@ fn line(random: &mut Random) -> Vec<u8> {
         "\"id\":2",
         "\"id\":3",
         "\"id\":-1",
+        "\"id\":0",
+        "\"window\":1",
+        "\"call\":2,\"more\":1",
         "\"id\":18446744073709551615",
         "\"do\":\"x\"",
         "\"finished\":true",

@@ -184,6 +184,11 @@ fn take_all(peer: &mut Connection, outgoing: [u64; 2], events: &mut Vec<String>,
 pub fn connection(data: &[u8]) {
     let mut pair = Pair::new();
 
+    // As the driver does it; without that, two sides that know nothing of windows.
+    if data.first().is_some_and(|first| first & 0x80 == 0) {
+        pair.peers[0].connection.announce();
+    }
+
     for step in data.chunks_exact(2).take(400) {
         pair.step(step[0], usize::from(step[1]));
     }
@@ -355,6 +360,7 @@ impl Pair {
                 0..8 => peer.connection.finish(),
                 8..16 => peer.connection.close(),
                 16..32 => self.advance(Duration::from_secs(40)),
+                32..48 => peer.connection.announce(),
                 _ => drop(self.carry(side, usize::MAX)),
             },
         }

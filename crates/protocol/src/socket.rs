@@ -1,0 +1,166 @@
+//! A Unix socket that wakes nobody for nothing.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream as StdStream,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
+    net::UnixStream,
+};
+
+/// A connected Unix socket, for a [`Driver`](crate::Driver).
+///
+/// A driver takes tokio's `UnixStream` as well, but that asks the kernel for everything that happens to the socket, and is
+/// woken each time that the peer has read, because there is room to write then. In a conversation of questions and answers,
+/// that is half of all wake-ups, and each is a switch to a process that finds nothing to do. This one asks for that only
+/// while there is something that could not be written.
+///
+/// It is made from a `UnixStream`, and registered with the runtime when it is used first.
+pub struct Socket(State);
+
+enum State {
+    /// As it came.
+    New(UnixStream),
+    /// It is told when there is something to read.
+    Reading(AsyncFd<StdStream>),
+    /// It is told when there is room to write as well.
+    Blocked(AsyncFd<StdStream>),
+    /// It could not be registered.
+    Lost,
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Self(State::New(stream))
+    }
+}
+
+impl Socket {
+    fn registered(&mut self) -> io::Result<&AsyncFd<StdStream>> {
+        if let State::New(_) = self.0
+            && let State::New(stream) = std::mem::replace(&mut self.0, State::Lost)
+        {
+            self.0 = State::Reading(register(stream.into_std()?, Interest::READABLE)?);
+        }
+
+        match &self.0 {
+            State::Reading(stream) | State::Blocked(stream) => Ok(stream),
+            State::New(_) | State::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Has it told that there is room to write, or no longer.
+    fn set_blocked(&mut self, blocked: bool, cx: &mut Context<'_>) -> io::Result<()> {
+        let stream = match std::mem::replace(&mut self.0, State::Lost) {
+            State::Reading(stream) if blocked => stream.into_inner(),
+            State::Blocked(stream) if !blocked => stream.into_inner(),
+            other => {
+                self.0 = other;
+                return Ok(());
+            }
+        };
+
+        let stream = match blocked {
+            true => State::Blocked(register(stream, Interest::READABLE | Interest::WRITABLE)?),
+            false => State::Reading(register(stream, Interest::READABLE)?),
+        };
+        self.0 = stream;
+
+        // Whoever waits to read did so with the registration that is gone.
+        if self.registered()?.poll_read_ready(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+
+        Ok(())
+    }
+}
+
+/// What is deprecated is that it takes any number for a file descriptor. This one is owned, and stays open for as long as it is
+/// watched. The replacement says so by `unsafe`, which this crate forbids.
+#[expect(deprecated)]
+fn register(stream: StdStream, interest: Interest) -> io::Result<AsyncFd<StdStream>> {
+    AsyncFd::with_interest(stream, interest)
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream = self.get_mut().registered()?;
+
+        loop {
+            let mut ready = ready!(stream.poll_read_ready(cx))?;
+            let room = buffer.initialize_unfilled();
+            let length = room.len();
+
+            match stream.get_ref().read(room) {
+                Ok(count) => {
+                    // Less than there was room for is all there is. What comes now is told of anew.
+                    if count < length {
+                        ready.clear_ready();
+                    }
+
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let socket = self.get_mut();
+
+        loop {
+            let is_blocked = matches!(socket.0, State::Blocked(_));
+            let stream = socket.registered()?;
+            let room = match is_blocked {
+                true => Some(ready!(stream.poll_write_ready(cx))?),
+                false => None,
+            };
+
+            match stream.get_ref().write(bytes) {
+                Ok(count) => {
+                    if is_blocked && count == bytes.len() {
+                        socket.set_blocked(false, cx)?;
+                    }
+
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match room {
+                    Some(mut room) => room.clear_ready(),
+                    None => socket.set_blocked(true, cx)?,
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = self.get_mut().registered()?;
+        Poll::Ready(stream.get_ref().shutdown(std::net::Shutdown::Write))
+    }
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            State::New(stream) => formatter.debug_tuple("Socket").field(stream).finish(),
+            State::Reading(stream) | State::Blocked(stream) => {
+                formatter.debug_tuple("Socket").field(stream.get_ref()).finish()
+            }
+            State::Lost => formatter.write_str("Socket"),
+        }
+    }
+}
