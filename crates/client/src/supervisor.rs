@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use async_container_protocol::{
-    Call, CallError, Client, ConnectError, Driver, Fields, NoOperations, Settings, Side, class,
+    Call, CallError, Client, ConnectError, Driver, Fields, NoOperations, Settings, Side, Socket, class,
     endpoint::{self, Credentials},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -63,7 +63,7 @@ impl Supervisor {
         let stream = endpoint::connect(path.as_ref()).await?;
         // For a socket that was accepted, the kernel names the process that began to listen: the root.
         let listener = Credentials::of(&stream).ok().and_then(|credentials| credentials.process_id);
-        let (client, driver) = Driver::new(stream, Side::Connected, NoOperations, Settings::default());
+        let (client, driver) = Driver::new(Socket::from(stream), Side::Connected, NoOperations, Settings::default());
         driver.spawn();
         Ok(Self { client, listener, farewells: Farewells::default() })
     }

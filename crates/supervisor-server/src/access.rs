@@ -4,6 +4,8 @@ use std::{collections::HashMap, fmt};
 
 use async_container_protocol::{BoxFuture, Failure, Handler, Request, Responder, class, endpoint::Credentials};
 
+use crate::forward::Forward;
+
 /// What someone may do who is neither root nor the user that the supervisor runs as.
 ///
 /// `ping` takes any role, and each but [`Work`](Role::Work) includes [`Observe`](Role::Observe).
@@ -118,13 +120,17 @@ impl Access {
     }
 
     /// The role that a call takes; `None` if any will do.
-    pub(crate) fn required(&self, request: &Request) -> Option<Role> {
+    pub(crate) fn required(&self, request: &Request, forward: Option<&Forward>) -> Option<Role> {
+        // What is said of the operation that is to be forwarded counts. A call that names none fails anyway.
+        if let Some(forward) = forward {
+            return Some(forward.operation().map_or(Role::Operate, |operation| self.required_of_worker(operation)));
+        }
+
         match request.operation() {
             "ping" => None,
             "status" | "children" | "ready" | "subscribe" => Some(Role::Observe),
             "restart" | "replace" => Some(Role::Operate),
             "register" => Some(Role::Work),
-            "forward" => Some(forwarded(request, |operation| self.required_of_worker(operation))),
             operation => Some(self.required.get(operation).copied().unwrap_or(Role::Operate)),
         }
     }
@@ -137,12 +143,6 @@ impl Access {
             None => Role::Operate,
         }
     }
-}
-
-/// What is said of the operation that is to be forwarded. A call that names none fails anyway.
-fn forwarded(request: &Request, of: impl FnOnce(&str) -> Role) -> Role {
-    let operation = request.fields().nested("operation").ok().flatten();
-    operation.as_ref().and_then(|operation| operation.operation()).map_or(Role::Operate, of)
 }
 
 /// Why a call is not made.

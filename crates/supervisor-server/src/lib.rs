@@ -70,7 +70,13 @@
 //! The user that it runs as and root may do everything. Others are let in by
 //! [`allow_user`](Server::allow_user) and [`allow_group`](Server::allow_group) with a [`Role`]. What takes the role to operate
 //! or to diagnose is told to the log as it ends, with target `async_container_supervisor_server::audit`: who, what, and what came of
-//! it. Operations of the application are told at level debug if they were permitted, the rest at level info.
+//! it: `process_id`, `user_id` and `group_id` of the caller as the kernel has them, `operation`, `role`, `result`, which is
+//! `finished`, `cancelled` or the class of a failure, and `worker.id`, `worker.process_id` and `worker.name` of the worker whose
+//! operation it was. Calls that were permitted are told at level info, others at level warn and at once.
+//!
+//! # What it counts
+//!
+//! The calls of each operation, how they ended, and how long they took: see [`Server::statistics`].
 //!
 //! # What a monitor can do to it
 //!
@@ -85,6 +91,7 @@ mod access;
 mod audit;
 mod error;
 mod events;
+mod forward;
 mod monitor;
 mod operation;
 mod process;
@@ -95,10 +102,12 @@ mod root;
 mod schedule;
 mod server;
 mod session;
+mod statistics;
 mod workers;
 
 pub use access::Role;
 pub use error::ServeError;
 pub use root::{ChildState, ParentProcess, Replacement, Root, RootError, RootState, Signal, UnknownSignal};
 pub use server::Server;
+pub use statistics::{Latency, OperationStatistics, Statistics};
 pub use workers::{Worker, Workers};

@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 use crate::{
     access::Access,
     events::{Events, RESTART, Subscription},
+    forward::{Forward, nested},
     monitor::{MonitorHandle, STATUS_TIMEOUT, Wish},
     process::is_in_other_namespace,
     registry::Registry,
     root::{Root, RootState, Signal},
     session::Session,
+    statistics::Statistics,
 };
 
 /// How large the state of a worker may be. All of them go into every `status`, which would otherwise be at the mercy of
@@ -29,11 +31,12 @@ pub(crate) struct Supervisor {
     pub(crate) custom: Operations,
     pub(crate) access: Access,
     pub(crate) events: Arc<Events>,
+    pub(crate) statistics: Statistics,
     pub(crate) started: Instant,
 }
 
 impl Supervisor {
-    /// Answers a call of a session.
+    /// Answers a call of a session that is not to be forwarded.
     pub(crate) fn call(&self, session: &Session, request: Request, responder: Responder) -> Option<BoxFuture> {
         match request.operation() {
             "register" => {
@@ -42,7 +45,6 @@ impl Supervisor {
                 None
             }
             "status" => Some(Box::pin(status(self.registry.clone(), responder))),
-            "forward" => self.forward(&request, responder),
             "restart" => self.restart(&request, responder),
             "replace" => {
                 responder.answer(self.replace(&request));
@@ -97,27 +99,19 @@ impl Supervisor {
         Ok(Registered { connection_id: session.id.to_string() })
     }
 
-    fn forward(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
-        let call = request.require::<String>("connection_id").and_then(|id| {
-            let operation = nested(request, "operation")?;
-            let name = operation.operation().ok_or_else(|| {
-                Failure::invalid_parameters(
-                    "the parameter 'operation' has no 'do' that names an operation of the worker",
-                )
-            })?;
-            let worker = self.registry.get(&id).ok_or_else(|| {
+    /// Has a worker called, and passes on what it answers.
+    pub(crate) fn forward(&self, forward: &Forward, responder: Responder) {
+        let call = forward.parts().and_then(|(id, name, operation)| {
+            let worker = self.registry.client(id).ok_or_else(|| {
                 Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{id}'"))
             })?;
 
-            Ok(worker.client.call_fields(name, &operation))
+            Ok(worker.call_fields(name, operation))
         });
 
         match call {
-            Ok(call) => Some(Box::pin(responder.relay(call))),
-            Err(failure) => {
-                responder.fail(failure);
-                None
-            }
+            Ok(call) => responder.relay(call),
+            Err(failure) => drop(responder.fail(failure)),
         }
     }
 
@@ -314,15 +308,6 @@ async fn send_status(responder: &Responder, monitor: &MonitorHandle, fields: &Fi
         }
         result => result,
     }
-}
-
-/// A parameter that is a map and has to be there.
-fn nested(request: &Request, key: &str) -> Result<Fields, Failure> {
-    request
-        .fields()
-        .nested(key)
-        .map_err(|error| invalid(&error))?
-        .ok_or_else(|| Failure::invalid_parameters(format!("the parameter '{key}' is missing")))
 }
 
 fn invalid(error: &dyn std::error::Error) -> Failure {

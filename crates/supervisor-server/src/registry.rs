@@ -153,6 +153,11 @@ impl Registry {
         self.lock().workers.get(id).cloned()
     }
 
+    /// A handle to call a worker by.
+    pub(crate) fn client(&self, id: &str) -> Option<Client> {
+        self.lock().workers.get(id).map(|worker| worker.client.clone())
+    }
+
     /// The state of a worker, if it has registered.
     pub(crate) fn state(&self, id: &str) -> Option<Fields> {
         self.lock().workers.get(id).map(|worker| worker.state.clone())

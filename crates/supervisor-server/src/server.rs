@@ -25,6 +25,7 @@ use crate::{
     restart,
     root::{ParentProcess, Root},
     session::Session,
+    statistics::Statistics,
     workers::Workers,
 };
 
@@ -48,6 +49,7 @@ pub struct Server {
     settings: Settings,
     events: Arc<Events>,
     registry: Arc<Registry>,
+    statistics: Statistics,
 }
 
 impl Server {
@@ -63,6 +65,7 @@ impl Server {
             settings: Settings::default(),
             registry: Arc::new(Registry::new(events.clone())),
             events,
+            statistics: Statistics::default(),
         }
     }
 
@@ -132,6 +135,11 @@ impl Server {
         Workers(self.registry.clone())
     }
 
+    /// How often operations will have been called, how that ended, and how long it took.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics.clone()
+    }
+
     /// Accepts connections and serves them until `shutdown`, then closes them all.
     ///
     /// The listener is bound by whoever outlives the supervisor, so that connects made while it is being restarted wait
@@ -144,6 +152,7 @@ impl Server {
         registry.set_monitors(Monitors::start(self.monitors, &sender, &events)?);
         let _monitors = StopMonitors(registry.clone());
         let root = self.root;
+        self.statistics.begin(self.operations.names());
         let supervisor = Arc::new(Supervisor {
             registry: registry.clone(),
             actions: sender,
@@ -151,6 +160,7 @@ impl Server {
             custom: self.operations,
             access: self.access,
             events: events.clone(),
+            statistics: self.statistics,
             started: Instant::now(),
         });
 

@@ -2,13 +2,16 @@
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
 
-use async_container_protocol::{BoxFuture, Driver, Handler, Request, Responder, Settings, Side, endpoint::Credentials};
+use async_container_protocol::{
+    BoxFuture, Driver, Handler, Request, Responder, Settings, Side, Socket, endpoint::Credentials,
+};
 use tokio::{net::UnixStream, sync::OwnedSemaphorePermit, time::timeout};
 use uuid::Uuid;
 
 use crate::{
     access::{Denied, Roles, refused},
-    audit,
+    audit::Called,
+    forward::Forward,
     operation::Supervisor,
     process::Process,
 };
@@ -48,7 +51,7 @@ impl Session {
             // Whom nothing is done for holds up nobody.
             drop(newcomer);
             tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
-            let (_client, driver) = Driver::new(stream, Side::Accepted, Denied(credentials), settings);
+            let (_client, driver) = Driver::new(Socket::from(stream), Side::Accepted, Denied(credentials), settings);
             let _ = timeout(DENIAL, driver).await;
             return;
         }
@@ -58,7 +61,7 @@ impl Session {
         let process_id = credentials.process_id;
         // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
         let _registration = Registration(session.clone());
-        let (_client, mut driver) = Driver::new(stream, Side::Accepted, session, settings);
+        let (_client, mut driver) = Driver::new(Socket::from(stream), Side::Accepted, session, settings);
 
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut driver).poll(cx))).await;
         drop(newcomer);
@@ -76,16 +79,27 @@ impl Session {
 
 impl Handler for Session {
     fn call(&self, request: Request, mut responder: Responder) -> Option<BoxFuture> {
-        let required = self.supervisor.access.required(&request);
+        let supervisor = &self.supervisor;
+        supervisor.statistics.attend(request.operation(), &mut responder);
+        let forward = Forward::of(&request);
+        let required = supervisor.access.required(&request, forward.as_ref());
+        let called = Called { request: &request, forward: forward.as_ref(), peer: &self.credentials };
 
         if let Some(role) = required.filter(|role| !self.roles.include(*role)) {
-            audit::refused(&request, self.credentials, role);
+            called.refused(role, &supervisor.registry);
             responder.fail(refused(&self.credentials, &request, role));
             return None;
         }
 
-        audit::attend(&request, &mut responder, self.credentials, required);
-        self.supervisor.call(self, request, responder)
+        called.attend(&mut responder, required, &supervisor.registry);
+
+        match forward {
+            Some(forward) => {
+                supervisor.forward(&forward, responder);
+                None
+            }
+            None => supervisor.call(self, request, responder),
+        }
     }
 }
 

@@ -279,7 +279,7 @@ async fn application_has_operations_of_its_own() {
             let worker = workers.all().into_iter().next();
             async move {
                 let call = worker.unwrap().client().call("x", &());
-                responder.relay(call).await;
+                responder.relay(call);
             }
         }));
     let server = TestServer::start(server);
