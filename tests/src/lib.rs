@@ -31,6 +31,7 @@ mod dir;
 pub mod proc;
 mod program;
 mod supervisor;
+mod terminal;
 mod wait;
 
 pub use artifact::{binary, example};
@@ -38,4 +39,5 @@ pub use dir::Dir;
 pub use program::{Launch, Program};
 pub use rustix::process::Signal;
 pub use supervisor::{Supervisor, Worker};
+pub use terminal::Terminal;
 pub use wait::wait_for;

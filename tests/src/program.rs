@@ -84,13 +84,20 @@ impl Launch {
     }
 
     /// Starts the program.
-    pub fn start(mut self) -> io::Result<Program> {
-        let stdout = self.dir.file(format!("{}-{}.stdout", self.name, self.number));
-        let stderr = self.dir.file(format!("{}-{}.stderr", self.name, self.number));
-        self.command
-            .stdin(if self.input { Stdio::piped() } else { Stdio::null() })
-            .stdout(File::create(&stdout)?)
-            .stderr(File::create(&stderr)?);
+    pub fn start(self) -> io::Result<Program> {
+        let (stdout, stderr) = (File::create(self.file("stdout"))?, File::create(self.file("stderr"))?);
+        let stdin = if self.input { Stdio::piped() } else { Stdio::null() };
+        self.start_with([stdin, stdout.into(), stderr.into()])
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.dir.file(format!("{}-{}.{kind}", self.name, self.number))
+    }
+
+    /// Starts the program with these as its standard input, output and error.
+    pub(crate) fn start_with(mut self, [stdin, stdout, stderr]: [Stdio; 3]) -> io::Result<Program> {
+        self.command.stdin(stdin).stdout(stdout).stderr(stderr);
+        let (stdout, stderr) = (self.file("stdout"), self.file("stderr"));
         let mut child = self.command.spawn().map_err(|error| {
             io::Error::new(error.kind(), format!("could not start {}: {error}", self.command.get_program().display()))
         })?;

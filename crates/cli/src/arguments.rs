@@ -95,6 +95,12 @@ pub(crate) enum Command {
     Restart(Wait),
     /// Has all children replaced by new ones, side by side (HUP to the root).
     Reload(Wait),
+    /// Shows all of it live, and lets you look closer and do something about it.
+    Top {
+        /// How often to ask the supervisor: 1, 500ms, 5s.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1s")]
+        interval: Duration,
+    },
     /// Waits until every child is ready. With --timeout 0 it looks once.
     Ready,
     /// Samples what a worker allocates, and what it keeps.
@@ -248,7 +254,7 @@ impl Arguments {
     pub(crate) fn timeout(&self) -> Option<Duration> {
         match (self.timeout, &self.command) {
             (Some(Limit(limit)), _) => limit,
-            (None, Command::Call(_) | Command::Watch { .. }) => None,
+            (None, Command::Call(_) | Command::Watch { .. } | Command::Top { .. }) => None,
             (None, command) if let Some(asked) = command.diagnostic() => {
                 asked.duration.unwrap_or_default().checked_add(DEFAULT_REPORT_TIMEOUT)
             }

@@ -1,6 +1,10 @@
 //! What every command works with: the connection to a supervisor, and the questions that several commands ask.
 
-use std::{cell::RefCell, path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_container_protocol::class;
 use async_container_supervisor_client::Supervisor;
@@ -44,6 +48,11 @@ impl Context {
         supervisors.retain(|supervisor| !supervisor.client().is_closed());
         supervisors.push(supervisor.clone());
         Ok(supervisor)
+    }
+
+    /// Where the supervisor is looked for.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// As [`connect`](Self::connect), but waits for a supervisor to come.

@@ -145,7 +145,7 @@ impl From<ConnectError> for Error {
 }
 
 /// A path so that it cannot be taken for a word of the sentence.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     let bare = path.parent() == Some(Path::new(""));
     if bare { format!("./{}", path.display()) } else { path.display().to_string() }
 }

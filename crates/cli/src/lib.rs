@@ -20,14 +20,15 @@
 //! | 2 | the command line makes no sense |
 //! | 3 | no supervisor listens at the socket |
 //! | 124 | it took longer than `--timeout` |
-//! | 130 | interrupted; what was going on at the other end was cancelled |
+//! | 130 | interrupted; what was going on at the other end was cancelled. 143 and 129 by SIGTERM and SIGHUP |
 //!
 //! A reader that closes standard output early, such as `head`, is no failure.
 //!
 //! # Time
 //!
 //! `--timeout` bounds a command as a whole, from connecting on. Without it, 30 seconds are given, 5 minutes with
-//! `--wait`, and any time to `call`, for an operation may have to take long, and to `watch`. `none` bounds nothing.
+//! `--wait`, 60 seconds beyond their duration to diagnostics, and any time to `call`, for an operation may have to take
+//! long, to `watch` and to `top`. `none` bounds nothing.
 //!
 //! # What it leaves out
 //!
@@ -47,6 +48,7 @@ mod process;
 mod progress;
 mod render;
 mod table;
+mod top;
 mod units;
 
 use std::{io::Write, process::ExitCode, time::Duration};

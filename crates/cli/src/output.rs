@@ -35,6 +35,11 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Whether text is coloured.
+    pub(crate) fn has_color(&self) -> bool {
+        self.color
+    }
+
     pub(crate) fn style(&self) -> Style {
         Style { color: self.color }
     }

@@ -8,6 +8,7 @@ use async_container_supervisor_client::{Supervisor, Worker};
 
 use crate::{context::ask_optional, error::Result, process};
 
+#[derive(Debug)]
 pub(crate) struct Overview {
     /// The answer to `ping`, if it was understood.
     pub(crate) supervisor: Option<Value>,
@@ -17,7 +18,7 @@ pub(crate) struct Overview {
     pub(crate) monitors: Map<String, Value>,
     pub(crate) workers: Vec<Worker>,
     /// Whether process ids mean the same here as there.
-    same_namespace: bool,
+    pub(crate) same_namespace: bool,
 }
 
 /// What is known of a worker beyond what it said of itself.
@@ -27,8 +28,12 @@ pub(crate) struct Usage {
     pub(crate) uptime: Option<f64>,
     /// Bytes that are resident.
     pub(crate) memory: Option<u64>,
+    /// Bytes, with those that are shared divided among those who share them.
+    pub(crate) proportional: Option<u64>,
     /// The processors that it keeps busy: 1.0 is one.
     pub(crate) processor: Option<f64>,
+    /// The time that processors spent on it, in seconds, if that is known as of now.
+    pub(crate) processor_time: Option<f64>,
     /// The root's name for the child that it is.
     pub(crate) child: Option<String>,
     /// The state of that child, such as `ready`.
@@ -49,19 +54,23 @@ impl Overview {
 
     /// What is known of each worker, in their order.
     pub(crate) fn usages(&self) -> Vec<Usage> {
+        let by_process = self.usages_by_process([]);
+        let usage = |worker: &Worker| by_process.get(&worker.process_id?).cloned();
+        self.workers.iter().map(|worker| usage(worker).unwrap_or_default()).collect()
+    }
+
+    /// What is known of the processes of workers, and of others.
+    pub(crate) fn usages_by_process(&self, others: impl IntoIterator<Item = u32>) -> HashMap<u32, Usage> {
         let memory = self.monitored("memory");
         let process = self.monitored("process");
         let children = by_process_id(self.root.as_ref().and_then(|root| root.get("children")));
-        let usages = self.workers.iter().map(|worker| {
-            let Some(process_id) = worker.process_id else {
-                return Usage::default();
-            };
-
+        let ids = self.workers.iter().filter_map(|worker| worker.process_id).chain(others);
+        let usages = ids.map(|process_id| {
             let local = self.same_namespace.then(|| process::read(process_id)).flatten();
             let (memory, process) = (memory.get(&process_id), process.get(&process_id));
             let child = children.get(&process_id);
             let text = |key: &str| child.and_then(|child| Some(child.get(key)?.as_str()?.to_owned()));
-            Usage {
+            let usage = Usage {
                 // The monitor's figure is as old as its last check, and time does not stand still.
                 uptime: local.map(|local| local.uptime).or_else(|| process?.get("elapsed_time")?.as_f64()),
                 memory: None
@@ -71,9 +80,12 @@ impl Overview {
                 processor: None
                     .or_else(|| process?.get("processor_utilization")?.as_f64())
                     .or_else(|| local.map(|local| local.processor)),
+                proportional: process.and_then(|process| process.get("total_size")?.as_u64()),
+                processor_time: local.map(|local| local.processor_time),
                 child: text("name"),
                 lifecycle: text("state"),
-            }
+            };
+            (process_id, usage)
         });
         usages.collect()
     }
@@ -147,6 +159,8 @@ mod tests {
             uptime: Some(7.5),
             memory: Some(5),
             processor: Some(0.5),
+            proportional: None,
+            processor_time: None,
             child: Some("web#1".to_owned()),
             lifecycle: Some("ready".to_owned()),
         };

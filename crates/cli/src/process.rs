@@ -15,6 +15,8 @@ pub(crate) struct Figures {
     pub(crate) memory: u64,
     /// The processors that it kept busy on average since it was started, as `ps` shows it.
     pub(crate) processor: f64,
+    /// The time that processors spent on it, in seconds.
+    pub(crate) processor_time: f64,
 }
 
 /// Reads the figures of a process of this pid namespace; `None` if it is gone, or cannot be read.
@@ -51,6 +53,7 @@ fn parse(text: &[u8], now: Duration, ticks_per_second: u64, page_size: u64) -> O
         uptime,
         memory: number(21)?.saturating_mul(page_size),
         processor: if uptime > 0.0 { used / uptime } else { 0.0 },
+        processor_time: used,
     })
 }
 
@@ -63,7 +66,7 @@ mod tests {
         let text =
             b"44 (a) b) S 4456 4450 2831 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 7000 3133440 359 18446744073";
         let figures = parse(text, Duration::from_secs(80), 100, 4096).unwrap();
-        assert_eq!(figures, Figures { uptime: 10.0, memory: 359 * 4096, processor: 0.2 });
+        assert_eq!(figures, Figures { uptime: 10.0, memory: 359 * 4096, processor: 0.2, processor_time: 2.0 });
     }
 
     #[test]

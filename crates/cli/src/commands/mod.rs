@@ -10,8 +10,10 @@ mod reload;
 mod replace;
 mod restart;
 mod status;
-mod watch;
+pub(crate) mod watch;
 mod workers;
+
+pub(crate) use workers::paint;
 
 use crate::{arguments::Command, context::Context, error::Result};
 
@@ -30,6 +32,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result {
         Command::Restart(wait) => restart::run(context, wait.wait).await,
         Command::Reload(wait) => reload::run(context, wait.wait).await,
         Command::Ready => ready::run(context).await,
+        Command::Top { interval } => crate::top::run(context, interval).await,
         Command::Completions { shell } => completions::run(shell),
         Command::Man => man::run(),
         // Was asked for above.

@@ -55,7 +55,7 @@ fn now() -> f64 {
 }
 
 /// `2026-11-24T07:41:24.123Z  register  web  pid 4242  6f0b7b1e`
-fn line(event: &Value, style: Style) -> String {
+pub(crate) fn line(event: &Value, style: Style) -> String {
     let name = event["event"].as_str().unwrap_or("-");
     let time = event["at"].as_f64().map_or_else(|| "-".to_owned(), units::timestamp);
     let padded = format!("{:WIDTH$}", clean_line(name));
@@ -69,7 +69,7 @@ fn line(event: &Value, style: Style) -> String {
     line
 }
 
-fn paint(event: &str) -> Paint {
+pub(crate) fn paint(event: &str) -> Paint {
     match event {
         "register" => Paint::Good,
         "remove" | "restart" | "stopping" => Paint::Passing,
@@ -79,7 +79,7 @@ fn paint(event: &str) -> Paint {
 }
 
 /// What there is to say, the usual first.
-fn parts(name: &str, event: &Value) -> Vec<String> {
+pub(crate) fn parts(name: &str, event: &Value) -> Vec<String> {
     let Value::Object(fields) = event else { return Vec::new() };
 
     if name == LOST {

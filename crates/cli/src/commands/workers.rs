@@ -73,7 +73,7 @@ pub(super) fn table(overview: &Overview, style: Style) -> String {
 }
 
 /// How the state of a child is shown.
-pub(super) fn paint(state: &str) -> Paint {
+pub(crate) fn paint(state: &str) -> Paint {
     match state {
         "ready" => Paint::Good,
         "starting" | "unready" | "stopping" | "waiting" => Paint::Passing,
