@@ -1,5 +1,6 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
+mod examination;
 mod notices;
 mod outputs;
 mod probes;
@@ -147,6 +148,7 @@ impl Container {
             process: None,
             status: None,
             reason: None,
+            incident: None,
             exits: Exits::default(),
             time_to_ready: None,
             succeeds: None,
@@ -406,9 +408,12 @@ impl Container {
                 );
             }
             (Some(Action::Abandon), _) => self.abandon(key),
-            (Some(Action::Interrupt | Action::Kill | Action::Overdue), None) | (None, _) => {}
+            (Some(Action::Interrupt | Action::Kill | Action::Overdue), None) | (Some(Action::Examine) | None, _) => {}
         }
         self.touch(key);
+        if action == Some(Action::Examine) {
+            self.examine(key);
+        }
         spawned
     }
 
@@ -439,6 +444,7 @@ impl Container {
                 self.processes.insert(process.pid, key);
                 slot.process = Some(process);
                 slot.reason = None;
+                slot.incident = None;
                 let again = slot.lifecycle.has_run() || slot.succeeds.is_some();
                 slot.lifecycle.handle_spawned(now);
                 self.policies.statistics.spawned(again, now);
@@ -540,6 +546,7 @@ impl Container {
         let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
         let reason = if text.is_empty() { status.to_string() } else { format!("{text}, {status}") };
         slot.exits.note(reason.clone(), &cause);
+        slot.exits.last_incident = slot.incident.take();
         slot.status = None;
         let after = now - process.started;
         if asked {

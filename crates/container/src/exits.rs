@@ -24,6 +24,7 @@ pub(crate) struct Exits {
     pub last: Option<String>,
     pub last_at: Option<SystemTime>,
     pub last_cause: Option<String>,
+    pub last_incident: Option<String>,
     pub by_cause: BTreeMap<String, u64>,
 }
 
@@ -36,6 +37,7 @@ impl Exits {
         self.last = Some(how);
         self.last_at = Some(SystemTime::now());
         self.last_cause = Some(cause.to_owned());
+        self.last_incident = None;
     }
 
     /// Adds those that came before.
@@ -47,6 +49,7 @@ impl Exits {
             self.last.clone_from(&before.last);
             self.last_at = before.last_at;
             self.last_cause.clone_from(&before.last_cause);
+            self.last_incident.clone_from(&before.last_incident);
         }
     }
 }

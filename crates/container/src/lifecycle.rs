@@ -35,6 +35,9 @@ pub enum Action {
     Spawn,
     /// Ask the process to end, by its stop signal.
     Interrupt,
+    /// Have somebody look at the process before it is killed, and answer by [`handle_examined`](Lifecycle::handle_examined),
+    /// at once if there is nobody. It is killed without an answer, too, when the time for it is over.
+    Examine,
     /// End the process, by SIGKILL.
     Kill,
     /// Say that the process was killed, but has not ended: the kernel holds it.
@@ -159,6 +162,8 @@ struct Timers {
     startup: Option<Instant>,
     /// When the child, being ready, says nothing until then, it hangs.
     health: Option<Instant>,
+    /// When nobody has looked by then at the child, which is about to be killed, it is killed all the same.
+    examination: Option<Instant>,
     /// When the child has not ended by then although it was asked to, it is killed.
     grace: Option<Instant>,
     /// When the child has not ended by then although it was killed, it is said, or given up.
@@ -167,7 +172,7 @@ struct Timers {
 
 impl Timers {
     fn earliest(&self) -> Option<Instant> {
-        [self.startup, self.health, self.grace, self.overdue].into_iter().flatten().min()
+        [self.startup, self.health, self.examination, self.grace, self.overdue].into_iter().flatten().min()
     }
 }
 
@@ -182,6 +187,8 @@ pub struct Settings {
     pub startup_timeout: Option<Duration>,
     /// How long it may say nothing once it is ready.
     pub health_check_timeout: Option<Duration>,
+    /// How long somebody may look at a process that is about to be killed for what it did not do. Nothing, if nobody is to.
+    pub examination: Duration,
     /// How long it may take to end when it is replaced.
     pub grace: Duration,
     /// True if it counts as ready as soon as it runs.
@@ -493,6 +500,18 @@ impl Lifecycle {
         }
     }
 
+    /// True while the process is about to be killed, and waits for somebody to have looked at it.
+    pub fn is_examined(&self) -> bool {
+        self.timers.examination.is_some()
+    }
+
+    /// Whoever was to look at the process has done so, or there is nobody.
+    pub fn handle_examined(&mut self, now: Instant) {
+        if self.is_examined() {
+            self.kill(now);
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Some(failure) = self.exceeded(now) {
@@ -520,8 +539,7 @@ impl Lifecycle {
     }
 
     fn kill_if_late(&mut self, now: Instant) {
-        if self.timers.grace.is_some_and(|at| at <= now) {
-            self.timers.grace = None;
+        if [self.timers.grace, self.timers.examination].into_iter().flatten().any(|at| at <= now) {
             self.kill(now);
         }
         if self.timers.overdue.is_some_and(|at| at <= now) {
@@ -537,6 +555,8 @@ impl Lifecycle {
 
     fn kill(&mut self, now: Instant) {
         self.killed = true;
+        self.timers.grace = None;
+        self.timers.examination = None;
         self.timers.overdue = Some(now + KILL_LIMIT);
         self.actions.push_back(Action::Kill);
     }
@@ -546,7 +566,12 @@ impl Lifecycle {
         self.state = State::Stopping;
         self.then = Then::Fail;
         self.timers = Timers::default();
-        self.kill(now);
+        if self.settings.examination.is_zero() {
+            self.kill(now);
+        } else {
+            self.timers.examination = Some(now + self.settings.examination);
+            self.actions.push_back(Action::Examine);
+        }
     }
 
     fn respawn(&mut self, now: Instant) {

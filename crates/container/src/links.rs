@@ -27,6 +27,11 @@ impl Links {
         }
     }
 
+    /// True if there is anybody to tell.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The child's process has ended.
     pub(crate) fn closed(&mut self, key: Key) {
         self.open.remove(&key);

@@ -39,6 +39,8 @@ pub(crate) struct Slot {
     pub status: Option<String>,
     /// Why the process is being replaced, if somebody asked for it.
     pub reason: Option<Reason>,
+    /// Where what was found about its process is kept, if somebody has looked.
+    pub incident: Option<String>,
     /// How its processes ended.
     pub exits: Exits,
     /// How long its last process that became ready took to do so.
@@ -187,6 +189,8 @@ impl Slot {
             last_exit: self.exits.last.clone(),
             last_exit_at: self.exits.last_at.and_then(seconds),
             last_exit_cause: self.exits.last_cause.clone(),
+            last_incident: self.exits.last_incident.clone(),
+            condemned: self.lifecycle.is_examined().then(|| self.failure()).flatten(),
             exits: self.exits.by_cause.clone(),
             time_to_ready: self.time_to_ready.map(|time| time.as_secs_f64()),
             failures: self.lifecycle.failures(),

@@ -134,6 +134,7 @@ pub struct Service {
     pub(crate) statuses: Statuses,
     pub(crate) dependencies: Vec<String>,
     pub(crate) maximum_age: Option<Duration>,
+    pub(crate) examination: Duration,
     pub(crate) key: Option<String>,
     pub(crate) kills_descendants: bool,
     pub(crate) recycle_at_once: usize,
@@ -174,6 +175,7 @@ impl Service {
             statuses: Statuses::default(),
             dependencies: Vec::new(),
             maximum_age: None,
+            examination: Duration::ZERO,
             key: None,
             kills_descendants: true,
             recycle_at_once: 1,
@@ -347,6 +349,16 @@ impl Service {
         self
     }
 
+    /// Has a linked child told before a process is killed for what it did not do: for not being ready in time, for silence, or
+    /// for a probe. It is killed when that child has said that it has [looked](crate::Link::examined), at the latest after
+    /// this time, and at once if there is no linked child.
+    ///
+    /// Default is zero: nobody is told.
+    pub fn examination(mut self, limit: Duration) -> Self {
+        self.examination = limit;
+        self
+    }
+
     /// How many instances may be missing at a time because they were too old: the next one waits until the last ones are
     /// ready again. Default is 1.
     pub fn recycle_at_once(mut self, count: usize) -> Self {
@@ -382,6 +394,7 @@ impl Service {
             backoff: self.backoff,
             startup_timeout: self.startup_timeout,
             health_check_timeout: self.health_check_timeout,
+            examination: self.examination,
             grace: self.graceful_stop.unwrap_or(grace),
             ready_when_spawned: self.readiness == Readiness::Spawned && !self.probes.decide_readiness(),
         }

@@ -72,6 +72,11 @@ pub struct ChildStatus {
     pub last_exit_at: Option<f64>,
     /// Why it ended, in a word: a key of [`exits`](Self::exits).
     pub last_exit_cause: Option<String>,
+    /// Where what was found about its last process before that ended is kept, if somebody looked.
+    pub last_incident: Option<String>,
+    /// Why its process is about to be killed, while the root waits for a linked child to
+    /// [look at it](crate::Link::examined).
+    pub condemned: Option<String>,
     /// How many of its processes ended, by cause: `exit` and `failure` of themselves, `spawn` could not be started,
     /// `startup`, `health_check`, `probe` and `watchdog` were killed for what they did not do, `age` and `group` were
     /// replaced by the root, `stop` was asked to end; others were replaced at the request of a linked child, which

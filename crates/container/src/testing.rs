@@ -176,6 +176,7 @@ impl Simulation {
                 startup_timeout: None,
                 health_check_timeout: None,
                 grace: Self::GRACE,
+                examination: Duration::ZERO,
                 ready_when_spawned: false,
             },
             policies: Vec::new(),
@@ -347,7 +348,7 @@ impl Simulation {
                     }
                 }
                 // Processes that are played end when they are killed.
-                Action::Overdue | Action::Abandon => {}
+                Action::Examine | Action::Overdue | Action::Abandon => {}
             }
         }
         if let Some(reason) = self.running.take_give_up() {

@@ -25,6 +25,8 @@ struct Process {
     last_message: Instant,
     interrupted: bool,
     killed: Option<Instant>,
+    /// By when it must be killed, while somebody is to look at it.
+    examined_until: Option<Instant>,
 }
 
 /// The world around one lifecycle, with its own bookkeeping of what may and must happen.
@@ -56,6 +58,7 @@ impl World {
             backoff: Backoff::new().maximum(Duration::from_secs(5)),
             startup_timeout,
             health_check_timeout,
+            examination: Duration::from_millis([0, random.u64(1..3000)][random.usize(..2)]),
             grace: Duration::from_millis(random.u64(0..3000)),
             ready_when_spawned: random.u8(..) < 40,
         };
@@ -90,6 +93,7 @@ impl World {
                 93..95 => self.hold(),
                 95..97 => self.release(),
                 97..98 => self.stop(),
+                98..99 => self.examined(),
                 _ => self.lifecycle.handle_start(),
             }
             self.act();
@@ -135,6 +139,19 @@ impl World {
                     assert!(process.killed.is_none(), "killed twice");
                     process.killed = Some(self.now);
                 }
+                Action::Examine => {
+                    let process = self.process.as_mut().expect("there is nothing to look at");
+                    assert!(
+                        process.killed.is_none() && process.examined_until.is_none(),
+                        "looked at twice, or too late"
+                    );
+                    process.examined_until = Some(self.now + self.settings.examination);
+                    assert!(self.lifecycle.is_examined());
+                    // Often there is nobody, and it is answered at once.
+                    if self.random.bool() {
+                        self.examined();
+                    }
+                }
                 Action::Overdue | Action::Abandon => {
                     let killed = self.process.as_ref().and_then(|process| process.killed);
                     let since = self.now - killed.expect("only who was killed can be overdue");
@@ -179,6 +196,7 @@ impl World {
                 last_message: self.now,
                 interrupted: false,
                 killed: None,
+                examined_until: None,
             });
             self.lifecycle.handle_spawned(self.now);
             assert_eq!(self.lifecycle.restarts(), self.spawns - 1);
@@ -286,9 +304,18 @@ impl World {
         self.lifecycle.handle_failed(self.now, Failure::Reported);
         self.act();
         if up {
-            assert!(self.process.as_ref().is_some_and(|process| process.killed == Some(self.now)), "not killed");
+            let process = self.process.as_ref().expect("it was up");
+            assert!(process.killed == Some(self.now) || process.examined_until.is_some(), "not killed, nor looked at");
             assert_eq!(self.lifecycle.failure(), Some(Failure::Reported));
         }
+    }
+
+    /// Somebody says that they have looked: it is killed then, if it was to be.
+    fn examined(&mut self) {
+        let waiting = self.lifecycle.is_examined();
+        self.lifecycle.handle_examined(self.now);
+        assert_eq!(self.lifecycle.has_actions(), waiting);
+        assert!(!self.lifecycle.is_examined());
     }
 
     fn replace(&mut self) {
@@ -350,7 +377,12 @@ impl World {
                 let limit = self.settings.health_check_timeout;
                 assert!(limit.is_none_or(|limit| self.now < process.last_message + limit), "health check missed");
             }
-            State::Stopping => assert!(ended || process.interrupted, "stopping without having been told"),
+            State::Stopping => {
+                let examined = process.examined_until.is_some();
+                assert!(ended || process.interrupted || examined, "stopping without having been told");
+                let late = process.examined_until.is_some_and(|until| self.now >= until);
+                assert!(ended || !late, "not killed at the end of the time for looking at it");
+            }
             State::New | State::Waiting { .. } | State::Held | State::Stopped(_) => unreachable!("there is a process"),
         }
     }

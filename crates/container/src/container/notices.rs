@@ -82,6 +82,7 @@ impl Container {
                 let by = slot.name.clone();
                 self.replace(request, &by);
             }
+            Some(Request::Examined(request)) if slot.service.linked => self.handle_examined(request),
             Some(_) => tracing::warn!(child = slot.name, "ignoring a request: the child is not linked"),
             None => {}
         }

@@ -26,6 +26,7 @@ impl Container {
         };
         let limit = request.start_first.map(Duration::from_millis);
         tracing::warn!(child = slot.name, pid = process_id, reason, by, start_first = ?limit, "replacing child");
+        slot.incident = request.incident;
         slot.reason = Some(Reason { text: request.reason, cause: named(request.cause.as_deref()) });
         // Its connections, and what it knows of the others, are not for two.
         let may_be_two = slot.phase == Phase::Active && slot.lifecycle.is_up() && !slot.service.linked;

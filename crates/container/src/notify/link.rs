@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use super::{Message, Notify, ReplaceRequest, Request};
+use super::{ExaminedRequest, Message, Notify, ReplaceRequest, Request};
 use crate::status::{Status, Update};
 
 /// The variable that names the descriptor of the pipe from the root.
@@ -116,9 +116,21 @@ impl Link {
             process_id,
             reason: replacement.reason.clone(),
             cause: replacement.cause.clone(),
+            incident: replacement.incident.clone(),
             start_first: replacement.start_first.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
         });
         Notify::open().send(&Message { request: Some(request), ..Message::default() })
+    }
+
+    /// Tells the root that a child has been looked at which is about to be killed, see
+    /// [`ChildStatus::condemned`](crate::ChildStatus::condemned), and where what was found is kept, if it is.
+    ///
+    /// # Errors
+    /// When the root cannot be told.
+    pub fn examined(&self, process_id: u32, incident: Option<&str>) -> io::Result<()> {
+        let process_id = i32::try_from(process_id).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let request = ExaminedRequest { process_id, incident: incident.map(str::to_owned) };
+        Notify::open().send(&Message { request: Some(Request::Examined(request)), ..Message::default() })
     }
 }
 
@@ -128,6 +140,7 @@ pub struct Replacement {
     process_id: u32,
     reason: String,
     cause: Option<String>,
+    incident: Option<String>,
     start_first: Option<Duration>,
 }
 
@@ -135,7 +148,7 @@ impl Replacement {
     /// The child that has this process id is to be stopped, and started again once it has ended. The reason goes to the
     /// root's log and to the child's status: a phrase without a full stop.
     pub fn new(process_id: u32, reason: impl Into<String>) -> Self {
-        Replacement { process_id, reason: reason.into(), cause: None, start_first: None }
+        Replacement { process_id, reason: reason.into(), cause: None, incident: None, start_first: None }
     }
 
     /// The reason in a word, by which such ends are counted in [`ChildStatus::exits`](crate::ChildStatus::exits). Letters,
@@ -144,6 +157,14 @@ impl Replacement {
     /// Default is `request`.
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
         self.cause = Some(cause.into());
+        self
+    }
+
+    /// Where what was found about the process is kept, for the child's status.
+    ///
+    /// Default is nowhere.
+    pub fn incident(mut self, incident: impl Into<String>) -> Self {
+        self.incident = Some(incident.into());
         self
     }
 

@@ -41,6 +41,17 @@ pub struct Message {
 pub(crate) enum Request {
     /// To replace another child.
     Replace(ReplaceRequest),
+    /// To kill a child that it was told of before: it has been looked at.
+    Examined(ExaminedRequest),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ExaminedRequest {
+    pub process_id: i32,
+    /// Where what was found is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +62,9 @@ pub(crate) struct ReplaceRequest {
     /// The reason in a word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Where what was found about the old process is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incident: Option<String>,
     /// To start the new process first, and to stop the old one when that is ready, or after so many milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_first: Option<u64>,

@@ -14,7 +14,7 @@ mod socket;
 
 pub use client::Notify;
 pub use message::Message;
-pub(crate) use message::{ReplaceRequest, Request};
+pub(crate) use message::{ExaminedRequest, ReplaceRequest, Request};
 pub(crate) use reader::LineReader;
 
 /// The variable that names the descriptor of the notify pipe.
