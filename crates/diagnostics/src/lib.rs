@@ -18,6 +18,8 @@ pub mod report;
 pub mod symbols;
 #[cfg(feature = "stacks")]
 mod sys;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 #[cfg(feature = "stacks")]
 pub mod threads;
 #[cfg(feature = "stacks")]

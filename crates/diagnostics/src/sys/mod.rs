@@ -10,3 +10,5 @@ pub(crate) mod signal;
 pub(crate) mod stack;
 pub(crate) mod timer;
 pub(crate) mod trace;
+#[cfg(feature = "tasks")]
+pub(crate) mod waker;

@@ -1,0 +1,376 @@
+//! A dump, for people.
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Formatter},
+};
+
+#[cfg(feature = "stacks")]
+use crate::symbols::Frame;
+
+use super::dump::{Runtime, State, Task, TaskDump, plural};
+
+/// Tasks that differ in nothing but their times are written as one if there are more than these.
+const ALIKE_LIMIT: usize = 3;
+
+/// So many tasks are named at the top, of each kind that calls for attention.
+const ATTENTION_LIMIT: usize = 10;
+
+/// So many functions are shown of where a task waits.
+#[cfg(feature = "stacks")]
+const FRAME_LIMIT: usize = 16;
+
+impl fmt::Display for TaskDump {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let Self { process_id, tasks, .. } = self;
+        writeln!(
+            formatter,
+            "Task dump of process {process_id}: {} registered task{}, read at {} within {}",
+            tasks.len(),
+            plural(tasks.len()),
+            Clock(self.taken_at),
+            Time(self.duration),
+        )?;
+
+        for (number, runtime) in self.runtimes.iter().enumerate() {
+            write_runtime(formatter, number, runtime)?;
+        }
+
+        for note in &self.notes {
+            writeln!(formatter, "Note: {note}")?;
+        }
+
+        write_attention(formatter, tasks)?;
+        Tree::new(tasks).write(formatter)
+    }
+}
+
+fn write_runtime(formatter: &mut Formatter<'_>, number: usize, runtime: &Runtime) -> fmt::Result {
+    let Runtime { flavor, alive_tasks, unregistered, global_queue, workers, .. } = runtime;
+    writeln!(
+        formatter,
+        "Runtime {number} ({flavor}): {alive_tasks} task{} alive, {unregistered} of them not registered; {global_queue} in \
+         the shared queue",
+        plural(*alive_tasks),
+    )?;
+
+    for (number, worker) in workers.iter().enumerate() {
+        let (Some(busy), Some(parks), Some(is_parked)) = (worker.busy, worker.parks, worker.is_parked) else {
+            continue;
+        };
+        let state = if is_parked { "has nothing to do" } else { "at work" };
+        writeln!(
+            formatter,
+            "  worker {number}: {state}; was at work for {} before it last parked, {parks} time{} parked",
+            Time(busy),
+            plural(parks as usize),
+        )?;
+    }
+
+    Ok(())
+}
+
+/// What is not as it should be, before everything else: nobody reads through ten thousand tasks.
+fn write_attention(formatter: &mut Formatter<'_>, tasks: &[Task]) -> fmt::Result {
+    let blocking = tasks.iter().filter(|task| task.is_late && task.state == State::Running);
+    let late = tasks.iter().filter(|task| task.is_late && task.state != State::Running);
+
+    let kinds: [(_, _, Vec<&Task>); 2] = [
+        ("blocks its executor", "block their executors", blocking.collect()),
+        ("waits for its executor", "wait for their executors", late.collect()),
+    ];
+
+    for (one, several, found) in kinds {
+        match found.len() {
+            0 => continue,
+            1 => writeln!(formatter, "\n1 task {one}:")?,
+            count => writeln!(formatter, "\n{count} tasks {several}:")?,
+        }
+
+        for task in found.iter().take(ATTENTION_LIMIT) {
+            write!(formatter, "  ")?;
+            write_task(formatter, task)?;
+            writeln!(formatter)?;
+        }
+
+        if found.len() > ATTENTION_LIMIT {
+            writeln!(formatter, "  and {} more", found.len() - ATTENTION_LIMIT)?;
+        }
+    }
+
+    Ok(())
+}
+
+/// Who made whom.
+struct Tree<'a> {
+    roots: Vec<&'a Task>,
+    children: HashMap<u64, Vec<&'a Task>>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(tasks: &'a [Task]) -> Self {
+        let mut tree = Self { roots: Vec::new(), children: HashMap::new() };
+
+        for task in tasks {
+            match task.parent {
+                Some(parent) => tree.children.entry(parent).or_default().push(task),
+                None => tree.roots.push(task),
+            }
+        }
+
+        tree
+    }
+
+    fn write(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        if !self.roots.is_empty() {
+            writeln!(formatter)?;
+        }
+
+        // Not by recursion: a chain of tasks may be as long as it likes.
+        let mut next: Vec<(usize, Vec<&Task>)> =
+            self.groups(&self.roots).into_iter().rev().map(|group| (0, group)).collect();
+
+        while let Some((depth, group)) = next.pop() {
+            let indent = depth * 2;
+            write_group(formatter, indent, &group)?;
+
+            if let [task] = group[..]
+                && let Some(children) = self.children.get(&task.id)
+            {
+                next.extend(self.groups(children).into_iter().rev().map(|group| (depth + 1, group)));
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Tasks of one parent, those that are alike together, each group where its first one stands.
+    fn groups(&self, tasks: &[&'a Task]) -> Vec<Vec<&'a Task>> {
+        let mut groups: Vec<Vec<&Task>> = Vec::new();
+        let mut by_likeness = HashMap::new();
+
+        for &task in tasks {
+            if task.is_late || self.children.contains_key(&task.id) {
+                groups.push(vec![task]);
+                continue;
+            }
+
+            let likeness = Likeness::of(task);
+            let index = *by_likeness.entry(likeness).or_insert_with(|| {
+                groups.push(Vec::new());
+                groups.len() - 1
+            });
+
+            if let Some(group) = groups.get_mut(index) {
+                group.push(task);
+            }
+        }
+
+        let is_crowd = |group: &[&Task]| group.len() > ALIKE_LIMIT;
+        groups
+            .into_iter()
+            .flat_map(|group| match is_crowd(&group) {
+                true => vec![group],
+                false => group.into_iter().map(|task| vec![task]).collect(),
+            })
+            .collect()
+    }
+}
+
+/// What tasks that are written as one have in common.
+#[derive(PartialEq, Eq, Hash)]
+struct Likeness<'a> {
+    name: &'a str,
+    file: &'a str,
+    line: u32,
+    state: State,
+    #[cfg(feature = "stacks")]
+    waits_at: &'a [Vec<Frame>],
+}
+
+impl<'a> Likeness<'a> {
+    fn of(task: &'a Task) -> Self {
+        Self {
+            name: &task.name,
+            file: task.file,
+            line: task.line,
+            state: task.state,
+            #[cfg(feature = "stacks")]
+            waits_at: &task.waits_at,
+        }
+    }
+}
+
+fn write_group(formatter: &mut Formatter<'_>, indent: usize, group: &[&Task]) -> fmt::Result {
+    let Some(first) = group.first() else { return Ok(()) };
+    write!(formatter, "{:indent$}", "")?;
+
+    if let [task] = group {
+        write_task(formatter, task)?;
+
+        if let (None, Some(by)) = (task.parent, &task.spawned_by) {
+            write!(formatter, ", made by \"{by}\", which has ended")?;
+        }
+
+        writeln!(formatter)?;
+        writeln!(
+            formatter,
+            "{:indent$}    {} poll{}: {} busy, the longest {}; {} idle, {} of it to be polled",
+            "",
+            task.polls,
+            plural(task.polls as usize),
+            Time(task.busy),
+            Time(task.longest_poll),
+            Time(task.idle),
+            Time(task.delay),
+        )?;
+    } else {
+        let polls: u64 = group.iter().map(|task| task.polls).sum();
+        let busy: f64 = group.iter().map(|task| task.busy).sum();
+        let longest = group.iter().map(|task| task.longest_poll).fold(0.0, f64::max);
+        let shortest_time = group.iter().map(|task| task.state_time).fold(f64::INFINITY, f64::min);
+        let longest_time = group.iter().map(|task| task.state_time).fold(0.0, f64::max);
+        writeln!(
+            formatter,
+            "{} tasks \"{}\" at {}:{}: {} for {} to {}",
+            group.len(),
+            first.name,
+            first.file,
+            first.line,
+            word(first.state),
+            Time(shortest_time),
+            Time(longest_time),
+        )?;
+        writeln!(
+            formatter,
+            "{:indent$}    {polls} polls together: {} busy, the longest {}",
+            "",
+            Time(busy),
+            Time(longest),
+        )?;
+    }
+
+    #[cfg(feature = "stacks")]
+    for stack in &first.waits_at {
+        write_stack(formatter, indent, stack)?;
+    }
+
+    Ok(())
+}
+
+/// Writes where a task waits, from the function of a library that it called. What that does inside is left to reports for
+/// programs.
+#[cfg(feature = "stacks")]
+fn write_stack(formatter: &mut Formatter<'_>, indent: usize, stack: &[Frame]) -> fmt::Result {
+    let called = stack.iter().take_while(|frame| is_of_a_library(frame)).count().saturating_sub(1);
+    // If there is nothing else, all of it may mean something.
+    let shown = if called + 1 == stack.len() { stack } else { stack.get(called..).unwrap_or_default() };
+
+    for (number, frame) in shown.iter().take(FRAME_LIMIT).enumerate() {
+        let lead = if number == 0 { "waits at" } else { "      in" };
+        // The body of an asynchronous function is a closure to the compiler.
+        let mut function = &*frame.function;
+
+        while let Some(of) = function.strip_suffix("::{{closure}}") {
+            function = of;
+        }
+
+        let frame = Frame { function: function.into(), ..frame.clone() };
+        writeln!(formatter, "{:indent$}    {lead} {frame}", "")?;
+    }
+
+    Ok(())
+}
+
+/// Whether a function comes from a registry of crates, or is one of tokio's: those are known by name where files are not.
+#[cfg(feature = "stacks")]
+fn is_of_a_library(frame: &Frame) -> bool {
+    match &frame.file {
+        Some(file) => file.contains("/registry/src/") || file.starts_with("/rustc/"),
+        None => frame.function.trim_start_matches(['<', '&']).starts_with("tokio::"),
+    }
+}
+
+/// One task in a line, without its end.
+fn write_task(formatter: &mut Formatter<'_>, task: &Task) -> fmt::Result {
+    let Task { id, name, file, line, .. } = task;
+    write!(formatter, "{id} \"{name}\" at {file}:{line}: ")?;
+    let time = Time(task.state_time);
+
+    match (task.state, task.is_late) {
+        (State::Running, late) => {
+            write!(formatter, "running for {time}")?;
+
+            match task.running {
+                Some(other) => write!(formatter, ", polling {other},")?,
+                None if late => write!(formatter, ": BLOCKS ITS EXECUTOR,")?,
+                None => {}
+            }
+
+            if let Some(thread) = &task.thread {
+                write!(formatter, " on thread {} \"{}\"", thread.id, thread.name)?;
+            }
+
+            Ok(())
+        }
+        (State::New, false) => write!(formatter, "new, for {time}"),
+        (State::New, true) => write!(formatter, "NOT POLLED YET since it was made {time} ago"),
+        (State::Woken, false) => write!(formatter, "woken, for {time}"),
+        (State::Woken, true) => write!(formatter, "NOT POLLED since it was woken {time} ago"),
+        (State::Idle, _) => write!(formatter, "idle for {time}, waiting since {}", Clock(task.since)),
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::New => "new",
+        State::Running => "running",
+        State::Woken => "woken",
+        State::Idle => "idle",
+    }
+}
+
+/// Seconds, in a unit that suits them.
+struct Time(f64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let seconds = self.0;
+        let whole = seconds as u64;
+
+        match seconds {
+            ..1e-3 => write!(formatter, "{:.0} us", seconds * 1e6),
+            ..0.01 => write!(formatter, "{:.1} ms", seconds * 1e3),
+            ..1.0 => write!(formatter, "{:.0} ms", seconds * 1e3),
+            ..100.0 => write!(formatter, "{seconds:.1} s"),
+            ..3600.0 => write!(formatter, "{} min {} s", whole / 60, whole % 60),
+            ..86400.0 => write!(formatter, "{} h {} min", whole / 3600, whole / 60 % 60),
+            _ => write!(formatter, "{} d {} h", whole / 86400, whole / 3600 % 24),
+        }
+    }
+}
+
+/// The time of day, of seconds since 1970.
+struct Clock(f64);
+
+impl fmt::Display for Clock {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let second = self.0 as u64 % 86400;
+        write!(formatter, "{:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_that_suits_them() {
+        let times = [0.0, 12e-6, 0.0031, 0.25, 3.21, 75.5, 192.0, 7260.0, 180_000.0].map(|time| Time(time).to_string());
+        assert_eq!(
+            times,
+            ["0 us", "12 us", "3.1 ms", "250 ms", "3.2 s", "75.5 s", "3 min 12 s", "2 h 1 min", "2 d 2 h"]
+        );
+        assert_eq!(Clock(86400.0 * 365.0 + 3600.0 * 3.0 + 62.9).to_string(), "03:01:02 UTC");
+    }
+}
