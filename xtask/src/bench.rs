@@ -11,6 +11,7 @@ mod fleet;
 pub(crate) mod flight;
 mod idle;
 mod memory;
+mod monitors;
 mod report;
 mod restart;
 mod rpc;
@@ -18,6 +19,7 @@ mod soak;
 mod stamps;
 mod start;
 mod storm;
+mod utilization;
 
 use std::{process::ExitCode, thread, time::Duration};
 
@@ -60,6 +62,8 @@ enum Subject {
     Idle,
     /// What fifty workers cost, and how long they take to start
     Memory,
+    /// What monitors cost, and what it costs to be watched
+    Monitors,
 }
 
 impl Subject {
@@ -75,6 +79,7 @@ impl Subject {
             Subject::Soak => "soak",
             Subject::Idle => "idle",
             Subject::Memory => "memory",
+            Subject::Monitors => "monitors",
         }
     }
 }
@@ -94,6 +99,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             "commands",
             "--example",
             "simple",
+        ]))?
+        && workspace::succeeds(workspace::cargo().args([
+            "build",
+            "--release",
+            "--package",
+            "async-container-supervisor-tests",
+            "--example",
+            utilization::PROGRAM,
         ]))?;
     if !built {
         return Err("nothing was measured, because the release did not build".into());
@@ -126,6 +139,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
         Subject::Soak => soak::measure()?,
         Subject::Idle => idle::measure()?,
         Subject::Memory => memory::measure()?,
+        Subject::Monitors => monitors::measure()?,
     };
     print(&report, arguments.json)?;
     Ok(if arguments.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

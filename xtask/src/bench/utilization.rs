@@ -1,0 +1,44 @@
+//! What it costs to count in shared memory, and to read what a thousand workers have counted.
+
+use async_container_supervisor_tests::Dir;
+use serde_json::Value;
+
+use super::{
+    START_LIMIT,
+    report::{Report, Row, Target, Unit},
+};
+use crate::Result;
+
+/// The program that measures, in its own process.
+pub(super) const PROGRAM: &str = "acs-utilization";
+
+/// Adds the rows of utilization to those of the monitors.
+pub(super) fn rows(report: &mut Report) -> Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example(PROGRAM)?.start()?;
+    if !program.wait(START_LIMIT)?.success() {
+        return Err(format!("{PROGRAM} failed: {}", program.stderr()).into());
+    }
+    let measured: Value = serde_json::from_str(&program.stdout())?;
+    let nanoseconds = |name: &str| measured[name].as_f64().ok_or_else(|| format!("{PROGRAM} did not measure {name}"));
+
+    for kind in ["u32", "u64", "i32", "i64", "f32", "f64"] {
+        // What is added to by compare-and-swap is no single instruction, so it is shown without a target.
+        let target = kind.starts_with(['u', 'i']).then_some(Target::Ratio(1.5));
+        report.row(Row {
+            what: format!("1,000 increments of a metric of type {kind}, beside as many fetch_add"),
+            unit: Unit::Microseconds,
+            floor: Some(nanoseconds("fetch_add")?),
+            ours: nanoseconds(&format!("increment_{kind}"))?,
+            target,
+        });
+    }
+    report.row(Row {
+        what: "a check of UtilizationMonitor over 1,000 segments".to_owned(),
+        unit: Unit::Milliseconds,
+        floor: None,
+        ours: nanoseconds("check")? / 1e6,
+        target: Some(Target::Below(1.0)),
+    });
+    Ok(())
+}
