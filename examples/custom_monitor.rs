@@ -35,11 +35,8 @@ impl Monitor for AgeMonitor {
     fn check(&mut self, now: Instant) -> Vec<Action> {
         let oldest = self.born.iter().min_by_key(|(_, born)| **born);
         let too_old = oldest.filter(|(_, born)| now.duration_since(**born) > self.maximum_age);
-        let restart = too_old.map(|(process_id, _)| Action::Restart {
-            process_id: *process_id,
-            reason: format!("older than {:?}", self.maximum_age),
-        });
-        restart.into_iter().collect()
+        let reason = format!("older than {:?}", self.maximum_age);
+        too_old.map(|(process_id, _)| Action::restart(*process_id, reason)).into_iter().collect()
     }
 
     fn status(&self) -> Status {

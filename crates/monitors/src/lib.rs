@@ -49,10 +49,7 @@
 //!         self.since
 //!             .values()
 //!             .filter(|(_, since)| now.duration_since(*since) > self.limit)
-//!             .map(|(worker, _)| Action::Restart {
-//!                 process_id: worker.process_id,
-//!                 reason: format!("older than {:?}", self.limit),
-//!             })
+//!             .map(|(worker, _)| Action::restart(worker.process_id, format!("older than {:?}", self.limit)))
 //!             .collect()
 //!     }
 //!
@@ -67,11 +64,12 @@
 //! assert!(monitor.check(Instant::now()).is_empty());
 //!
 //! let later = Instant::now() + Duration::from_secs(3601);
-//! assert!(matches!(&monitor.check(later)[..], [Action::Restart { process_id: 4242, .. }]));
+//! assert!(matches!(&monitor.check(later)[..], [Action::Restart(restart)] if restart.process_id == 4242));
 //! ```
 
 #![forbid(unsafe_code)]
 
+mod action;
 mod call;
 mod monitor;
 
@@ -86,8 +84,9 @@ pub mod sample;
 #[cfg(feature = "utilization")]
 pub mod utilization;
 
+pub use action::{Action, Destination, Diagnosis, Restart};
 pub use call::{Answer, Call, CallFailure};
-pub use monitor::{Action, Event, Monitor, Status, Worker};
+pub use monitor::{Event, Monitor, Status, Worker};
 
 #[cfg(feature = "memory")]
 pub use memory::MemoryMonitor;

@@ -61,10 +61,10 @@ const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 /// monitor.register(&Worker { id: "8c1f".into(), process_id: std::process::id(), name: "web".into() });
 ///
 /// let actions = monitor.check(Instant::now());
-/// let [Action::Event(leak), Action::Restart { process_id, reason }] = &actions[..] else { panic!("no action") };
+/// let [Action::Event(leak), Action::Restart(restart)] = &actions[..] else { panic!("no action") };
 /// assert_eq!(leak.name(), "leak");
-/// assert_eq!(*process_id, std::process::id());
-/// assert!(reason.starts_with("memory limit 4.0 KiB, was "), "{reason}");
+/// assert_eq!(restart.process_id, std::process::id());
+/// assert!(restart.reason.starts_with("memory limit 4.0 KiB, was "), "{}", restart.reason);
 /// ```
 pub struct MemoryMonitor {
     interval: Duration,
@@ -198,7 +198,7 @@ impl Monitor for MemoryMonitor {
             let reason = format!("memory limit {}, was {}", mebibytes(limit), mebibytes(size));
             let leak = Leak { process_id, name: entry.name.clone(), current_size: size, maximum_size_limit: limit };
             actions.push(Action::Event(Event::new("leak", leak)));
-            actions.push(Action::Restart { process_id, reason });
+            actions.push(Action::restart(process_id, reason));
         }
 
         *host = HostMemory::read();

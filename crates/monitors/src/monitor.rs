@@ -8,7 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::call::{Answer, Call, CallFailure};
+use crate::{
+    action::Action,
+    call::{Answer, Call, CallFailure},
+};
 
 /// Below this, checks would be all that the supervisor does.
 #[cfg(any(feature = "memory", feature = "process"))]
@@ -32,29 +35,9 @@ pub struct Worker {
     pub name: String,
 }
 
-/// What a monitor wants done.
-///
-/// It is a wish: who carries it out knows whether the process is a child of this application, and
-/// how to replace it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Action {
-    /// Replace this process by a fresh one.
-    Restart {
-        /// The process to replace.
-        process_id: u32,
-        /// Why, for the log and for people: a phrase without a full stop.
-        reason: String,
-    },
-    /// Tell those who subscribed to events of that name.
-    Event(Event),
-    /// Call an operation of a worker. [`Monitor::answered`] is told what came of it.
-    Call(Call),
-}
-
 /// Something that happened, for whoever wants to hear of it as it happens.
 ///
-/// A supervisor knows the names `leak`, `metrics` and `health`; a monitor that emits others says so in
+/// A supervisor knows the names `leak`, `metrics`, `health` and `diagnosis`; a monitor that emits others says so in
 /// [`Monitor::events`].
 ///
 /// ```
@@ -119,7 +102,12 @@ impl Eq for Event {}
 /// 6. [`react`](Monitor::react) after it was told of workers or answers.
 ///
 /// All of them run on a thread of the monitor's own, so blocking delays this monitor and nothing
-/// else. A panic is contained by the supervisor, which goes on with the next check.
+/// else.
+///
+/// After a panic nobody knows in which state a value is. So the supervisor goes on with it only after it has told it that
+/// every worker is gone, by `remove`, and after a pause, that they are there, by `register`: a monitor whose knowledge is all
+/// about workers is as good as new then. One that keeps more can be given as a function that makes it, which is called again.
+/// Between, it shows nothing and checks nothing, and the supervisor says so in its place.
 pub trait Monitor: Send + 'static {
     /// The key of this monitor in the supervisor's status; unique among its monitors.
     fn name(&self) -> &str;
@@ -128,7 +116,7 @@ pub trait Monitor: Send + 'static {
     /// that the samples of several supervisors can be laid side by side.
     fn interval(&self) -> Duration;
 
-    /// The names of its own events: those that it emits beside `leak`, `metrics` and `health`. Whoever subscribes can
+    /// The names of its own events: those that it emits beside `leak`, `metrics`, `health` and `diagnosis`. Whoever subscribes can
     /// ask for them by these names. Default is none.
     fn events(&self) -> &[&str] {
         &[]

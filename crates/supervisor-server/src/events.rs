@@ -17,8 +17,11 @@ pub(crate) const RESTART: &str = "restart";
 const STOPPING: &str = "stopping";
 const OWN: [&str; 4] = [REGISTER, REMOVE, RESTART, STOPPING];
 
+/// What was found out about a worker because a monitor wanted to know.
+pub(crate) const DIAGNOSIS: &str = "diagnosis";
+
 /// What any monitor may tell of.
-const OF_MONITORS: [&str; 3] = ["leak", "metrics", "health"];
+const OF_MONITORS: [&str; 4] = ["leak", "metrics", "health", DIAGNOSIS];
 
 /// Stands where events were lost. It is sent to all, and cannot be asked for.
 const LOST: &str = "lost";
@@ -308,7 +311,7 @@ mod tests {
         let failure = events.subscribe(&["register".to_owned(), "nonsense".to_owned()]).err().unwrap();
         assert_eq!(
             failure.message(),
-            "there is no event 'nonsense': there are register, remove, restart, stopping, leak, metrics, health, queue"
+            "there is no event 'nonsense': there are register, remove, restart, stopping, leak, metrics, health, diagnosis, queue"
         );
     }
 }

@@ -55,7 +55,7 @@
 //!
 //! # Events
 //!
-//! `register`, `remove`, `restart` and `stopping` come from the supervisor; `leak`, `metrics`, `health` and others from
+//! `register`, `remove`, `restart` and `stopping` come from the supervisor; `leak`, `metrics`, `health`, `diagnosis` and others from
 //! monitors, by [`Action::Event`](async_container_monitors::Action::Event). 1024 wait for a subscriber that does not keep
 //! up; where more would, an event `lost` has their `count`. Nobody but the subscriber pays for it.
 //!
@@ -81,14 +81,21 @@
 //! # What a monitor can do to it
 //!
 //! Nothing. Each has a thread of its own for its checks. One that does not answer within a second is shown in `status` as
-//! `{error: {class, message}}`, as is one whose check panicked, until a check succeeds again. Its status is kept for a tenth
-//! of a second, so that asking often is cheap.
+//! `{error: {class, message}}`. Its status is kept for a tenth of a second, so that asking often is cheap.
+//!
+//! One that panics is not called any more: what it left half done is not to decide about workers. It is shown as an error,
+//! begins anew after a pause, of 100 ms at first and twice as long each time up to a minute, and is told of all workers.
+//!
+//! What it wants done is paced: a process is replaced once, however often that is wanted; at most
+//! [8 at once](Server::restarts_at_once); and a diagnostic that is to be made before has a deadline, and is given up when a
+//! restart of that process becomes urgent.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 mod access;
 mod audit;
+mod diagnosis;
 mod error;
 mod events;
 mod forward;

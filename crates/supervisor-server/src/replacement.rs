@@ -1,6 +1,6 @@
 //! Having one process replaced because somebody asks for it.
 
-use async_container_monitors::Action;
+use async_container_monitors::Restart;
 use async_container_protocol::{Failure, Request, class};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +8,9 @@ use crate::{monitor::Wish, operation::Supervisor};
 
 /// What the root is told if nobody says why.
 const DEFAULT_REASON: &str = "asked for";
+
+/// What that counts as.
+const CAUSE: &str = "request";
 
 #[derive(Deserialize)]
 struct Parameters {
@@ -55,8 +58,10 @@ impl Supervisor {
         }
 
         let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| DEFAULT_REASON.to_owned());
+        // A person does not wait until monitors have got what they want.
+        let restart = Restart::new(process_id, reason).urgent();
         self.actions
-            .send(Wish::Action(Action::Restart { process_id, reason }))
+            .send(Wish::Restart { restart, diagnosis: None, cause: CAUSE.to_owned() })
             .map_err(|_| Failure::new(class::CONNECTION_CLOSED, "the supervisor stops"))?;
         Ok(Asked { process_id })
     }

@@ -1,18 +1,23 @@
 //! Carrying out what monitors want done.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use async_container_monitors::{Action, Call};
+use async_container_monitors::{Call, Restart};
 use async_container_protocol::{Failure, Fields, class};
 use rustix::process::Signal;
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
+    diagnosis::Wanted,
     events::{Events, RESTART},
     monitor::Wish,
     process::Process,
@@ -23,45 +28,58 @@ use crate::{
 /// How long a process has between the polite signal and the one that it cannot ignore.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How long the root has for a replacement, before it may be asked again: it starts a new process first, and the old one
-/// then has its own grace.
+/// How long the root has for a replacement, before it may be asked again: the old process has its own grace, and so much
+/// more if a new one is started first.
 const REPLACEMENT: Duration = Duration::from_secs(60);
 
+/// How many diagnostics are made at once. They cost the workers, and the supervisor memory.
+const DIAGNOSES: usize = 4;
+
+/// What is needed to do things to processes.
+pub(crate) struct Means {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) root: Arc<dyn Root>,
+    pub(crate) events: Arc<Events>,
+    /// How many restarts may be under way at once.
+    pub(crate) restarts: Semaphore,
+}
+
 /// Carries actions out until nobody can want any more.
-pub(crate) async fn carry_out(
-    mut actions: mpsc::UnboundedReceiver<Wish>,
-    registry: Arc<Registry>,
-    root: Arc<dyn Root>,
-    events: Arc<Events>,
-) {
+pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means: Means) {
     let under_way = UnderWay::default();
+    let means = Arc::new(means);
+    let diagnoses = Arc::new(Semaphore::new(DIAGNOSES));
     let mut tasks = JoinSet::new();
 
     loop {
-        let action = tokio::select! {
-            action = actions.recv() => action,
+        let wish = tokio::select! {
+            wish = actions.recv() => wish,
             Some(_) = tasks.join_next() => continue,
         };
 
-        match action {
-            Some(Wish::Action(Action::Restart { process_id, reason })) => {
-                if let Some(mark) = under_way.begin(process_id) {
-                    let (registry, root, events) = (registry.clone(), root.clone(), events.clone());
-                    tasks.spawn(async move {
-                        restart(process_id, &reason, &registry, &*root, &events).await;
-                        drop(mark);
-                    });
+        match wish {
+            Some(Wish::Restart { restart, diagnosis, cause }) => match under_way.begin(restart.process_id) {
+                Ok(mark) => {
+                    let means = means.clone();
+                    tasks.spawn(async move { means.restart(restart, diagnosis, cause, &mark).await });
                 }
-            }
-            Some(Wish::Call(call, parameters, reply)) => {
-                let registry = registry.clone();
+                Err(hurry) if restart.urgent => hurry.notify_one(),
+                Err(_) => {}
+            },
+            Some(Wish::Diagnose(wanted)) => {
+                let (means, diagnoses) = (means.clone(), diagnoses.clone());
                 tasks.spawn(async move {
-                    let answer = ask(&call, &parameters, &registry).await;
-                    reply.send(call, answer);
+                    // It is never closed, so there is always a permit.
+                    let _permit = diagnoses.acquire().await;
+                    wanted.carry_out(&means.registry, &means.events).await;
                 });
             }
-            Some(Wish::Action(action)) => {
-                tracing::warn!(?action, "a monitor wants something that this supervisor does not know")
+            Some(Wish::Call(call, parameters, reply)) => {
+                let means = means.clone();
+                tasks.spawn(async move {
+                    let answer = ask(&call, &parameters, &means.registry).await;
+                    reply.send(call, answer);
+                });
             }
             None => return,
         }
@@ -77,34 +95,98 @@ async fn ask(call: &Call, parameters: &Fields, registry: &Registry) -> Result<Fi
     Ok(answer.finish().await.map_err(|error| error.into_failure())?.compact())
 }
 
-/// Restarts a process, and returns when that came to an end, whichever.
-async fn restart(process_id: u32, reason: &str, registry: &Registry, root: &dyn Root, events: &Events) {
-    // By the handle that was taken when it connected: what has the number now may be another process.
-    let worker = registry.by_process(process_id);
-    let name = worker.as_ref().map(|worker| worker.name());
-    let process = worker.map(|worker| worker.process);
-    let event = RestartEvent { process_id, name: name.as_deref(), reason };
+impl Means {
+    /// Restarts a process, and returns when that came to an end, whichever.
+    async fn restart(&self, restart: Restart, diagnosis: Option<Wanted>, cause: String, mark: &Mark) {
+        let Restart { process_id, reason, start_first, urgent, .. } = restart;
+        // By the handle that was taken when it connected: what has the number now may be another process.
+        let worker = self.registry.by_process(process_id);
+        let name = worker.as_ref().map(|worker| worker.name());
+        let process = worker.map(|worker| worker.process);
 
-    let replacement =
-        Replacement { process_id, reason: reason.to_owned(), cause: "monitor".to_owned(), start_first: None };
+        let mut urgent = urgent;
+        let _turn = match urgent {
+            true => None,
+            false => tokio::select! {
+                turn = self.turn() => turn,
+                () = exited(&process) => return,
+                () = mark.hurry.notified() => {
+                    urgent = true;
+                    None
+                }
+            },
+        };
 
-    match root.replace(&replacement) {
-        Ok(()) => {
-            tracing::warn!(process_id, reason, "asked the root controller to replace a worker");
-            event.publish(events);
-
-            match process {
-                Some(process) => drop(timeout(REPLACEMENT, process.exited()).await),
-                None => tokio::time::sleep(REPLACEMENT).await,
+        if let Some(wanted) = diagnosis.filter(|_| !urgent) {
+            tokio::select! {
+                () = wanted.carry_out(&self.registry, &self.events) => {}
+                () = exited(&process) => return,
+                () = mark.hurry.notified() => {
+                    urgent = true;
+                    tracing::warn!(process_id, reason, "restarting a worker without waiting for its diagnostic");
+                }
             }
         }
-        Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
-            Some(process) => stop(&event, &process, events).await,
-            None => {
-                tracing::warn!(process_id, reason, "a worker should be restarted, but is not connected: left alone");
+
+        let start_first = start_first.filter(|_| !urgent);
+        let mut replacement = Replacement { process_id, reason: reason.clone(), cause: cause.clone(), start_first };
+        let event = RestartEvent { process_id, name: name.as_deref(), reason: &reason, cause: &cause };
+
+        match self.root.replace(&replacement) {
+            Ok(()) => {
+                tracing::warn!(
+                    process_id,
+                    reason,
+                    cause,
+                    ?start_first,
+                    "asked the root controller to replace a worker"
+                );
+                event.publish(&self.events);
+                let limit = REPLACEMENT + start_first.unwrap_or_default();
+                let ended = async { drop(timeout(limit, exited(&process)).await) };
+                tokio::pin!(ended);
+
+                tokio::select! {
+                    () = &mut ended => return,
+                    () = mark.hurry.notified(), if start_first.is_some() => {}
+                }
+
+                tracing::warn!(process_id, reason, "replacing a worker without waiting for the new one");
+                replacement.start_first = None;
+
+                if let Err(error) = self.root.replace(&replacement) {
+                    tracing::error!(process_id, reason, %error, "could not have a worker replaced");
+                }
+
+                ended.await;
             }
-        },
-        Err(error) => tracing::error!(process_id, reason, %error, "could not have a worker replaced"),
+            Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
+                Some(process) => stop(&event, &process, &self.events).await,
+                None => {
+                    tracing::warn!(
+                        process_id,
+                        reason,
+                        "a worker should be restarted, but is not connected: left alone"
+                    );
+                }
+            },
+            Err(error) => tracing::error!(process_id, reason, %error, "could not have a worker replaced"),
+        }
+    }
+
+    /// Waits until there are few enough other restarts under way.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed, so there is always a permit.
+        self.restarts.acquire().await.ok()
+    }
+}
+
+/// Waits for the end of a process; for ever if that cannot be told.
+async fn exited(process: &Option<Process>) {
+    let Some(process) = process else { return std::future::pending().await };
+
+    if process.exited().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -114,6 +196,7 @@ struct RestartEvent<'a> {
     process_id: u32,
     name: Option<&'a str>,
     reason: &'a str,
+    cause: &'a str,
 }
 
 impl RestartEvent<'_> {
@@ -151,15 +234,22 @@ async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events) {
     let _ = timeout(GRACE, process.exited()).await;
 }
 
-/// Processes that are being restarted.
+/// Processes that are being restarted, each with a way to have that hurried up.
 #[derive(Clone, Default)]
-struct UnderWay(Arc<Mutex<HashSet<u32>>>);
+struct UnderWay(Arc<Mutex<HashMap<u32, Arc<Notify>>>>);
 
 impl UnderWay {
-    /// Notes that a restart begins. `None` if one is under way already.
-    fn begin(&self, process_id: u32) -> Option<Mark> {
+    /// Notes that a restart begins. If one is under way already, gives how to have it hurry.
+    fn begin(&self, process_id: u32) -> Result<Mark, Arc<Notify>> {
         let mut processes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        processes.insert(process_id).then(|| Mark { processes: self.clone(), process_id })
+
+        if let Some(hurry) = processes.get(&process_id) {
+            return Err(hurry.clone());
+        }
+
+        let hurry = Arc::new(Notify::new());
+        processes.insert(process_id, hurry.clone());
+        Ok(Mark { processes: self.clone(), process_id, hurry })
     }
 }
 
@@ -167,6 +257,7 @@ impl UnderWay {
 struct Mark {
     processes: UnderWay,
     process_id: u32,
+    hurry: Arc<Notify>,
 }
 
 impl Drop for Mark {

@@ -19,10 +19,10 @@ use crate::{
     access::{Access, Role},
     error::ServeError,
     events::Events,
-    monitor::Monitors,
+    monitor::{Make, Monitors},
     operation::Supervisor,
     registry::Registry,
-    restart,
+    restart::{self, Means},
     root::{ParentProcess, Root},
     session::Session,
     statistics::Statistics,
@@ -37,12 +37,16 @@ const ACCEPT_DELAY_LIMIT: Duration = Duration::from_secs(1);
 /// backlog: when all workers come back at once, whoever is connected is not to wait until all of them have been served.
 const NEWCOMERS: usize = 16;
 
+/// How many restarts that monitors want may be under way at once.
+const RESTARTS_AT_ONCE: usize = 8;
+
 /// How long a supervisor that stops waits until its subscribers have heard of that.
 const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A supervisor, before it serves.
 pub struct Server {
-    monitors: Vec<Box<dyn Monitor>>,
+    monitors: Vec<(Box<dyn Monitor>, Option<Make>)>,
+    restarts_at_once: usize,
     operations: Operations,
     root: Arc<dyn Root>,
     access: Access,
@@ -59,6 +63,7 @@ impl Server {
 
         Self {
             monitors: Vec::new(),
+            restarts_at_once: RESTARTS_AT_ONCE,
             operations: Operations::new(),
             root: Arc::new(ParentProcess::new()),
             access: Access::default(),
@@ -70,8 +75,28 @@ impl Server {
     }
 
     /// Adds a monitor. It runs on a thread of its own while the server serves.
+    ///
+    /// If it panics, it is told that all workers are gone, and begins anew with them after a pause.
     pub fn monitor(mut self, monitor: impl Monitor) -> Self {
-        self.monitors.push(Box::new(monitor));
+        self.monitors.push((Box::new(monitor), None));
+        self
+    }
+
+    /// Adds a monitor that another one takes the place of if it panics: `make` is called at once, and then again after each
+    /// panic and a pause. It is for monitors that keep more than what they know of workers.
+    pub fn monitor_with<M: Monitor>(mut self, mut make: impl FnMut() -> M + Send + 'static) -> Self {
+        let monitor = Box::new(make());
+        self.monitors.push((monitor, Some(Box::new(move || Box::new(make())))));
+        self
+    }
+
+    /// Sets how many restarts that monitors want may be under way at once; at least one. More wait for their turn, unless
+    /// they are [urgent](async_container_monitors::Restart::urgent). It keeps a monitor that errs about all workers from
+    /// taking all of them away.
+    ///
+    /// Default is 8.
+    pub fn restarts_at_once(mut self, restarts: usize) -> Self {
+        self.restarts_at_once = restarts.max(1);
         self
     }
 
@@ -166,7 +191,9 @@ impl Server {
 
         // Dropped at the end of this function, and everything that runs in it with it.
         let mut tasks = JoinSet::new();
-        tasks.spawn(restart::carry_out(actions, registry, root, events.clone()));
+        let restarts = Semaphore::new(self.restarts_at_once);
+        let means = Means { registry, root, events: events.clone(), restarts };
+        tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);
 
@@ -200,7 +227,7 @@ impl Default for Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let monitors: Vec<&str> = self.monitors.iter().map(|monitor| monitor.name()).collect();
+        let monitors: Vec<&str> = self.monitors.iter().map(|(monitor, _)| monitor.name()).collect();
         formatter
             .debug_struct("Server")
             .field("monitors", &monitors)

@@ -67,7 +67,7 @@ async fn unknown_names_are_refused_with_the_known_ones() {
     let message = answer["error"]["message"].as_str().unwrap();
     assert_eq!(
         message,
-        "there is no event 'lost': there are register, remove, restart, stopping, leak, metrics, health"
+        "there is no event 'lost': there are register, remove, restart, stopping, leak, metrics, health, diagnosis"
     );
 
     for events in [json!("leak"), json!([7]), json!({"leak": true})] {
@@ -164,7 +164,7 @@ async fn monitors_emit_what_they_declared() {
         event("metrics", "no map"),
         event("metrics", Panics),
         event("queue", BTreeMap::from([("length", 7), ("at", 7), ("event", 7)])),
-        Action::Restart { process_id: 999_999_999, reason: "too old".into() },
+        Action::restart(999_999_999, "too old"),
     ]);
     let server = TestServer::start(Server::new().monitor(monitor).root(root));
 
@@ -178,7 +178,7 @@ async fn monitors_emit_what_they_declared() {
 #[tokio::test]
 async fn restarts_are_heard_with_their_reason() {
     let (root, _requests) = TestRoot::new(true);
-    let action = Action::Restart { process_id: std::process::id(), reason: "too old".into() };
+    let action = Action::restart(std::process::id(), "too old");
     // Restarts of one process are not repeated while one is under way, so the subscriber has to be there before the worker.
     let (sender, ready) = std::sync::mpsc::channel();
     struct Later(std::sync::mpsc::Receiver<Action>);
@@ -210,6 +210,7 @@ async fn restarts_are_heard_with_their_reason() {
     let process_id = std::process::id();
     let expected = json!({
         "id": 2, "event": "restart", "at": heard["at"], "process_id": process_id, "name": "web", "reason": "too old",
+        "cause": "later",
     });
     assert_eq!(heard, expected);
 }

@@ -110,25 +110,59 @@ async fn monitors_hear_of_workers_and_show_what_they_know() {
 }
 
 #[tokio::test]
-async fn panics_cost_one_answer_each() {
+async fn a_monitor_that_panics_begins_anew_with_all_workers() {
     let panicking = TestMonitor::new("panicking", |check| match check {
-        1..5 => panic!("check {check}"),
+        2..5 => panic!("check {check}"),
         _ => Vec::new(),
     });
     let server = TestServer::start(Server::new().monitor(panicking).monitor(idle("calm")));
     let client = server.client().await;
-    let failed = status_when(&client, |status| status["panicking"]["error"].is_object()).await;
-    assert_eq!(failed["panicking"]["error"]["class"], class::INTERNAL);
-    assert!(failed["panicking"]["error"]["message"].as_str().unwrap().contains("check "), "{failed}");
-    assert!(failed["calm"]["workers"].is_array());
-
-    let mut worker = server.lines().await;
-    worker.register("trap").await;
     let mut other = server.lines().await;
     other.register("web").await;
+    let failed = status_when(&client, |status| status["panicking"]["error"].is_object()).await;
+    assert_eq!(failed["panicking"]["error"]["class"], class::INTERNAL);
+    let message = failed["panicking"]["error"]["message"].as_str().unwrap();
+    assert!(message.contains("panicked in 'check': check ") && message.contains("started again in"), "{message}");
+    assert_eq!(failed["calm"]["workers"], json!(["web"]));
+
     let well = status_when(&client, |status| status["panicking"]["checks"].as_u64() > Some(5)).await;
-    assert_eq!((&well["panicking"]["workers"], &well["calm"]["workers"]), (&json!(["web"]), &json!(["web"])));
-    assert_eq!(well["connections"].as_array().unwrap().len(), 2);
+    assert_eq!(well["panicking"]["workers"], json!(["web"]));
+    assert!(
+        well["panicking"]["removed"].as_array().unwrap().contains(&json!("web")),
+        "it was told to forget it: {well}"
+    );
+
+    // A worker that it cannot stand keeps it from working, and from pretending to, until that is gone.
+    let mut worker = server.lines().await;
+    worker.register("trap").await;
+    let failed = status_when(&client, |status| status["panicking"]["error"].is_object()).await;
+    let message = failed["panicking"]["error"]["message"].as_str().unwrap();
+    assert!(message.contains("panicked in 'register': "), "{message}");
+    assert_eq!(failed["connections"].as_array().unwrap().len(), 2);
+    drop(worker);
+    let well = status_when(&client, |status| status["panicking"]["workers"].is_array()).await;
+    assert_eq!(well["panicking"]["workers"], json!(["web"]));
+}
+
+#[tokio::test]
+async fn a_monitor_that_panics_is_made_anew_if_it_is_known_how() {
+    let made = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = made.clone();
+    let make = move || {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        TestMonitor::new("made", move |check| match (number, check) {
+            (0, 3) => panic!("the first one"),
+            _ => Vec::new(),
+        })
+    };
+    let server = TestServer::start(Server::new().monitor_with(make));
+    let client = server.client().await;
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    status_when(&client, |status| status["made"]["error"].is_object()).await;
+    let well = status_when(&client, |status| status["made"]["checks"].as_u64() > Some(1)).await;
+    assert_eq!((&well["made"]["workers"], &well["made"]["removed"]), (&json!(["web"]), &json!([])));
+    assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 2);
 }
 
 /// A monitor whose first check lasts until the test says so.
@@ -227,7 +261,7 @@ async fn status_that_cannot_be_encoded_is_an_error_entry() {
 
 /// A monitor that wants this process restarted at each check.
 fn wanting(process_id: u32) -> impl Monitor {
-    TestMonitor::new("wanting", move |_| vec![Action::Restart { process_id, reason: "for a test".into() }])
+    TestMonitor::new("wanting", move |_| vec![Action::restart(process_id, "for a test")])
 }
 
 #[tokio::test]
@@ -281,7 +315,7 @@ fn start_worker(server: &TestServer, ignore: bool) -> tokio::process::Child {
 fn obedient() -> (impl Monitor, Sender<u32>) {
     let (sender, receiver) = channel();
     let monitor = TestMonitor::new("obedient", move |_| {
-        receiver.try_iter().map(|process_id| Action::Restart { process_id, reason: "told".into() }).collect()
+        receiver.try_iter().map(|process_id| Action::restart(process_id, "told")).collect()
     });
     (monitor, sender)
 }

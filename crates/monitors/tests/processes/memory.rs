@@ -17,7 +17,7 @@ fn status(monitor: &MemoryMonitor) -> Value {
 
 fn restarts(actions: &[Action]) -> Vec<u32> {
     let restarts = actions.iter().filter_map(|action| match action {
-        Action::Restart { process_id, .. } => Some(*process_id),
+        Action::Restart(restart) => Some(restart.process_id),
         _ => None,
     });
     restarts.collect()
@@ -41,9 +41,10 @@ fn a_process_over_the_limit_is_restarted_and_others_are_not() {
 
     large.run(&format!("allocate {}", 110 * MEBIBYTE));
     let actions = monitor.check(now);
-    let [Action::Event(leak), Action::Restart { process_id, reason }] = &actions[..] else {
+    let [Action::Event(leak), Action::Restart(restart)] = &actions[..] else {
         panic!("{actions:?}");
     };
+    let (process_id, reason) = (&restart.process_id, &restart.reason);
     assert_eq!(leak.name(), "leak");
     let leak = serde_json::to_value(leak.fields()).unwrap();
     assert_eq!(leak["process_id"], large.process_id());

@@ -1,0 +1,171 @@
+//! Having workers look into themselves, and keeping what they find.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_container_monitors::{Destination, Diagnosis};
+use async_container_protocol::{Failure, Fields, class};
+use serde::Serialize;
+
+use crate::{
+    events::{DIAGNOSIS, Events},
+    registry::Registry,
+};
+
+/// How much of a result goes to the log.
+const LOG_LIMIT: usize = 64 << 10;
+
+/// What is to be found out, with the parameters encoded, and who wants to know.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) diagnosis: Diagnosis,
+    pub(crate) parameters: Fields,
+    pub(crate) monitor: String,
+}
+
+#[derive(Serialize)]
+struct DiagnosisEvent<'a> {
+    monitor: &'a str,
+    process_id: u32,
+    name: &'a str,
+    operation: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Fields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<DiagnosisError<'a>>,
+}
+
+#[derive(Serialize)]
+struct DiagnosisError<'a> {
+    class: &'a str,
+    message: &'a str,
+}
+
+impl Wanted {
+    /// Finds it out, within its time, and passes it on. Whatever goes wrong is said and comes to an end here.
+    pub(crate) async fn carry_out(self, registry: &Registry, events: &Events) {
+        let Self { diagnosis, parameters, monitor } = &self;
+        let (process_id, operation) = (diagnosis.process_id(), diagnosis.operation());
+        let worker = registry.by_process(process_id);
+        let name = worker.as_ref().map(|worker| worker.name()).unwrap_or_default();
+
+        let result = match worker {
+            Some(worker) => {
+                let call = worker.client.call_fields(operation, parameters).timeout(diagnosis.get_timeout());
+                // Also what it streams is to be there in time, which the time-out of a call says nothing of.
+                match tokio::time::timeout(diagnosis.get_timeout(), collect(call)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Failure::new(class::TIMED_OUT, "the worker did not answer in time")),
+                }
+            }
+            None => Err(Failure::new(class::CONNECTION_NOT_FOUND, "no worker is connected from this process")),
+        };
+
+        if let Err(failure) = &result {
+            let (class, message) = (failure.class(), failure.message());
+            tracing::warn!(monitor, process_id, name, operation, class, message, "a diagnostic came to nothing");
+        }
+
+        match (diagnosis.destination(), result) {
+            (Destination::Event, result) => {
+                let event = DiagnosisEvent {
+                    monitor,
+                    process_id,
+                    name: &name,
+                    operation,
+                    result: result.as_ref().ok(),
+                    error: result
+                        .as_ref()
+                        .err()
+                        .map(|failure| DiagnosisError { class: failure.class(), message: failure.message() }),
+                };
+                if let Err(error) = events.publish(DIAGNOSIS, &event) {
+                    tracing::error!(%error, operation, "an event could not be encoded");
+                }
+            }
+            (Destination::Directory(directory), Ok(result)) => {
+                let path = directory.join(file_name(&name, process_id, operation, &result));
+                let kept = path.clone();
+                match tokio::task::spawn_blocking(move || keep(&path, &result)).await {
+                    Ok(Ok(())) => {
+                        tracing::warn!(monitor, process_id, name, operation, path = %kept.display(), "kept a diagnostic");
+                    }
+                    Ok(Err(error)) => {
+                        tracing::error!(monitor, process_id, name, operation, path = %kept.display(), %error, "could not keep a diagnostic");
+                    }
+                    Err(error) => tracing::error!(monitor, operation, %error, "keeping a diagnostic failed"),
+                }
+            }
+            (_, Ok(result)) => {
+                let mut data = text(&result);
+                if data.len() > LOG_LIMIT {
+                    data.truncate(data.floor_char_boundary(LOG_LIMIT));
+                    data.push('…');
+                }
+                tracing::warn!(monitor, process_id, name, operation, data, "a diagnostic of a worker");
+            }
+            (_, Err(_)) => {}
+        }
+    }
+}
+
+/// The answer; if the worker streams chunks, these put together as `data`.
+async fn collect(mut call: async_container_protocol::Call) -> Result<Fields, Failure> {
+    let mut chunks = String::new();
+
+    while let Some(fields) = call.next().await.map_err(|error| error.into_failure())? {
+        if let Ok(Some(chunk)) = fields.get::<String>("chunk") {
+            chunks.push_str(&chunk);
+        }
+    }
+
+    let answer = call.finish().await.map_err(|error| error.into_failure())?.compact();
+    Ok(if chunks.is_empty() { answer } else { answer.with("data", &chunks)? })
+}
+
+/// What there is to read: the data as text, or everything as JSON.
+fn text(result: &Fields) -> String {
+    match result.get::<String>("data") {
+        Ok(Some(data)) => data,
+        _ => match result.to_json() {
+            object if !object["data"].is_null() => object["data"].to_string(),
+            object => object.to_string(),
+        },
+    }
+}
+
+fn file_name(name: &str, process_id: u32, operation: &str, result: &Fields) -> PathBuf {
+    // A worker chooses its name, and must not choose the directory with it.
+    let word = |text: &str| -> String {
+        let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+        text.chars().take(64).map(|character| if plain(character) { character } else { '_' }).collect()
+    };
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let extension = if matches!(result.get::<String>("data"), Ok(Some(_))) { "txt" } else { "json" };
+    format!("{}-{process_id}-{}-{at}.{extension}", word(name), word(operation)).into()
+}
+
+/// Writes a file that was not there, and that nobody else can read.
+fn keep(path: &Path, result: &Fields) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut data = text(result);
+    data.push('\n');
+    file.write_all(data.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_workers_choose_no_directory() {
+        let name = file_name("../../etc/passwd\0x", 7, "thread_dump", &Fields::empty());
+        assert_eq!(name.components().count(), 1);
+        assert!(name.to_string_lossy().starts_with("______etc_passwd_x-7-thread_dump-"), "{}", name.display());
+    }
+}

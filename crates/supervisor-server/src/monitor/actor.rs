@@ -1,0 +1,355 @@
+//! The thread of a monitor: calls it, one thing at a time, and survives what it does.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashSet},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_container_monitors::{Action, Answer, Call, CallFailure, Diagnosis, Event, Monitor, Worker};
+use async_container_protocol::{Failure, Fields, class};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use super::{Change, Make, ReplyTo, Report, Shared, Wish, failed_status};
+use crate::{diagnosis::Wanted, events::Events, schedule::next_check};
+
+/// How long a monitor that panicked is left alone. Doubled each time that it panics again before a check came to its end.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// An interval of zero would be a busy loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+#[derive(Serialize)]
+struct MonitorEvent<'a> {
+    monitor: &'a str,
+    #[serde(flatten)]
+    fields: &'a (dyn erased_serde::Serialize + Send + Sync),
+}
+
+/// The thread of a monitor.
+pub(super) struct Loop {
+    shared: Arc<Shared>,
+    monitor: Box<dyn Monitor>,
+    /// Makes it anew, if that is known.
+    make: Option<Make>,
+    actions: mpsc::UnboundedSender<Wish>,
+    events: Arc<Events>,
+    status: watch::Sender<Report>,
+    /// The workers that are there.
+    workers: BTreeMap<String, Worker>,
+    /// Those that the monitor was told of.
+    told: HashSet<String>,
+    /// Why it was not called any more, since it panicked.
+    failing: Option<Failing>,
+    /// How many times in a row it panicked before a check came to its end.
+    panics: u32,
+    /// It was said already that the monitor tells of what it may not.
+    has_complained: bool,
+}
+
+/// What is known of a monitor that is not called for now.
+struct Failing {
+    message: String,
+    again_at: Instant,
+}
+
+impl Loop {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (monitor, make): (Box<dyn Monitor>, Option<Make>),
+        actions: mpsc::UnboundedSender<Wish>,
+        events: Arc<Events>,
+        status: watch::Sender<Report>,
+    ) -> Self {
+        Self {
+            shared,
+            monitor,
+            make,
+            actions,
+            events,
+            status,
+            workers: BTreeMap::new(),
+            told: HashSet::new(),
+            failing: None,
+            panics: 0,
+            has_complained: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut due = self.next_check(None);
+
+        loop {
+            let wake = self.failing.as_ref().map_or(due, |failing| failing.again_at);
+            let Some(request) = self.wait(wake) else { return };
+            let (changes, answers) = {
+                let mut inbox = self.shared.lock();
+                (inbox.take_changes(), inbox.take_answers())
+            };
+            let is_news = !(changes.is_empty() && answers.is_empty());
+
+            if self.failing.as_ref().is_some_and(|failing| failing.again_at <= Instant::now()) {
+                self.begin_anew();
+                due = self.next_check(None);
+            }
+
+            self.apply(changes);
+            self.tell(answers);
+
+            if is_news && let Some(actions) = self.guard("react", |monitor| monitor.react(Instant::now())) {
+                self.carry_out(actions);
+            }
+
+            if Instant::now() >= due && self.failing.is_none() {
+                self.check();
+                due = self.next_check(Some(due));
+            }
+
+            self.report(request);
+            self.shared.lock().applying = false;
+        }
+    }
+
+    fn next_check(&mut self, last: Option<Instant>) -> Instant {
+        let interval = self.guard("interval", |monitor| monitor.interval());
+        let interval = interval.unwrap_or(Duration::from_secs(60)).max(SHORTEST_INTERVAL);
+        next_check(last, Instant::now(), SystemTime::now(), interval)
+    }
+
+    /// After a panic: makes another monitor, or has this one forget everything, and tells it of all workers.
+    fn begin_anew(&mut self) {
+        self.failing = None;
+        tracing::info!(monitor = self.shared.name, attempt = self.panics, "starting a monitor again");
+
+        match &mut self.make {
+            Some(make) => match catch_unwind(AssertUnwindSafe(make)) {
+                Ok(monitor) => {
+                    // The old one may panic once more as it goes.
+                    let old = mem::replace(&mut self.monitor, monitor);
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+                    self.told.clear();
+                }
+                Err(payload) => self.failed("making it", payload.as_ref()),
+            },
+            None => {
+                for id in mem::take(&mut self.told) {
+                    if let Some(worker) = self.workers.get(&id).cloned() {
+                        self.guard("remove", |monitor| monitor.remove(&worker));
+                    }
+                }
+            }
+        }
+
+        for worker in self.workers.clone().into_values() {
+            self.register(&worker);
+        }
+    }
+
+    fn register(&mut self, worker: &Worker) {
+        if self.guard("register", |monitor| monitor.register(worker)).is_some() {
+            self.told.insert(worker.id.clone());
+        }
+    }
+
+    /// Waits until there is something to do, and says which request for the status that answers. `None` if there will never
+    /// be anything to do again.
+    fn wait(&self, due: Instant) -> Option<u64> {
+        let mut inbox = self.shared.lock();
+
+        loop {
+            if inbox.closed {
+                return None;
+            }
+
+            let remaining = due.saturating_duration_since(Instant::now());
+
+            if !inbox.is_quiet() || inbox.requests > inbox.seen || remaining.is_zero() {
+                inbox.seen = inbox.requests;
+                return Some(inbox.seen);
+            }
+
+            inbox = match self.shared.changed.wait_timeout(inbox, remaining) {
+                Ok((inbox, _)) => inbox,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Register(worker) => {
+                    self.register(&worker);
+                    self.workers.insert(worker.id.clone(), worker);
+                }
+                Change::Remove(worker) => {
+                    self.workers.remove(&worker.id);
+                    if self.told.remove(&worker.id) {
+                        self.guard("remove", |monitor| monitor.remove(&worker));
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, answers: Vec<(Call, Result<Fields, Failure>)>) {
+        for (call, answer) in answers {
+            let answer = match answer {
+                Ok(fields) => Ok(Answer::new(move |reader| {
+                    reader(&mut <dyn erased_serde::Deserializer<'_>>::erase(fields.deserializer()));
+                })),
+                Err(failure) => Err(CallFailure::new(failure.class(), failure.message())),
+            };
+            self.guard("answered", |monitor| monitor.answered(&call, answer));
+        }
+    }
+
+    fn check(&mut self) {
+        if let Some(actions) = self.guard("check", |monitor| monitor.check(Instant::now())) {
+            self.panics = 0;
+            self.carry_out(actions);
+        }
+    }
+
+    /// Does what can be done here, and passes on the rest. Nobody listens to that only when the server is ending.
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Event(event) => self.publish(&event),
+                Action::Call(call) => self.call(call),
+                Action::Restart(mut restart) => {
+                    let diagnosis = restart.diagnosis.take().and_then(|diagnosis| self.wanted(diagnosis));
+                    let cause = self.shared.name.clone();
+                    drop(self.actions.send(Wish::Restart { restart, diagnosis, cause }));
+                }
+                Action::Diagnose(diagnosis) => {
+                    if let Some(wanted) = self.wanted(diagnosis) {
+                        drop(self.actions.send(Wish::Diagnose(wanted)));
+                    }
+                }
+                action => tracing::warn!(?action, "a monitor wants something that this supervisor does not know"),
+            }
+        }
+    }
+
+    /// A diagnostic with its parameters encoded.
+    fn wanted(&mut self, diagnosis: Diagnosis) -> Option<Wanted> {
+        let monitor = self.shared.name.clone();
+
+        match encode(diagnosis.get_parameters()) {
+            Ok(parameters) => Some(Wanted { diagnosis, parameters, monitor }),
+            Err(error) => {
+                tracing::error!(monitor, ?diagnosis, error, "the parameters of a diagnostic cannot be sent");
+                None
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        let reply = ReplyTo(self.shared.clone());
+
+        match encode(call.get_parameters()) {
+            Ok(parameters) => drop(self.actions.send(Wish::Call(call, parameters, reply))),
+            Err(error) => reply.send(call, Err(Failure::invalid_parameters(error))),
+        }
+    }
+
+    /// Here, so that a value of the user's is encoded on no other thread.
+    fn publish(&mut self, event: &Event) {
+        let events = self.events.clone();
+        let declared = self.guard("events", |monitor| Events::is_of_monitors(event.name(), monitor.events()));
+        let fields = MonitorEvent { monitor: &self.shared.name, fields: event.fields() };
+
+        let error = match declared {
+            None => return,
+            Some(false) => "this monitor does not declare it".to_owned(),
+            Some(true) => match contained(|| events.publish(event.name(), &fields)) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => panic,
+            },
+        };
+
+        if !mem::replace(&mut self.has_complained, true) {
+            tracing::error!(
+                monitor = self.shared.name,
+                event = event.name(),
+                error,
+                "an event of a monitor was not sent"
+            );
+        }
+    }
+
+    fn report(&mut self, request: u64) {
+        let name = self.shared.name.clone();
+        let encoded = self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status()));
+        let failure = match encoded {
+            Some(Ok(fields)) => {
+                return drop(self.status.send_replace(Report { fields, taken: Some(Instant::now()), request }));
+            }
+            Some(Err(error)) => Failure::new(class::INTERNAL, error.to_string()),
+            None => self.failing.as_ref().map_or_else(|| Failure::new(class::INTERNAL, "failed"), Failing::describe),
+        };
+        let fields = failed_status(&name, &failure);
+        self.status.send_replace(Report { fields, taken: Some(Instant::now()), request });
+    }
+
+    /// Calls the monitor, and survives it. What a panic leaves half done inside of it is not used: nothing is called any more,
+    /// until it is begun anew.
+    fn guard<T>(&mut self, what: &'static str, call: impl FnOnce(&mut Box<dyn Monitor>) -> T) -> Option<T> {
+        if self.failing.is_some() {
+            return None;
+        }
+
+        let monitor = &mut self.monitor;
+
+        match catch_unwind(AssertUnwindSafe(|| call(monitor))) {
+            Ok(result) => Some(result),
+            Err(payload) => {
+                self.failed(what, payload.as_ref());
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, what: &'static str, payload: &(dyn Any + Send)) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.panics.min(16)).min(LONGEST_PAUSE);
+        self.panics = self.panics.saturating_add(1);
+        let message = format!("the monitor panicked in '{what}': {}", panic_message(payload));
+        tracing::error!(monitor = self.shared.name, panics = self.panics, again_in = ?pause, "{message}");
+        self.failing = Some(Failing { message, again_at: Instant::now() + pause });
+    }
+}
+
+impl Failing {
+    fn describe(&self) -> Failure {
+        let pause = self.again_at.saturating_duration_since(Instant::now());
+        let message = format!("{}; it is started again in {:.1} s", self.message, pause.as_secs_f64());
+        Failure::new(class::INTERNAL, message)
+    }
+}
+
+/// Encodes parameters. On the monitor's thread, so that a value of the user's is encoded on no other.
+fn encode(parameters: Option<&(dyn erased_serde::Serialize + Send + Sync)>) -> Result<Fields, String> {
+    let Some(parameters) = parameters else { return Ok(Fields::empty()) };
+    contained(|| Fields::new(parameters))?.map_err(|error| error.to_string())
+}
+
+/// Survives a panic of what only shows something, and so leaves nothing half done.
+fn contained<T>(show: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(show))
+        .map_err(|payload| format!("it panicked while it was encoded: {}", panic_message(payload.as_ref())))
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
