@@ -5,7 +5,7 @@
 use std::{future::pending, path::Path, process::ExitCode, time::Duration};
 
 use async_container_supervisor::container::{
-    Context, ExitStatus, FailureRate, Policy, PolicyChild, Reload, Strategy, Verdict, lifecycle::Failure,
+    Context, ExitStatus, FailureRate, Limits, Policy, PolicyChild, Reload, Strategy, Verdict, lifecycle::Failure,
 };
 use async_container_supervisor::{
     Application, Backoff, BoxError, Command, Instance, Readiness, Restart, Service,
@@ -145,6 +145,21 @@ fn main() -> ExitCode {
             let script = "setsid sleep 1000009 & exec sleep 1000010";
             let command = Command::new("sh").arguments(["-c", script]);
             application.service(Service::command("parent", command).count(1).kill_descendants(false))
+        }
+        // Leaves something behind that nothing but a cgroup tells whose it is.
+        "cgroups" => {
+            let script = r#"env -i setsid sleep 1000040 & echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec sleep 1000041"#;
+            let command = Command::new("sh").arguments(["-c", script]);
+            let service = Service::command("grouped", command).count(2).readiness(Readiness::Notify);
+            application.service(service.backoff(at_once()))
+        }
+        // Uses up its memory, or runs within its limits, whatever the argument is.
+        "limited" => {
+            let limits = Limits::new().memory_max(48 << 20).cpu_max(0.5).pids_max(20);
+            let limits = limits.best_effort(argument == "best-effort");
+            let script = r#"until [ -e go ]; do sleep 0.01; done; [ -e eaten ] && exec sleep 1000042; touch eaten; exec tail /dev/zero"#;
+            let command = Command::new("sh").arguments(["-c", script]);
+            application.service(Service::command("limited", command).count(1).limits(limits))
         }
         // Is ready only where there is no file named `slow`.
         "slow-reload" => application

@@ -11,6 +11,7 @@ use rustix::fs::Access;
 pub use rustix::process::Resource;
 use rustix::process::Rlimit;
 
+use crate::cgroup::CGROUP;
 use crate::error::{CommandError, SpawnError};
 use crate::identity::Identity;
 use crate::listener::inherited::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID};
@@ -217,7 +218,7 @@ impl Command {
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         // They are about the root and whoever started it.
-        [WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID]
+        [WATCHDOG_USEC, WATCHDOG_PID, LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID, CGROUP]
             .iter()
             .for_each(|name| drop(environment.remove(OsStr::new(name))));
         environment.extend(identity.environment.iter().cloned());

@@ -1,11 +1,13 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
+mod cgroups;
 mod examination;
 mod notices;
 mod outputs;
 mod probes;
 mod restart;
 mod succession;
+mod words;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -19,11 +21,16 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use self::cgroups::cause_of_death;
+pub(crate) use self::cgroups::require_limits;
 use self::notices::Notices;
 pub(crate) use self::outputs::Captured;
 use self::probes::Attempts;
 pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
+use self::words::{log_kill, next_try, pid_of};
+use crate::cgroup::Tree;
+use crate::error::CgroupError;
 use crate::exit::ExitStatus;
 use crate::exits::{Exits, Reason};
 use crate::instance::child_name;
@@ -81,6 +88,8 @@ pub(crate) struct Container {
     notices: Notices,
     attempts: Attempts,
     orphans: Orphans,
+    /// Where children have cgroups of their own, or why they have none.
+    cgroups: Result<Tree, CgroupError>,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
     policies: Policies,
@@ -99,6 +108,7 @@ impl Container {
         listeners: BTreeMap<String, Listener>,
         policies: Policies,
         strategy: Strategy,
+        cgroups: Result<Tree, CgroupError>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Container {
@@ -117,6 +127,7 @@ impl Container {
             notices: Notices::default(),
             attempts: Attempts::default(),
             orphans: Orphans::default(),
+            cgroups,
             orphans_due: false,
             policies,
             strategy,
@@ -146,6 +157,7 @@ impl Container {
             name: child_name(&service.name, index),
             lifecycle,
             process: None,
+            cgroup: None,
             status: None,
             reason: None,
             incident: None,
@@ -330,6 +342,7 @@ impl Container {
             }
             if std::mem::take(&mut self.orphans_due) {
                 self.orphans.sweep(|pid| self.processes.contains_key(&pid) || self.attempts.own(pid));
+                self.tidy_cgroups();
             }
             self.links.flush(&mut self.slots, &self.root);
             let deadline = self.timers.peek().map(|Reverse((at, _))| tokio::time::Instant::from_std(*at));
@@ -398,6 +411,7 @@ impl Container {
             (Some(Action::Kill), Some(process)) => {
                 log_kill(slot, process);
                 process.signal(Signal::KILL);
+                self.kill_cgroup(key);
             }
             (Some(Action::Overdue), Some(process)) => {
                 tracing::error!(
@@ -418,6 +432,7 @@ impl Container {
     }
 
     fn spawn(&mut self, key: Key) {
+        let cgroup = self.open_cgroup(key);
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
@@ -429,9 +444,13 @@ impl Container {
             .collect();
         let notify_socket = self.notices.server.as_ref().filter(|_| slot.service.readiness == Readiness::NotifySocket);
         let notify_socket = notify_socket.map(Server::address);
-        let result =
-            Process::start(&mut self.spawner, &self.application, &slot.service, slot.index, &sockets, notify_socket)
-                .and_then(|process| register(self.epoll.get_ref(), key, process));
+        let result = cgroup.and_then(|cgroup| {
+            let (cgroup, spawner) = (cgroup.as_ref().map(AsFd::as_fd), &mut self.spawner);
+            let service = &slot.service;
+            let process =
+                Process::start(spawner, &self.application, service, slot.index, &sockets, notify_socket, cgroup)?;
+            register(self.epoll.get_ref(), key, process)
+        });
         let now = Instant::now();
         match result {
             Ok(process) => {
@@ -522,11 +541,15 @@ impl Container {
         };
         // Its number, and so its group's, stays taken until it is reaped.
         process.signal(Signal::KILL);
+        let is_clear = self.clear_cgroup(key);
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
         let status = signal::try_reap(&process.pidfd).ok().flatten().unwrap_or(ExitStatus::Unknown);
         unregister(self.epoll.get_ref(), &process);
         self.processes.remove(&process.pid);
         self.links.closed(key);
-        if slot.service.kills_descendants {
+        if slot.service.kills_descendants && !is_clear {
             self.orphans.retire(process.mark.clone());
         }
         self.orphans_due = true;
@@ -541,7 +564,7 @@ impl Container {
             self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
         }
         self.policies.child_exited(&slot.as_policies_see_it(Some(&process)), status, now);
-        let failure = slot.failure();
+        let failure = slot.failure().or_else(|| cause_of_death(slot));
         slot.lifecycle.handle_exited(now, exit);
         let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
         let reason = if text.is_empty() { status.to_string() } else { format!("{text}, {status}") };
@@ -583,13 +606,15 @@ impl Container {
         match slot.lifecycle.state() {
             State::Stopped(End::Asked) => self.remove(key),
             State::Stopped(End::Success | End::Failure) => {
-                self.events.push_back(Event::Stopped { generation: slot.generation })
+                self.events.push_back(Event::Stopped { generation: slot.generation });
+                self.leave_cgroup(key);
             }
             _ => {}
         }
     }
 
     fn remove(&mut self, key: Key) {
+        self.leave_cgroup(key);
         if let Some(slot) = self.slots.remove(&key) {
             self.links.changed(&mut self.slots, &slot.topic(key));
             self.events.push_back(Event::Stopped { generation: slot.generation });
@@ -661,33 +686,5 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-fn pid_of(process: &Process) -> i32 {
-    process.pid.as_raw_nonzero().get()
-}
-
-/// When a child will be started again, for people.
-fn next_try(state: State, now: Instant) -> String {
-    match state {
-        State::New => "at once".to_owned(),
-        State::Waiting { until } => format!("in {:.1?}", until.saturating_duration_since(now)),
-        _ => "never".to_owned(),
-    }
-}
-
-fn log_kill(slot: &Slot, process: &Process) {
-    let pid = pid_of(process);
-    match slot.lifecycle.failure() {
-        Some(failure) => {
-            tracing::error!(child = slot.name, pid, reason = %failure, "killing child")
-        }
-        None => tracing::warn!(
-            child = slot.name,
-            pid,
-            doing = process.activity(),
-            "killing child: it did not end within its grace period"
-        ),
     }
 }

@@ -1,14 +1,16 @@
 //! The root: it owns every child and every socket, takes the signals, and replaces generations.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::SignalKind;
 
-use crate::container::Container;
+use crate::cgroup::{CGROUP, Cgroups, Home, Tree};
+use crate::container::{Container, require_limits};
 use crate::entry;
-use crate::error::{BoxError, StartError};
+use crate::error::{BoxError, CgroupError, StartError};
 use crate::guardian::{self, Guard};
 use crate::listener::inherited::Inherited;
 use crate::listener::{Address, Listener};
@@ -50,6 +52,7 @@ pub struct Controller {
     reload: Reload,
     reload_timeout: Duration,
     computed: Option<Box<Compute>>,
+    cgroups: Option<Cgroups>,
 }
 
 impl Controller {
@@ -70,6 +73,7 @@ impl Controller {
             reload: Reload::default(),
             reload_timeout: Self::RELOAD_TIMEOUT,
             computed: None,
+            cgroups: None,
         }
     }
 
@@ -112,6 +116,13 @@ impl Controller {
     /// Default is true.
     pub fn guardian(mut self, guardian: bool) -> Self {
         self.guardian = guardian;
+        self
+    }
+
+    /// Where children get cgroups of their own. Default is what `ASYNC_CONTAINER_CGROUP` says, the directory of a cgroup or
+    /// `none`, else [`Cgroups::Delegated`].
+    pub fn cgroups(mut self, cgroups: Cgroups) -> Self {
+        self.cgroups = Some(cgroups);
         self
     }
 
@@ -174,9 +185,19 @@ impl Controller {
             Some(grace) => grace,
             None => graceful_stop_from_environment()?,
         };
+        let which = match self.cgroups {
+            Some(cgroups) => cgroups,
+            None => cgroups_from_environment()?,
+        };
+        let mut cgroups = make_cgroups(&which, &self.name, &plan)?;
         // Before there is a thread, and before a child could inherit the variable that names the pipe.
         Notify::open();
-        let guard = self.guardian.then(|| enter_guardian(&mut inherited)).flatten();
+        let home = cgroups.as_ref().ok().map(|tree| tree.home().clone());
+        let guard = self.guardian.then(|| enter_guardian(&mut inherited, home.as_ref())).flatten();
+        if let (Ok(tree), Some(_)) = (&mut cgroups, &guard) {
+            let guardian = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+            tree.set_processes([Some(std::process::id()), guardian].into_iter().flatten().collect());
+        }
 
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| StartError::System { action: "become a subreaper", source: error.into() })?;
@@ -194,7 +215,7 @@ impl Controller {
                 .transpose()
                 .map_err(|source| StartError::System { action: "watch the guardian", source })?;
             let policies = Policies::new(self.policies, Statistics::new(self.statistics_window));
-            let mut container = Container::new(self.name, listeners, policies, self.strategy)
+            let mut container = Container::new(self.name, listeners, policies, self.strategy, cgroups)
                 .map_err(|source| StartError::System { action: "create an epoll instance", source })?;
             if let Some(server) = notices {
                 container
@@ -213,7 +234,7 @@ impl Controller {
         });
         // A guardian that lives does it, and only it gets everything.
         if !matches!(&code, Ok((_, true))) {
-            guardian::sweep();
+            guardian::sweep(home.as_ref());
         }
         code.map(|(code, _)| code)
     }
@@ -259,14 +280,45 @@ fn graceful_stop_from_environment() -> Result<Duration, StartError> {
     }
 }
 
-fn enter_guardian(inherited: &mut Inherited) -> Option<Guard> {
+fn cgroups_from_environment() -> Result<Cgroups, StartError> {
+    let Some(value) = std::env::var_os(CGROUP) else {
+        return Ok(Cgroups::Delegated);
+    };
+    if value == "none" {
+        return Ok(Cgroups::None);
+    }
+    let path = PathBuf::from(&value);
+    if path.is_absolute() {
+        Ok(Cgroups::Below(path))
+    } else {
+        Err(StartError::CgroupVariable { value: value.to_string_lossy().into_owned() })
+    }
+}
+
+/// Makes the cgroup in which those of children are to be, with all that their limits need.
+fn make_cgroups(which: &Cgroups, application: &str, plan: &[Planned]) -> Result<Result<Tree, CgroupError>, StartError> {
+    let mut cgroups = Home::make(which, application).map(Tree::new);
+    match (&cgroups, which) {
+        (Ok(tree), _) => tracing::info!(cgroup = %tree.path().display(), "children have cgroups of their own"),
+        (Err(error), Cgroups::Below(_)) => return Err(StartError::Cgroup(error.clone())),
+        (Err(reason), Cgroups::Delegated) => tracing::info!(%reason, "children have no cgroups of their own"),
+        (Err(_), Cgroups::None) => {}
+    }
+    if let Err(error) = require_limits(&mut cgroups, plan) {
+        let _ = cgroups.map(|tree| tree.home().remove());
+        return Err(error);
+    }
+    Ok(cgroups)
+}
+
+fn enter_guardian(inherited: &mut Inherited, cgroups: Option<&Home>) -> Option<Guard> {
     if !inherit::single_threaded() {
         tracing::warn!(
             "this process has other threads already: going on without a guardian; call `run` first thing in `main`"
         );
         return None;
     }
-    guardian::enter(inherited)
+    guardian::enter(inherited, cgroups)
         .inspect_err(|error| tracing::warn!(%error, "cannot start a guardian: going on without"))
         .ok()
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::exit::exit_code;
 use crate::probe::ProbeKind;
@@ -81,6 +82,9 @@ pub enum SpawnError {
         /// Why.
         source: io::Error,
     },
+    /// The limits of the service cannot be set.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// The system refused.
     #[error("cannot {step}: {source}")]
     System {
@@ -100,14 +104,70 @@ impl From<Failed> for SpawnError {
 impl SpawnError {
     /// True for what may pass by itself: too many processes or open files, or too little memory.
     pub fn is_transient(&self) -> bool {
-        let (SpawnError::System { source, .. } | SpawnError::Open { source, .. }) = self else {
-            return false;
+        let source = match self {
+            SpawnError::System { source, .. } | SpawnError::Open { source, .. } => source,
+            SpawnError::Cgroup(CgroupError::System { source, .. }) => source,
+            _ => return false,
         };
         matches!(
             source.raw_os_error(),
             Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::ETXTBSY)
         )
     }
+}
+
+/// Why children cannot have cgroups, or limits, of their own.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CgroupError {
+    /// They were switched off.
+    #[error("cgroups are switched off: set neither Cgroups::None nor ASYNC_CONTAINER_CGROUP=none")]
+    Unwanted,
+    /// There is no cgroup file system of version 2, or this process is outside of what is mounted of it.
+    #[error("no cgroup2 file system is mounted that has this process in it")]
+    NotMounted,
+    /// Somebody else manages the cgroup of this process.
+    #[error(
+        "cgroup {} is not delegated to this program: with systemd, set Delegate=yes in the unit; else name a directory of a \
+         cgroup that it may use, in ASYNC_CONTAINER_CGROUP or Cgroups::Below",
+        path.display()
+    )]
+    NotDelegated {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// A directory that was named is none of a cgroup.
+    #[error("{} is no directory of a cgroup2 file system", path.display())]
+    NotACgroup {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The cgroup does not have what a limit needs.
+    #[error("cgroup {} does not have the controller {controller:?}: whoever delegated it has to hand that down", path.display())]
+    NoController {
+        /// The directory.
+        path: PathBuf,
+        /// The controller.
+        controller: &'static str,
+    },
+    /// There are processes of others in the cgroup, so that it cannot hand controllers down.
+    #[error("cgroup {} has processes beside this program, so it cannot hand controllers down: {processes}", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// Their ids.
+        processes: String,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: Arc<io::Error>,
+    },
 }
 
 /// Why a probe cannot be used.
@@ -273,6 +333,31 @@ pub enum StartError {
         /// The variable's value.
         value: String,
     },
+    /// A limit that lets nothing run.
+    #[error("service {name:?} has a limit that lets nothing run: {limit}")]
+    InvalidLimit {
+        /// The service.
+        name: String,
+        /// Which limit.
+        limit: &'static str,
+    },
+    /// The limits of a service cannot be had.
+    #[error("cannot limit service {name:?}: {source}; or let it run without, with Limits::best_effort")]
+    Limits {
+        /// The service.
+        name: String,
+        /// Why.
+        source: CgroupError,
+    },
+    /// The cgroup that was named cannot be used.
+    #[error("cannot give children cgroups of their own: {0}")]
+    Cgroup(CgroupError),
+    /// The cgroup to use makes no sense.
+    #[error("ASYNC_CONTAINER_CGROUP is {value:?}: it must be the directory of a cgroup, or none")]
+    CgroupVariable {
+        /// The variable's value.
+        value: String,
+    },
     /// A service's command cannot be run.
     #[error("service {name:?} cannot start: {source}")]
     Command {
@@ -325,7 +410,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Bind(_) => exit_code::CANNOT_BIND,
-            StartError::System { .. } => exit_code::SYSTEM,
+            StartError::System { .. } | StartError::Limits { .. } | StartError::Cgroup(_) => exit_code::SYSTEM,
             _ => exit_code::CONFIGURATION,
         }
     }

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::cgroup::Home;
 use crate::exit::ExitStatus;
 use crate::listener::SocketFile;
 use crate::listener::inherited::Inherited;
@@ -41,7 +42,7 @@ pub(crate) struct Guard {
 }
 
 /// Splits this process in two. Returns in the root only; what the guardian is not to keep, `inherited`, it drops.
-pub(crate) fn enter(inherited: &mut Inherited) -> io::Result<Guard> {
+pub(crate) fn enter(inherited: &mut Inherited, cgroups: Option<&Home>) -> io::Result<Guard> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, roots) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -53,7 +54,7 @@ pub(crate) fn enter(inherited: &mut Inherited) -> io::Result<Guard> {
     match fork::fork() {
         Ok(Side::Parent { child }) => {
             drop((roots, std::mem::take(inherited)));
-            guard(child, ours, &descriptor)
+            guard(child, ours, &descriptor, cgroups)
         }
         Ok(Side::Child) => {
             // A group of its own: what a terminal or kill(1) sends to the group of the guardian reaches
@@ -136,7 +137,7 @@ impl Watch {
 }
 
 /// The life of the guardian.
-fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
+fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor, cgroups: Option<&Home>) -> ! {
     let mut entrusted = Entrusted::default();
     let status = loop {
         let mut descriptors = [PollFd::new(signals, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
@@ -155,7 +156,7 @@ fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor) -> ! {
     };
     // What it said last, it may have said since the last look.
     receive(&socket, &mut entrusted);
-    signal::sweep(SWEEP_LIMIT);
+    sweep(cgroups);
     drop(entrusted);
     match status {
         ExitStatus::Exited(code) => fork::exit_now(code),
@@ -213,7 +214,13 @@ fn receive(socket: &OwnedFd, entrusted: &mut Entrusted) {
     }
 }
 
-/// Kills and reaps everything that is left below this process.
-pub(crate) fn sweep() {
+/// Kills and reaps everything that is left below this process, and removes the cgroups that it was in.
+pub(crate) fn sweep(cgroups: Option<&Home>) {
+    if let Some(cgroups) = cgroups {
+        cgroups.kill();
+    }
     signal::sweep(SWEEP_LIMIT);
+    if let Some(cgroups) = cgroups {
+        cgroups.remove();
+    }
 }

@@ -59,6 +59,8 @@
 //!   holds up nothing for ever.
 //! - **No orphan.** Every child leads a process group, and dies with the root, whatever ends the root; so do its own
 //!   children, even those that detached themselves.
+//! - **Limits** of memory, processors and processes, by a [cgroup](Cgroups) of each child's own where one can be had
+//!   ([`Limits`]), which also lets nothing escape that a child has started.
 //! - **Sockets** are bound once, by the root, or taken over from who started it, and inherited, so that no restart refuses
 //!   a connection.
 //! - **Output.** What commands write may become [events of the log](Stdio::Log), within bounds.
@@ -75,6 +77,7 @@
 #![deny(missing_docs)]
 
 mod backoff;
+mod cgroup;
 mod command;
 mod container;
 mod controller;
@@ -86,6 +89,7 @@ mod guardian;
 mod identity;
 mod instance;
 pub mod lifecycle;
+mod limits;
 mod links;
 mod listener;
 mod manager;
@@ -112,12 +116,14 @@ mod threads;
 mod title;
 
 pub use backoff::Backoff;
+pub use cgroup::{CGROUP, Cgroups};
 pub use command::{Command, Resource, Stdio};
 pub use controller::{Controller, GRACEFUL_STOP};
 pub use entry::is_child;
-pub use error::{BindError, BoxError, CommandError, InstanceError, ProbeError, SpawnError, StartError};
+pub use error::{BindError, BoxError, CgroupError, CommandError, InstanceError, ProbeError, SpawnError, StartError};
 pub use exit::{ExitStatus, exit_code};
 pub use instance::Instance;
+pub use limits::Limits;
 pub use listener::Address;
 pub use notify::link::{Link, Replacement};
 pub use notify::{Message, NOTIFY_LOG, NOTIFY_PIPE, NOTIFY_SOCKET, Notify};

@@ -59,6 +59,7 @@ impl Process {
         index: u32,
         sockets: &[NamedSocket<'_>],
         notify_socket: Option<&Path>,
+        cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Process, SpawnError> {
         let mut descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|named| named.socket).collect();
         let mark = format!("{}@{:016x}", child_name(&service.name, index), fastrand::u64(..));
@@ -113,6 +114,7 @@ impl Process {
             nice: prepared.nice,
             umask: prepared.umask,
             credentials: prepared.credentials,
+            cgroup,
             process_id_at,
         };
         let started = Instant::now();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Pid;
 
+use crate::cgroup::Cgroup;
 use crate::container::{Key, ProbesOfChild};
 use crate::exits::{Exits, Reason, cause_of, seconds};
 use crate::lifecycle::{Failure, Lifecycle, State};
@@ -36,6 +37,8 @@ pub(crate) struct Slot {
     pub name: String,
     pub lifecycle: Lifecycle,
     pub process: Option<Process>,
+    /// Where its processes run, if it has one of its own.
+    pub cgroup: Option<Cgroup>,
     pub status: Option<String>,
     /// Why the process is being replaced, if somebody asked for it.
     pub reason: Option<Reason>,

@@ -13,6 +13,7 @@ use crate::error::{BoxError, StartError};
 use crate::exit::ExitStatus;
 use crate::instance::Instance;
 use crate::lifecycle::Settings;
+use crate::limits::Limits;
 use crate::listener::Address;
 use crate::policy::Statuses;
 use crate::probe::Probes;
@@ -138,6 +139,7 @@ pub struct Service {
     pub(crate) key: Option<String>,
     pub(crate) kills_descendants: bool,
     pub(crate) recycle_at_once: usize,
+    pub(crate) limits: Limits,
 }
 
 impl Service {
@@ -179,6 +181,7 @@ impl Service {
             key: None,
             kills_descendants: true,
             recycle_at_once: 1,
+            limits: Limits::default(),
         }
     }
 
@@ -335,6 +338,12 @@ impl Service {
         self
     }
 
+    /// What each instance may use of the machine, with all that it starts. Default is no limit.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Tells what the service is like: at a reload, its instances are kept if the service of this name had the same key and
     /// the same count before. Default is none: instances are replaced at every reload.
     pub fn key(mut self, key: impl Into<String>) -> Self {
@@ -430,6 +439,7 @@ impl Service {
             command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;
         }
         self.probes.validate(&self.name)?;
+        self.limits.validate(&self.name)?;
         Ok(())
     }
 }

@@ -54,6 +54,7 @@ impl ProbeProcess {
             nice: prepared.nice,
             umask: prepared.umask,
             credentials: prepared.credentials,
+            cgroup: None,
             process_id_at: Vec::new(),
         };
         let Spawned { pid, pidfd } = spawner.spawn(plan)?;
@@ -75,7 +76,9 @@ pub(crate) fn not_started(error: &SpawnError) -> Outcome {
         SpawnError::Open { source, .. } | SpawnError::System { source, .. } => {
             Outcome::Failure(ProbeFailure::NotStarted(source.kind()))
         }
-        SpawnError::Command(_) => Outcome::Failure(ProbeFailure::NotStarted(io::ErrorKind::NotFound)),
+        SpawnError::Command(_) | SpawnError::Cgroup(_) => {
+            Outcome::Failure(ProbeFailure::NotStarted(io::ErrorKind::NotFound))
+        }
     }
 }
 

@@ -140,6 +140,7 @@ impl Root {
                 self.container.add_listener(name, listener);
             }
         }
+        self.container.require_limits(&plan.services)?;
         Ok(plan.services)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! No other module of this crate contains `unsafe`.
 
+mod clone;
 pub(crate) mod datagram;
 pub(crate) mod fork;
 pub(crate) mod inherit;

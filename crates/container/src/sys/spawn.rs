@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 /// The first descriptor after standard input, output and error.
@@ -44,6 +45,8 @@ pub(crate) struct Plan<'fd> {
     pub umask: Option<libc::mode_t>,
     /// Whom to run as.
     pub credentials: Option<Credentials>,
+    /// The directory of the cgroup to start in, if it is not the parent's.
+    pub cgroup: Option<BorrowedFd<'fd>>,
     /// Indices into `environment` of `NAME=` entries that end in at least ten zeros, to be overwritten with the child's own
     /// process id. `LISTEN_PID` of sd_listen_fds(3) and `WATCHDOG_PID` of sd_watchdog_enabled(3) need it.
     pub process_id_at: Vec<usize>,
@@ -79,6 +82,8 @@ pub(crate) struct Spawned {
 /// Starts programs; keeps the stack that every child borrows until it executes.
 pub(crate) struct Spawner {
     stack: Box<[u128]>,
+    /// False once it is known that a process cannot begin in another cgroup here, but has to move there.
+    clones_into: bool,
 }
 
 /// What parent and child share. The child runs in the parent's memory while the parent is suspended.
@@ -94,6 +99,8 @@ struct Shared<'a> {
     umask: Option<libc::mode_t>,
     credentials: Option<&'a Credentials>,
     process_ids: &'a [*mut c_char],
+    /// The file through which the child moves itself to its cgroup, or -1.
+    cgroup: c_int,
     parent: c_int,
     /// What the child is doing, for the case that it fails.
     step: &'static str,
@@ -102,7 +109,7 @@ struct Shared<'a> {
 
 impl Spawner {
     pub(crate) fn new() -> Self {
-        Spawner { stack: vec![0; STACK_SIZE / size_of::<u128>()].into_boxed_slice() }
+        Spawner { stack: vec![0; STACK_SIZE / size_of::<u128>()].into_boxed_slice(), clones_into: true }
     }
 
     /// Starts the program and returns once it has been executed; an error is that of the step that failed.
@@ -133,15 +140,14 @@ impl Spawner {
             umask: plan.umask,
             credentials: plan.credentials.as_ref(),
             process_ids: &process_ids,
+            cgroup: -1,
             parent: rustix::process::getpid().as_raw_nonzero().get(),
             step: "",
             errno: 0,
         };
 
         let mut pidfd: c_int = -1;
-        // SAFETY: the end of the stack is one past the allocation and aligned to 16 bytes.
-        let stack_top = unsafe { self.stack.as_mut_ptr().add(self.stack.len()) }.cast::<c_void>();
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let argument = (&raw mut shared).cast::<c_void>();
 
         // A handler of ours that ran in the child would run in the parent's memory, so none may run
         // before the child has reset them all.
@@ -149,14 +155,26 @@ impl Spawner {
         // SAFETY: `child` only reads and writes `shared` and makes async-signal-safe calls, never
         // returns, and has a stack of its own. CLONE_VFORK suspends this thread until the child has
         // executed the program or exited, so everything that `shared` borrows outlives the child's use
-        // of it, and the stack can be used again. The child shares this thread's errno, which is
-        // read here only after clone itself has failed.
-        let pid = unsafe { libc::clone(child, stack_top, flags, (&raw mut shared).cast(), &raw mut pidfd) };
-        let clone_error = io::Error::last_os_error();
+        // of it, and the stack can be used again.
+        let cloned = plan
+            .cgroup
+            .filter(|_| self.clones_into)
+            .map(|cgroup| unsafe { super::clone::clone_into(cgroup, &mut self.stack, child, argument, &mut pidfd) });
+        // Open until the child has used it.
+        let mut processes = None;
+        self.clones_into &= !matches!(&cloned, Some(Err(error)) if is_unknown_call(error));
+        let cloned = match (cloned, plan.cgroup) {
+            (Some(cloned), _) if self.clones_into => cloned,
+            (_, Some(cgroup)) => {
+                shared.cgroup = processes.insert(open_processes(cgroup)?).as_raw_fd();
+                self.clone_here((&raw mut shared).cast(), &mut pidfd)
+            }
+            (_, None) => self.clone_here(argument, &mut pidfd),
+        };
         drop(mask);
 
-        let Some(pid) = Pid::from_raw(pid.max(0)) else {
-            return Err(clone_error.into());
+        let Some(pid) = Pid::from_raw(cloned?) else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL).into());
         };
         // SAFETY: clone succeeded, so it stored a new descriptor, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -167,6 +185,30 @@ impl Spawner {
         }
         Ok(Spawned { pid, pidfd })
     }
+
+    /// Makes a child in the cgroup of the parent. `argument` has to be the `Shared` that it is to work with.
+    fn clone_here(&mut self, argument: *mut c_void, pidfd: &mut c_int) -> io::Result<c_int> {
+        // SAFETY: the end of the stack is one past the allocation and aligned to 16 bytes.
+        let stack_top = unsafe { self.stack.as_mut_ptr().add(self.stack.len()) }.cast::<c_void>();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // SAFETY: as in `spawn`. The child shares this thread's errno, which is read here only after clone itself has
+        // failed.
+        let pid = unsafe { libc::clone(child, stack_top, flags, argument, std::ptr::from_mut(pidfd)) };
+        if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+    }
+}
+
+/// True where a process cannot begin in another cgroup: the kernel is older than 5.7, or a filter of system calls, as
+/// containers have, does not let the call through.
+fn is_unknown_call(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::E2BIG | libc::EINVAL))
+}
+
+/// The file of a cgroup that moves to it whoever writes to it.
+fn open_processes(cgroup: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(cgroup, "cgroup.procs", flags, Mode::empty())
+        .map_err(|error| Failed { step: "open the cgroup", error: error.into() })
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -174,7 +216,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 }
 
 /// Runs in the child until it executes. Only async-signal-safe functions may be called from here, and
-/// nothing that allocates or panics: signal, setpgid, prctl, getppid, fcntl, dup2, close_range, setrlimit, setpriority,
+/// nothing that allocates or panics: signal, setpgid, write, prctl, getppid, fcntl, dup2, close_range, setrlimit, setpriority,
 /// umask, setgroups, setresgid, setresuid, chdir, getpid, sigprocmask, execve, _exit. Those that change the user are made as system
 /// calls: the C library's functions would tell the threads of the parent, whose memory this is, to do the same.
 extern "C" fn child(argument: *mut c_void) -> c_int {
@@ -215,6 +257,10 @@ unsafe fn prepare(shared: &mut Shared<'_>) -> bool {
         }
         libc::setpgid(0, 0);
 
+        shared.step = "enter the cgroup";
+        if shared.cgroup >= 0 && libc::write(shared.cgroup, c"0".as_ptr().cast(), 1) != 1 {
+            return false;
+        }
         shared.step = "pass on file descriptors";
         if !place_descriptors(&mut shared.stdio, shared.descriptors) {
             return false;
@@ -298,4 +344,89 @@ unsafe fn place_descriptors(stdio: &mut [c_int; 3], descriptors: &mut [c_int]) -
         libc::syscall(libc::SYS_close_range, end, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::path::{Path, PathBuf};
+
+    fn plan<'fd>(script: &str, output: BorrowedFd<'fd>, cgroup: Option<BorrowedFd<'fd>>) -> Plan<'fd> {
+        let text = |text: &str| CString::new(text).unwrap();
+        Plan {
+            program: text("/bin/sh"),
+            arguments: ["sh", "-c", script].map(text).to_vec(),
+            environment: vec![text("PATH=/usr/bin:/bin")],
+            directory: None,
+            descriptors: Vec::new(),
+            stdio: [None, Some(output), None],
+            limits: Vec::new(),
+            nice: None,
+            umask: None,
+            credentials: None,
+            cgroup,
+            process_id_at: Vec::new(),
+        }
+    }
+
+    /// A cgroup of version 2 for a test, if it may make one.
+    struct Group(PathBuf);
+
+    impl Group {
+        fn make(name: &str) -> Option<Group> {
+            let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+            let point = mounts.lines().find_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                let point = fields.next()?;
+                (fields.next() == Some("cgroup2")).then(|| point.to_owned())
+            })?;
+            let path = Path::new(&point).join(format!("{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).ok().map(|()| Group(path))
+        }
+    }
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_program_begins_in_its_cgroup_whether_or_not_the_kernel_can_do_that_at_once() {
+        let Some(group) = Group::make("spawn-test") else {
+            eprintln!("skipped: this user may not make a cgroup of version 2");
+            return;
+        };
+        let directory = std::fs::File::open(&group.0).unwrap();
+        for clones_into in [true, false] {
+            let mut spawner = Spawner { clones_into, ..Spawner::new() };
+            for _ in 0..10 {
+                let (mut reader, writer) = io::pipe().unwrap();
+                let cgroup = std::os::fd::AsFd::as_fd(&directory);
+                let output = std::os::fd::AsFd::as_fd(&writer);
+                let spawned = spawner.spawn(plan("cat /proc/self/cgroup", output, Some(cgroup))).unwrap();
+                drop(writer);
+                let mut text = String::new();
+                reader.read_to_string(&mut text).unwrap();
+                let status = super::super::signal::reap(&spawned.pidfd).unwrap();
+                assert!(status.is_some_and(crate::exit::ExitStatus::success), "{status:?}");
+                let line = text.lines().find(|line| line.starts_with("0::")).unwrap();
+                assert!(group.0.ends_with(line.rsplit_once('/').unwrap().1), "{line}");
+            }
+            assert_eq!(spawner.clones_into, clones_into);
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_none_is_an_error() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let output = std::os::fd::AsFd::as_fd(&writer);
+        let mut spawner = Spawner::new();
+        assert!(spawner.spawn(plan("true", output, Some(output))).is_err());
+        // It can start others after that.
+        let spawned = spawner.spawn(plan("exit 3", output, None)).unwrap();
+        let status = super::super::signal::reap(&spawned.pidfd).unwrap();
+        assert_eq!(status, Some(crate::exit::ExitStatus::Exited(3)));
+    }
 }

@@ -1,0 +1,252 @@
+//! Children in cgroups of their own.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use async_container_supervisor_tests::{Dir, Program, Signal, proc, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A cgroup of version 2 for one test, removed with all that is in it.
+struct Group(PathBuf);
+
+impl Group {
+    /// Says so where this user may not make one.
+    fn make() -> Option<Group> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let made = mount().and_then(|mount| {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = mount.join(format!("acs-test-{}-{number}", std::process::id()));
+            fs::create_dir(&path).ok().map(|()| Group(path))
+        });
+        if made.is_none() {
+            eprintln!("skipped: this user may not make a cgroup of version 2");
+        }
+        made
+    }
+
+    /// The names of the cgroups in the directory.
+    fn names(path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The cgroup of the only application in this one.
+    fn application(&self) -> io::Result<PathBuf> {
+        let names = Self::names(&self.0)?;
+        let name = names.iter().find(|name| !name.ends_with("-root"));
+        Ok(self.0.join(name.ok_or_else(|| io::Error::other(format!("no cgroup of an application: {names:?}")))?))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        let removed = wait_for("the end of a cgroup", LIMIT, || Ok(remove(&self.0).is_ok().then_some(())));
+        if let Err(error) = removed {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    for name in Group::names(path)? {
+        remove(&path.join(name))?;
+    }
+    fs::remove_dir(path)
+}
+
+fn mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let point = fields.next()?;
+        (fields.next() == Some("cgroup2")).then(|| point.into())
+    })
+}
+
+fn start(group: &Group, dir: &Dir, scenario: &[&str]) -> io::Result<Program> {
+    dir.example("acs-fixture")?.args(scenario).env("ASYNC_CONTAINER_CGROUP", &group.0).start()
+}
+
+/// The living descendants of the program that sleep for so long.
+fn sleepers(program: u32, time: &str) -> io::Result<Vec<proc::Process>> {
+    let mut below = proc::descendants(program)?;
+    below.retain(|process| process.is_alive() && process.arguments().get(1).is_some_and(|it| it == time));
+    Ok(below)
+}
+
+fn cgroup_of(process: &proc::Process) -> io::Result<String> {
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", process.pid))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("0::"));
+    line.map(str::to_owned).ok_or_else(|| io::Error::other(format!("process {} has no cgroup", process.pid)))
+}
+
+#[test]
+fn all_that_a_child_has_started_ends_with_it_and_nothing_is_left() -> io::Result<()> {
+    let Some(group) = Group::make() else { return Ok(()) };
+    for end in ["stopped", "root killed", "guardian killed"] {
+        let dir = Dir::new()?;
+        let mut program = start(&group, &dir, &["cgroups"])?;
+        program.wait_for_stderr("all children are ready", LIMIT)?;
+        let pid = program.pid();
+        let application = group.application()?;
+        assert_eq!(Group::names(&application)?, ["grouped#1@1", "grouped#2@1"]);
+        let both = |time| Ok(Some(sleepers(pid, time)?).filter(|sleepers| sleepers.len() == 2));
+        let strays = program.wait_for("both stray processes", LIMIT, || both("1000040"))?;
+
+        // Without a mark in its environment, in a session of its own: its cgroup alone tells whose it is.
+        let children = program.wait_for("both children", LIMIT, || both("1000041"))?;
+        let child = children.first().ok_or_else(|| io::Error::other("there is no child"))?;
+        let cgroup = cgroup_of(child)?;
+        let mut own = strays.iter().filter(|stray| cgroup_of(stray).is_ok_and(|its| its == cgroup));
+        let own = own.next().ok_or_else(|| io::Error::other("the child has no stray in its cgroup"))?;
+        child.signal(Signal::KILL)?;
+        program.wait_for("the end of the stray process", LIMIT, || {
+            let now = proc::process(own.pid).filter(|process| process.started == own.started);
+            Ok(now.is_none_or(|process| !process.is_alive()).then_some(()))
+        })?;
+        program.wait_for("the next child", LIMIT, || both("1000041"))?;
+
+        match end {
+            "stopped" => {
+                program.signal(Signal::TERM)?;
+                assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+            }
+            "root killed" => {
+                let root = program.descendants()?.into_iter().find(|process| process.parent == program.pid());
+                root.ok_or_else(|| io::Error::other("there is no root"))?.signal(Signal::KILL)?;
+                program.wait(LIMIT)?;
+            }
+            _ => {
+                program.signal(Signal::KILL)?;
+                program.wait(LIMIT)?;
+            }
+        }
+        wait_for("the end of all cgroups", LIMIT, || Ok(Group::names(&group.0)?.is_empty().then_some(())))?;
+    }
+    Ok(())
+}
+
+/// What an application says of itself that is started in a namespace, or a cgroup, of its own.
+fn own_words(group: &Group, dir: &Dir, script: &str) -> io::Result<String> {
+    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
+    let mut program = dir.command("sh").args(["-c", script, "sh"]).arg(&group.0).arg(fixture).start()?;
+    let line = program.wait_for_stderr("cgroups of their own", LIMIT)?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    Ok(line)
+}
+
+#[test]
+fn what_somebody_else_manages_is_left_alone() -> io::Result<()> {
+    let Some(group) = Group::make() else { return Ok(()) };
+    let script = r#"echo $$ >"$1/cgroup.procs" && exec "$2" essential"#;
+    let line = own_words(&group, &Dir::new()?, script)?;
+    assert!(line.contains("children have no cgroups of their own"), "{line}");
+    assert!(line.contains("Delegate=yes"), "{line}");
+    // Which is what makes it theirs.
+    let marked = rustix::fs::setxattr(&group.0, "user.delegate", b"1", rustix::fs::XattrFlags::empty());
+    if let Err(error) = marked {
+        eprintln!("skipped: cgroups cannot be marked here: {error}");
+        return Ok(());
+    }
+    let line = own_words(&group, &Dir::new()?, script)?;
+    assert!(line.contains("children have cgroups of their own"), "{line}");
+    assert_eq!(Group::names(&group.0)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn the_first_cgroup_of_a_container_is_its_own() -> io::Result<()> {
+    let Some(group) = Group::make() else { return Ok(()) };
+    let unshared = Command::new("unshare").args(["--cgroup", "--mount", "true"]).stderr(Stdio::null()).status();
+    if !unshared.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: unshare, of util-linux, is missing or may not make a cgroup namespace");
+        return Ok(());
+    }
+    let script = r#"echo $$ >"$1/cgroup.procs" && exec unshare --cgroup --mount sh -c '
+        umount "$1" && mount -t cgroup2 none "$1" && exec "$2" essential' sh "$(dirname "$1")" "$2""#;
+    let line = own_words(&group, &Dir::new()?, script)?;
+    assert!(line.contains("children have cgroups of their own"), "{line}");
+    assert_eq!(Group::names(&group.0)?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_limit_that_cannot_be_had_is_an_error_unless_it_need_not_be() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let limited = |best_effort: &str| {
+        dir.example("acs-fixture")?.args(["limited", best_effort]).env("ASYNC_CONTAINER_CGROUP", "none").start()
+    };
+    let mut program = limited("")?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(71));
+    let text = program.stderr();
+    assert!(text.contains("cannot limit service \"limited\": cgroups are switched off"), "{text}");
+    assert!(text.contains("Limits::best_effort"), "{text}");
+
+    let mut program = limited("best-effort")?;
+    program.wait_for_stderr("limits of the service are not in force", LIMIT)?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+
+    for (value, message) in [
+        ("/proc", "/proc is no directory of a cgroup2 file system"),
+        ("relative", "it must be the directory of a cgroup, or none"),
+    ] {
+        let mut program = dir.example("acs-fixture")?.arg("essential").env("ASYNC_CONTAINER_CGROUP", value).start()?;
+        assert!(program.wait(LIMIT)?.code().is_some_and(|code| code == 71 || code == 78));
+        assert!(program.stderr().contains(message), "{}", program.stderr());
+    }
+    Ok(())
+}
+
+#[test]
+fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
+    let Some(group) = Group::make() else { return Ok(()) };
+    let controllers = fs::read_to_string(group.0.join("cgroup.controllers"))?;
+    // They have to be handed down to the cgroup that the test has made.
+    let handed_down = ["memory", "cpu", "pids"].iter().all(|name| {
+        let above = group.0.parent().map(|parent| parent.join("cgroup.subtree_control"));
+        controllers.split_whitespace().any(|controller| controller == *name)
+            || above.is_some_and(|file| fs::write(file, format!("+{name}")).is_ok())
+    });
+    if !handed_down {
+        eprintln!("skipped: version 2 does not have the controllers memory, cpu and pids here");
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    // It is in the cgroup itself, as a service of systemd is, and has to make room before it hands controllers down.
+    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
+    let script = r#"echo $$ >"$1/cgroup.procs" && ASYNC_CONTAINER_CGROUP=$1 exec "$2" limited"#;
+    let mut program = dir.command("sh").args(["-c", script, "sh"]).arg(&group.0).arg(fixture).start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let child = group.application()?.join("limited#1@1");
+    let read = |file: &str| fs::read_to_string(child.join(file)).map(|text| text.trim().to_owned());
+    assert_eq!(read("memory.max")?, (48 << 20).to_string());
+    assert_eq!(read("cpu.max")?, "50000 100000");
+    assert_eq!(read("pids.max")?, "20");
+    fs::write(dir.file("go"), "")?;
+    let line = program.wait_for_stderr("child failed", LIMIT)?;
+    assert!(line.contains("out of memory, its limit is 50331648 bytes, killed by SIGKILL"), "{line}");
+    let pid = program.pid();
+    program.wait_for("the next one", LIMIT, || Ok((sleepers(pid, "1000042")?.len() == 1).then_some(())))?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    assert_eq!(Group::names(&group.0)?, [""; 0]);
+    Ok(())
+}
