@@ -170,3 +170,34 @@ fn one_worker_is_replaced_and_the_others_go_on() -> io::Result<()> {
     assert!(complaint.starts_with("ConnectionNotFound: no worker 'nobody'"), "{complaint}");
     Ok(())
 }
+
+#[test]
+fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    let (code, text, complaint) = acs(&dir, &["thread-dump", "worker#2"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(text.starts_with("Thread dump of process ") && text.contains("\nThread "), "{text}");
+    let (code, text, complaint) = acs(&dir, &["thread-dump", "worker#2", "--output", "threads.json"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(text.starts_with("wrote threads.json: "), "{text}");
+    let document: Value = serde_json::from_slice(&std::fs::read(dir.file("threads.json"))?)?;
+    assert!(document["threads"].as_array().is_some_and(|threads| !threads.is_empty()), "{document}");
+    let (code, text, complaint) = acs(&dir, &["thread-dump", "worker#1", "--remote", "there.txt"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(text.starts_with("worker#1 wrote /") && dir.file("there.txt").exists(), "{text}");
+    let (code, _, complaint) = acs(&dir, &["thread-dump", "worker#1", "--remote", "there.txt"])?;
+    assert!(code == Some(1) && complaint.contains("there.txt"), "{complaint}");
+
+    for target in ["worker#1", "root"] {
+        let (code, text, complaint) = acs(&dir, &["thread-dump", "--external", target])?;
+        // Where the kernel does not let processes look into each other, it says what to change.
+        if code == Some(1) && complaint.starts_with("NotSupported: ") {
+            eprintln!("skipped: {complaint}");
+            return Ok(());
+        }
+        assert_eq!(code, Some(0), "{target}: {complaint}");
+        assert!(text.starts_with("Thread dump of process "), "{target}: {text}");
+    }
+    Ok(())
+}

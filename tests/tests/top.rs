@@ -223,3 +223,38 @@ fn without_a_terminal_or_a_supervisor_it_says_so() -> io::Result<()> {
     assert!(terminal.text().contains("no supervisor listens at ./supervisor.ipc"), "{}", terminal.text());
     Ok(())
 }
+
+#[test]
+fn a_diagnostic_is_shown_scrolled_and_written() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    let mut terminal = top(&dir, 24, 80)?;
+    shows(&mut terminal, &["worker#1 ", "2 connected"])?;
+    terminal.type_keys("j\r")?;
+    shows(&mut terminal, &["diagnostics", "1 memory-sample  10 s", "7 thread-dump from outside"])?;
+    terminal.type_keys("+")?;
+    shows(&mut terminal, &["1 memory-sample  30 s"])?;
+    terminal.type_keys("3")?;
+    let first =
+        shows(&mut terminal, &["thread-dump of worker#1  lines 1-22 of", "Thread dump of process ", "Esc back"])?;
+    terminal.type_keys("G")?;
+    terminal.wait_for_screen("the end", LIMIT, |text| *text != first && !text.contains("Thread dump of process"))?;
+    terminal.type_keys("gw\x7f\x7f\x7f\x7f.report\r")?;
+    shows(&mut terminal, &["wrote thread-dump-worker-1.report"])?;
+    let written = std::fs::read_to_string(dir.file("thread-dump-worker-1.report"))?;
+    assert!(written.starts_with("Thread dump of process ") && written.lines().count() > 22, "{written}");
+    terminal.type_keys("\x1b")?;
+    shows(&mut terminal, &["q quit", "worker#1 "])?;
+
+    // Into a file whose name chooses the form, without being shown.
+    terminal.type_keys("djjf")?;
+    shows(&mut terminal, &["worker-1-thread-dump.txt_"])?;
+    terminal.type_keys("\x7f\x7f\x7fjson\r")?;
+    shows(&mut terminal, &["wrote worker-1-thread-dump.json: "])?;
+    let document: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.file("worker-1-thread-dump.json"))?)?;
+    assert!(document["threads"].is_array());
+    // What is no worker can be looked into from outside.
+    terminal.type_keys("k\r1")?;
+    shows(&mut terminal, &["supervisor#1 is not connected: it can only be looked into from outside"])?;
+    quit(terminal)
+}

@@ -111,7 +111,7 @@ pub(crate) enum Command {
     MemoryDump(Dump),
     /// Shows where each thread of a worker is.
     #[command(after_help = WORKER)]
-    ThreadDump(Dump),
+    ThreadDump(ThreadDump),
     /// Shows the tasks of a worker.
     #[command(after_help = WORKER)]
     SchedulerDump(Dump),
@@ -138,6 +138,16 @@ pub(crate) struct Dump {
     pub(crate) worker: String,
     #[command(flatten)]
     pub(crate) destination: Destination,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ThreadDump {
+    #[command(flatten)]
+    dump: Dump,
+    /// Has the supervisor look into the process, which needs not answer. It may be any child of the root, as acs status names
+    /// it, or `root`.
+    #[arg(long, conflicts_with = "remote")]
+    external: bool,
 }
 
 /// As [`Dump`], of some time.
@@ -185,6 +195,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) worker: &'a str,
     pub(crate) duration: Option<Duration>,
     pub(crate) frequency: Option<u32>,
+    /// Whether it is to be taken from outside.
+    pub(crate) is_external: bool,
     pub(crate) destination: &'a Destination,
 }
 
@@ -204,12 +216,13 @@ impl Command {
         let (worker, frequency, destination) = match self {
             Self::MemorySample(it) | Self::AllocatorProfile(it) => (&it.worker, None, &it.destination),
             Self::CpuProfile(it) => (&it.worker, Some(it.frequency), &it.destination),
-            Self::MemoryDump(it) | Self::ThreadDump(it) | Self::SchedulerDump(it) => {
+            Self::ThreadDump(ThreadDump { dump: it, .. }) | Self::MemoryDump(it) | Self::SchedulerDump(it) => {
                 (&it.worker, None, &it.destination)
             }
             _ => return None,
         };
-        Some(Asked { kind, worker, duration, frequency, destination })
+        let is_external = matches!(self, Self::ThreadDump(dump) if dump.external);
+        Some(Asked { kind, worker, duration, frequency, is_external, destination })
     }
 }
 

@@ -48,6 +48,7 @@ mod process;
 mod progress;
 mod render;
 mod table;
+mod target;
 mod top;
 mod units;
 

@@ -15,6 +15,8 @@ use crate::{
 pub(crate) struct Output {
     format: Format,
     color: bool,
+    /// How many characters fit on a line, where that is bounded.
+    width: Option<usize>,
 }
 
 impl Output {
@@ -28,7 +30,7 @@ impl Output {
             }
         };
 
-        Self { format, color }
+        Self { format, color, width: width() }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -41,7 +43,7 @@ impl Output {
     }
 
     pub(crate) fn style(&self) -> Style {
-        Style { color: self.color }
+        Style { color: self.color, width: self.width }
     }
 
     /// Prints one document, in the form that was asked for. The text is made only if it is wanted.
@@ -62,6 +64,19 @@ pub(crate) fn write(bytes: &[u8]) -> Result {
     output.write_all(bytes).and_then(|()| output.flush()).map_err(Error::standard_output)
 }
 
+/// How wide the terminal is, if standard output is one: what is printed into files and pipes is not cut.
+fn width() -> Option<usize> {
+    let output = io::stdout();
+
+    if !output.is_terminal() {
+        return None;
+    }
+
+    let told = rustix::termios::tcgetwinsize(&output).ok().map(|size| usize::from(size.ws_col));
+    let variable = || env::var("COLUMNS").ok()?.parse().ok();
+    told.filter(|width| *width > 0).or_else(variable).filter(|width| *width > 0)
+}
+
 /// Whether the terminal can do nothing but print.
 pub(crate) fn is_dumb() -> bool {
     env::var_os("TERM").is_some_and(|term| term == "dumb")
@@ -71,6 +86,8 @@ pub(crate) fn is_dumb() -> bool {
 #[derive(Clone, Copy)]
 pub(crate) struct Style {
     color: bool,
+    /// How many characters fit on a line, where that is bounded.
+    pub(crate) width: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +103,13 @@ pub(crate) enum Paint {
 
 impl Style {
     #[cfg(test)]
-    pub(crate) const PLAIN: Self = Self { color: false };
+    pub(crate) const PLAIN: Self = Self { color: false, width: None };
+
+    /// As this, where that many characters fit on a line.
+    #[cfg(test)]
+    pub(crate) fn within(self, width: usize) -> Self {
+        Self { width: Some(width), ..self }
+    }
 
     pub(crate) fn paint(self, paint: Paint, text: &str) -> String {
         let code = match paint {
@@ -130,8 +153,8 @@ mod tests {
 
     #[test]
     fn color_is_applied_only_if_wanted() {
-        assert_eq!(Style { color: false }.paint(Paint::Bad, "x"), "x");
-        assert_eq!(Style { color: true }.paint(Paint::Bad, "x"), "\x1b[31mx\x1b[0m");
-        assert_eq!(Style { color: true }.paint(Paint::Plain, "x"), "x");
+        assert_eq!(Style::PLAIN.paint(Paint::Bad, "x"), "x");
+        assert_eq!(Style { color: true, ..Style::PLAIN }.paint(Paint::Bad, "x"), "\x1b[31mx\x1b[0m");
+        assert_eq!(Style { color: true, ..Style::PLAIN }.paint(Paint::Plain, "x"), "x");
     }
 }

@@ -1,9 +1,16 @@
 //! Rows in aligned columns.
 
+use std::borrow::Cow;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use crate::output::{Paint, Style, clean_line};
 
 /// What stands between two columns.
 const GAP: &str = "  ";
+
+/// How narrow a column becomes at most where there is not room for all.
+const NARROWEST: usize = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -53,17 +60,18 @@ impl Table {
     pub(crate) fn render(&self, style: Style) -> String {
         let headings: Vec<Cell> = self.columns.iter().map(|(title, _)| Cell::painted(title, Paint::Bold)).collect();
         let lines = || std::iter::once(&headings).chain(&self.rows);
-        let width = |cell: &Cell| cell.text.chars().count();
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|column| lines().filter_map(|row| row.get(column)).map(width).max().unwrap_or(0))
+        let mut widths: Vec<usize> = (0..self.columns.len())
+            .map(|column| lines().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or(0))
             .collect();
+        self.narrow(&mut widths, style.width.unwrap_or(usize::MAX));
 
         let mut text = String::new();
         for row in lines() {
             let mut line = String::new();
             for (index, (cell, (_, align))) in row.iter().zip(self.columns).enumerate() {
-                let padding = " ".repeat(widths[index].saturating_sub(width(cell)));
-                let content = style.paint(cell.paint, &cell.text);
+                let text = shorten(&cell.text, widths[index]);
+                let padding = " ".repeat(widths[index].saturating_sub(text.width()));
+                let content = style.paint(cell.paint, &text);
                 line.push_str(if index == 0 { "" } else { GAP });
                 // What is invisible is outside of the colour, so that an underline or a background would end with the text.
                 line.push_str(&match align {
@@ -77,6 +85,39 @@ impl Table {
 
         text
     }
+
+    /// Takes from the widest columns of words what does not fit, for figures that are cut are wrong.
+    fn narrow(&self, widths: &mut [usize], limit: usize) {
+        let taken = |widths: &[usize]| widths.iter().map(|width| width + GAP.len()).sum::<usize>() - GAP.len();
+
+        while !widths.is_empty() && taken(widths) > limit {
+            let words = self.columns.iter().enumerate().filter(|(_, column)| column.1 == Align::Left);
+            let widest = words.map(|(index, _)| index).max_by_key(|index| widths[*index]);
+
+            match widest {
+                Some(index) if widths[index] > NARROWEST => widths[index] -= 1,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The text within that many columns of the terminal, cut if it has to be.
+pub(crate) fn shorten(text: &str, width: usize) -> Cow<'_, str> {
+    if text.width() <= width {
+        return text.into();
+    }
+
+    let mut left = width.saturating_sub(1);
+    let fits = |character: &char| {
+        let taken = character.width().unwrap_or(0);
+        let fits = taken <= left;
+        left = left.saturating_sub(taken);
+        fits
+    };
+    let mut cut: String = text.chars().take_while(fits).collect();
+    cut.push('…');
+    cut.into()
 }
 
 #[cfg(test)]
@@ -94,6 +135,22 @@ mod tests {
              web          5 B  ok\n\
              größer  45.2 MiB  -\n"
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_where_it_is_widest() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("EXIT", Align::Left)]);
+        table.row(["worker#1".into(), "45.2 MiB".into(), "killed by SIGKILL, 漢字漢字漢字".into()]);
+        let style = |width| Style::PLAIN.within(width);
+        let widths = |width| table.render(style(width)).lines().map(UnicodeWidthStr::width).max().unwrap();
+        assert!((31..=36).contains(&widths(36)) && widths(80) < 80, "{}", table.render(style(36)));
+        assert!(
+            table.render(style(48)).ends_with("45.2 MiB  killed by SIGKILL, 漢字漢字…\n"),
+            "{}",
+            table.render(style(48))
+        );
+        // Figures are not cut, whatever it costs.
+        assert!(table.render(style(1)).contains("worker#1  45.2 MiB  killed …"));
     }
 
     #[test]

@@ -64,6 +64,17 @@ impl Report {
         }
     }
 
+    /// One that is asked for already.
+    pub(crate) fn under_way(supervisor: &Supervisor, diagnostic: Diagnostic, call: Call) -> Self {
+        Self {
+            supervisor: supervisor.clone(),
+            connection_id: String::new(),
+            diagnostic,
+            stage: Stage::UnderWay(call),
+            path: None,
+        }
+    }
+
     /// The next piece of the report, `None` after the last. There is none at all if the worker writes it to a
     /// [file](Self::path).
     ///

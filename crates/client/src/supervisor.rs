@@ -13,6 +13,7 @@ use crate::{
     diagnostic::Diagnostic,
     error::Error,
     farewell::Farewells,
+    form::Form,
     report::Report,
     status::{Pong, Readiness, Root, Status},
     worker::{self, Worker},
@@ -188,6 +189,15 @@ impl Supervisor {
     /// Takes a diagnostic of a worker. Nothing is asked for before the report is.
     pub fn diagnose(&self, worker: &Worker, diagnostic: &Diagnostic) -> Report {
         Report::new(self, worker, diagnostic)
+    }
+
+    /// What the threads of a process do, as seen from outside by the supervisor: for one that does not answer any more. It may
+    /// be a worker's, that of any other child, or the root. Fails with class `NotSupported` where the kernel does not allow
+    /// it.
+    pub fn thread_dump_from_outside(&self, process_id: u32, form: Form) -> Report {
+        let parameters = json!({"process_id": process_id, "format": form.name()});
+        let call = self.client.call("thread_dump", &parameters);
+        Report::under_way(self, Diagnostic::thread_dump().form(form), call)
     }
 
     /// Closes the connection after what there is to be said has been: what was given up is undone, and cancellations are

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_container_protocol::class;
-use async_container_supervisor_client::{Diagnostic, Form, Kind, Report, Worker};
+use async_container_supervisor_client::{Diagnostic, Form, Kind, Report};
 use serde_json::json;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     destination::Destination,
     error::{Error, Result},
     progress::{PERIOD, Progress},
-    units,
+    target, units,
 };
 
 pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
@@ -30,26 +30,30 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
     }
 
     let supervisor = context.connect().await?;
-    let worker = supervisor.worker(asked.worker).await?;
-    let diagnostic = diagnostic(&asked, form);
+    let (process_id, title, mut report) = if asked.is_external {
+        let (process_id, title) = target::process(&supervisor, asked.worker).await?;
+        (Some(process_id), title, supervisor.thread_dump_from_outside(process_id, form))
+    } else {
+        let worker = supervisor.worker(asked.worker).await?;
+        (worker.process_id, worker.title(), supervisor.diagnose(&worker, &diagnostic(&asked, form)))
+    };
+
     context.progress(format!(
-        "{} has not sent its report: it may be busy or blocked (see acs thread-dump), or use --timeout to wait longer",
-        worker.title()
+        "{title} has not sent its report: it may be busy or blocked (see acs thread-dump --external), or use --timeout to \
+         wait longer"
     ));
-    let title = format!("{} of {}", asked.kind.name(), worker.title());
-    let mut progress = Progress::new(title, asked.duration);
-    let mut report = supervisor.diagnose(&worker, &diagnostic);
+    let mut progress = Progress::new(format!("{} of {title}", asked.kind.name()), asked.duration);
     let result = receive(&mut report, destination, &mut progress).await;
     drop(progress);
-    let received = result.map_err(|error| explain(error, &worker))?;
+    let received = result.map_err(|error| explain(error, &title, asked.is_external))?;
 
     match (received, report.path()) {
         (Received::InWorker, Some(path)) => {
-            let document = json!({"path": path, "form": form.name(), "process_id": worker.process_id});
-            context.output.print(&document, |_| format!("{} wrote {path}", worker.title()))
+            let document = json!({"path": path, "form": form.name(), "process_id": process_id});
+            context.output.print(&document, |_| format!("{title} wrote {path}"))
         }
         (Received::InWorker, None) => {
-            Err(Error::failed(class::INTERNAL, format!("{} has not said where its report is", worker.title())))
+            Err(Error::failed(class::INTERNAL, format!("{title} has not said where its report is")))
         }
         (Received::Here { path: Some(path), size }, _) => {
             let document = json!({"output": path, "form": form.name(), "size": size});
@@ -152,17 +156,20 @@ async fn next(report: &mut Report, progress: &mut Progress) -> Result<Option<Vec
 }
 
 /// A worker that does not know what is asked for can learn it.
-fn explain(error: Error, worker: &Worker) -> Error {
-    match &error {
-        Error::Failed(failure) if failure.class() == class::UNKNOWN_OPERATION => Error::failed(
-            class::UNKNOWN_OPERATION,
-            format!(
-                "{}: {} takes no diagnostics; services of an Application that are supervised() do, with the feature \
-                 `diagnostics` of async-container-supervisor",
-                failure.message(),
-                worker.title()
-            ),
-        ),
-        _ => error,
+fn explain(error: Error, title: &str, is_external: bool) -> Error {
+    let Error::Failed(failure) = &error else { return error };
+
+    if failure.class() != class::UNKNOWN_OPERATION {
+        return error;
     }
+
+    let message = failure.message();
+    let message = match is_external {
+        true => format!("{message}: supervisors of an Application do, with the feature `diagnostics`"),
+        false => format!(
+            "{message}: {title} does not take that; services of an Application that are supervised() do, with the feature \
+             `diagnostics` of async-container-supervisor"
+        ),
+    };
+    Error::failed(class::UNKNOWN_OPERATION, message)
 }

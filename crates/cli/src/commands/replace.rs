@@ -1,12 +1,13 @@
 //! `acs replace`: a fresh process for one worker or child.
 
-use async_container_supervisor_client::{Child, Error as ClientError, Root, Supervisor};
+use async_container_supervisor_client::{Child, Supervisor};
 use serde_json::json;
 
 use crate::{
     arguments::Replace,
     context::{Context, explain_not_supported, unless_replaced},
-    error::{Error, Result},
+    error::Result,
+    target,
 };
 
 /// What is logged if nobody says why.
@@ -14,7 +15,7 @@ const REASON: &str = "asked for by acs";
 
 pub(super) async fn run(context: &Context, arguments: &Replace) -> Result {
     let supervisor = context.connect().await?;
-    let (process_id, title) = find(&supervisor, &arguments.worker).await?;
+    let (process_id, title) = target::process(&supervisor, &arguments.worker).await?;
     let root = match arguments.wait.wait {
         true => Some(
             supervisor
@@ -38,33 +39,6 @@ pub(super) async fn run(context: &Context, arguments: &Replace) -> Result {
     context
         .output
         .print(&document, |_| format!("replaced: {title} is ready as pid {successor}, in place of {process_id}"))
-}
-
-/// The process of a worker, or else of a child, and what it is called.
-async fn find(supervisor: &Supervisor, text: &str) -> Result<(u32, String)> {
-    let error = match supervisor.worker(text).await {
-        Ok(worker) => match worker.process_id {
-            Some(process_id) => return Ok((process_id, worker.title())),
-            None => return Err(Error::Usage(format!("{} has no process that is known here", worker.title()))),
-        },
-        Err(error @ ClientError::NoWorker { .. }) => error,
-        Err(error) => return Err(error.into()),
-    };
-
-    // A child that never registers can be replaced as well.
-    let Ok(Root { generation, children, .. }) = supervisor.root().await else {
-        return Err(error.into());
-    };
-    let process_id = text.strip_prefix("pid:").and_then(|id| id.parse::<u32>().ok());
-    let mut found = children.into_iter().filter(|child| child.process_id.is_some()).filter(|child| match process_id {
-        Some(_) => child.process_id == process_id,
-        None => child.name == text && child.generation == generation,
-    });
-
-    match found.next() {
-        Some(Child { process_id: Some(process_id), name, .. }) => Ok((process_id, name)),
-        _ => Err(error.into()),
-    }
 }
 
 /// Waits until the child is ready with another process.

@@ -45,9 +45,6 @@ const PROCESSES: &[(&str, Align)] = &[
     ("COMMAND", Align::Left),
 ];
 
-/// How much of a command line fits where others have to fit beside it.
-const COMMAND_LENGTH: usize = 60;
-
 pub(super) async fn run(context: &Context) -> Result {
     let supervisor = context.connect().await?;
     let overview = Overview::fetch(&supervisor).await?;
@@ -207,19 +204,12 @@ fn processes(status: &Value, style: Style) -> String {
             Cell::optional(figure("total_size").map(units::bytes)),
             Cell::optional(time("processor_time")),
             Cell::optional(time("elapsed_time")),
-            Cell::optional(process["command"].as_str().map(shorten)),
+            Cell::optional(process["command"].as_str()),
         ]);
     }
 
     let root = status["root_process_id"].as_u64().map(|id| format!(" of root {id}")).unwrap_or_default();
     format!("{root}\n{}", table.render(style))
-}
-
-fn shorten(command: &str) -> String {
-    match command.char_indices().nth(COMMAND_LENGTH) {
-        Some((end, _)) => format!("{}…", &command[..end]),
-        None => command.to_owned(),
-    }
 }
 
 fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
@@ -237,12 +227,6 @@ mod tests {
         let now = Duration::from_secs(1000);
         assert_eq!(next_start(1012.5, now), "in 12 s");
         assert_eq!(next_start(999.0, now), "now");
-    }
-
-    #[test]
-    fn commands_are_cut_between_characters() {
-        assert_eq!(shorten("sleep 10"), "sleep 10");
-        assert_eq!(shorten(&"ü".repeat(61)), "ü".repeat(60) + "…");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use ratatui::{
     style::Style,
     text::{Line, Span},
 };
+use unicode_width::UnicodeWidthStr;
 
 use super::{
     model::Model,
     rows::{History, Row, Sort},
     view::Theme,
 };
-use crate::{commands::paint, output::clean_line, units};
+use crate::{commands::paint, output::clean_line, table::shorten, units};
 
 /// How many characters a history takes.
 const HISTORY: usize = 7;
@@ -162,13 +163,9 @@ fn optional<T: ToString>(value: Option<T>) -> String {
 
 /// Text of exactly that width: cut, or filled.
 fn fit(text: &str, width: usize, is_left: bool) -> String {
-    let length = text.chars().count();
-
-    match (length > width, is_left) {
-        (true, _) => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        (false, true) => format!("{text:width$}"),
-        (false, false) => format!("{text:>width$}"),
-    }
+    let text = shorten(text, width);
+    let padding = " ".repeat(width.saturating_sub(text.width()));
+    if is_left { format!("{text}{padding}") } else { format!("{padding}{text}") }
 }
 
 /// The newest samples as bars, from nothing to the largest, or to `least` if that is more.

@@ -59,8 +59,8 @@ pub(crate) enum Command {
     Quit,
     /// Take a diagnostic, to be shown, or written to a file.
     Diagnose {
-        worker: Box<Worker>,
-        diagnostic: Diagnostic,
+        title: String,
+        source: Source,
         path: Option<PathBuf>,
     },
     /// Write the report that is shown to a file.
@@ -77,6 +77,57 @@ pub(crate) enum Command {
     Reload,
 }
 
+/// Whom to ask for a report.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    Worker {
+        worker: Box<Worker>,
+        diagnostic: Diagnostic,
+    },
+    /// The supervisor, of the threads of that process.
+    Outside {
+        process_id: u32,
+        form: Form,
+    },
+}
+
+/// What can be taken of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Of(Kind),
+    /// A thread dump from outside.
+    Outside,
+}
+
+impl Entry {
+    /// All of them, in the order of the menu.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        Kind::ALL.iter().copied().map(Self::Of).chain([Self::Outside])
+    }
+
+    fn at(index: usize) -> Option<Self> {
+        Self::all().nth(index)
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Of(kind) => kind,
+            Self::Outside => Kind::ThreadDump,
+        }
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Of(kind) => kind.name().to_owned(),
+            Self::Outside => "thread-dump from outside".to_owned(),
+        }
+    }
+
+    pub(crate) fn lasts(self) -> bool {
+        self.kind().default_duration().is_some()
+    }
+}
+
 /// What keys are about.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mode {
@@ -89,7 +140,7 @@ pub(crate) enum Mode {
     },
     /// To which file?
     File {
-        kind: Option<Kind>,
+        entry: Option<Entry>,
         name: String,
     },
     /// Really?
@@ -261,7 +312,7 @@ impl Model {
                 None
             }
             Mode::Menu { index } => self.menu_key(index, key.code),
-            Mode::File { kind, name } => self.file_key(kind, name, key.code),
+            Mode::File { entry, name } => self.file_key(entry, name, key.code),
             Mode::Confirm { command, .. } => {
                 self.mode = Mode::Table;
                 matches!(key.code, KeyCode::Char('y' | 'Y')).then_some(*command)
@@ -303,9 +354,8 @@ impl Model {
             KeyCode::Enter | KeyCode::Char('d') => match (self.selected(), &self.job) {
                 (_, Some(job)) => self.complain(format!("{} is being taken: Esc gives it up", job.title)),
                 (Some(Row { worker: Some(_), .. }), None) => self.mode = Mode::Menu { index: 0 },
-                (Some(row), None) => {
-                    self.complain(format!("{} is not connected, and cannot be asked", row.name));
-                }
+                // It can only be looked into.
+                (Some(_), None) => self.mode = Mode::Menu { index: Kind::ALL.len() },
                 (None, None) => {}
             },
             KeyCode::Char('p') if !self.pane.lines.is_empty() => self.mode = Mode::Pane,
@@ -350,7 +400,7 @@ impl Model {
     }
 
     fn menu_key(&mut self, index: usize, code: KeyCode) -> Option<Command> {
-        let last = Kind::ALL.len() - 1;
+        let last = Entry::all().count() - 1;
 
         match code {
             KeyCode::Esc | KeyCode::Char('q') => self.mode = Mode::Table,
@@ -361,19 +411,20 @@ impl Model {
                 self.duration = DURATIONS.into_iter().rev().find(|it| *it < self.duration).unwrap_or(1);
             }
             KeyCode::Char(digit @ '1'..='9') => {
-                let kind = Kind::ALL.get((digit as usize).wrapping_sub('1' as usize))?;
-                return self.diagnose(*kind, None);
+                let entry = Entry::at((digit as usize).wrapping_sub('1' as usize))?;
+                return self.diagnose(entry, None);
             }
-            KeyCode::Enter => return self.diagnose(Kind::ALL[index], None),
+            KeyCode::Enter => return self.diagnose(Entry::at(index)?, None),
             KeyCode::Char('f') => {
-                let kind = Kind::ALL[index];
+                let entry = Entry::at(index)?;
+                let kind = entry.kind();
                 let extension = match kind {
                     Kind::ThreadDump | Kind::SchedulerDump => Form::Text,
                     _ => Form::Svg,
                 };
                 let worker = self.selected().map(|row| row.name.replace(['#', ' ', '/'], "-")).unwrap_or_default();
                 let name = format!("{worker}-{}{}", kind.name(), extension.extension());
-                self.mode = Mode::File { kind: Some(kind), name };
+                self.mode = Mode::File { entry: Some(entry), name };
             }
             _ => {}
         }
@@ -381,8 +432,9 @@ impl Model {
         None
     }
 
-    fn diagnose(&mut self, kind: Kind, path: Option<PathBuf>) -> Option<Command> {
+    fn diagnose(&mut self, entry: Entry, path: Option<PathBuf>) -> Option<Command> {
         self.mode = Mode::Table;
+        let kind = entry.kind();
         let form = match &path {
             Some(path) => Form::of(path).unwrap_or(Form::Text),
             None => Form::Text,
@@ -394,30 +446,37 @@ impl Model {
         }
 
         let row = self.selected()?;
-        let Some(worker) = row.worker.clone() else {
-            self.complain(format!("{} is not connected any more", row.name));
-            return None;
+        let title = format!("{} of {}", entry.name(), row.name);
+        let source = match (entry, row.worker.clone(), row.process_id) {
+            (Entry::Outside, _, Some(process_id)) => Source::Outside { process_id, form },
+            (Entry::Of(kind), Some(worker), _) => {
+                let duration = Duration::from_secs(self.duration);
+                let diagnostic = Diagnostic::new(kind).duration(duration).form(form);
+                Source::Worker { worker: Box::new(worker), diagnostic }
+            }
+            (Entry::Outside, _, None) => {
+                self.complain(format!("{} has no process", row.name));
+                return None;
+            }
+            (Entry::Of(_), None, _) => {
+                self.complain(format!("{} is not connected: it can only be looked into from outside", row.name));
+                return None;
+            }
         };
-        let duration = Duration::from_secs(self.duration);
-        let diagnostic = Diagnostic::new(kind).duration(duration).form(form);
-        self.job = Some(Job {
-            title: format!("{} of {}", kind.name(), row.name),
-            duration: diagnostic.lasts(),
-            elapsed: Duration::ZERO,
-            received: 0,
-        });
-        Some(Command::Diagnose { worker: Box::new(worker), diagnostic, path })
+        let duration = entry.lasts().then(|| Duration::from_secs(self.duration));
+        self.job = Some(Job { title: title.clone(), duration, elapsed: Duration::ZERO, received: 0 });
+        Some(Command::Diagnose { title, source, path })
     }
 
-    fn file_key(&mut self, kind: Option<Kind>, mut name: String, code: KeyCode) -> Option<Command> {
+    fn file_key(&mut self, entry: Option<Entry>, mut name: String, code: KeyCode) -> Option<Command> {
         match code {
             KeyCode::Esc => {
-                self.mode = if kind.is_some() { Mode::Table } else { Mode::Pane };
+                self.mode = if entry.is_some() { Mode::Table } else { Mode::Pane };
                 return None;
             }
             KeyCode::Enter if !name.is_empty() => {
-                return match kind {
-                    Some(kind) => self.diagnose(kind, Some(name.into())),
+                return match entry {
+                    Some(entry) => self.diagnose(entry, Some(name.into())),
                     None => {
                         self.mode = Mode::Pane;
                         Some(Command::Write { path: name.into(), text: self.pane.lines.join("\n") + "\n" })
@@ -429,7 +488,7 @@ impl Model {
             _ => {}
         }
 
-        self.mode = Mode::File { kind, name };
+        self.mode = Mode::File { entry, name };
         None
     }
 
@@ -452,7 +511,7 @@ impl Model {
             KeyCode::Right => pane.left = (pane.left + 8).min(longest.saturating_sub(width).next_multiple_of(8)),
             KeyCode::Char('w') => {
                 let name = pane.title.replace(" of ", "-").replace(['#', ' ', '/'], "-") + ".txt";
-                self.mode = Mode::File { kind: None, name };
+                self.mode = Mode::File { entry: None, name };
             }
             _ => {}
         }

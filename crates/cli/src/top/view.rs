@@ -1,6 +1,5 @@
 //! How the live view looks.
 
-use async_container_supervisor_client::Kind;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     columns,
-    model::{Mode, Model},
+    model::{Entry, Mode, Model},
 };
 use crate::{
     commands::watch,
@@ -67,7 +66,7 @@ impl Theme {
 pub(crate) fn draw(frame: &mut Frame<'_>, model: &mut Model, theme: Theme) {
     let area = frame.area();
 
-    if let Mode::Pane | Mode::File { kind: None, .. } = model.mode {
+    if let Mode::Pane | Mode::File { entry: None, .. } = model.mode {
         return pane(frame, model, theme, area);
     }
 
@@ -357,16 +356,15 @@ fn help(frame: &mut Frame<'_>, theme: Theme, area: Rect) {
 }
 
 fn menu(frame: &mut Frame<'_>, model: &Model, index: usize, theme: Theme, area: Rect) {
-    let mut lines: Vec<Line<'static>> = Kind::ALL
-        .iter()
+    let mut lines: Vec<Line<'static>> = Entry::all()
         .enumerate()
-        .map(|(number, kind)| {
-            let lasts = match kind.default_duration() {
-                Some(_) => format!("  {}", units::elapsed(model.duration as f64)),
-                None => String::new(),
+        .map(|(number, entry)| {
+            let lasts = match entry.lasts() {
+                true => format!("  {}", units::elapsed(model.duration as f64)),
+                false => String::new(),
             };
             let style = if number == index { theme.bar() } else { Style::new() };
-            Line::styled(format!("{} {}{lasts}", number + 1, kind.name()), style)
+            Line::styled(format!("{} {}{lasts}", number + 1, entry.name()), style)
         })
         .collect();
     lines.push(Line::default());

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use async_container_supervisor_client::{Diagnostic, Signal, Supervisor, Worker};
+use async_container_supervisor_client::{Signal, Supervisor};
 use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 
-use super::model::{Command, Update};
+use super::model::{Command, Source, Update};
 use crate::{destination::Destination, error::Result, progress::PERIOD, units};
 
 /// How long a cancellation may take to leave.
@@ -27,10 +27,10 @@ async fn work(path: &std::path::Path, command: Command, updates: &UnboundedSende
     let done = |text: String| Ok(Update::Notice { text, is_bad: false });
 
     match command {
-        Command::Diagnose { worker, diagnostic, path: file } => {
+        Command::Diagnose { title, source, path: file } => {
             let supervisor = Supervisor::connect(path).await?;
             let guard = Close(supervisor.clone());
-            let update = diagnose(&supervisor, &worker, &diagnostic, file, updates).await;
+            let update = diagnose(&supervisor, title, &source, file, updates).await;
             drop(guard);
             update
         }
@@ -64,13 +64,16 @@ impl Drop for Close {
 
 async fn diagnose(
     supervisor: &Supervisor,
-    worker: &Worker,
-    diagnostic: &Diagnostic,
+    title: String,
+    source: &Source,
     file: Option<PathBuf>,
     updates: &UnboundedSender<Update>,
 ) -> Result<Update> {
     let mut destination = file.as_deref().map(Destination::open).transpose()?;
-    let mut report = supervisor.diagnose(worker, diagnostic);
+    let mut report = match source {
+        Source::Worker { worker, diagnostic } => supervisor.diagnose(worker, diagnostic),
+        Source::Outside { process_id, form } => supervisor.thread_dump_from_outside(*process_id, *form),
+    };
     let mut text = Vec::new();
     let mut received = 0;
     let start = Instant::now();
@@ -100,9 +103,6 @@ async fn diagnose(
             let text = format!("wrote {}: {}", file.display(), units::bytes(received as u64));
             Update::Notice { text, is_bad: false }
         }
-        _ => Update::Report {
-            title: format!("{} of {}", diagnostic.kind().name(), worker.title()),
-            text: String::from_utf8_lossy(&text).into_owned(),
-        },
+        _ => Update::Report { title, text: String::from_utf8_lossy(&text).into_owned() },
     })
 }

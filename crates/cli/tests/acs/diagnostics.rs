@@ -178,8 +178,8 @@ fn too_late_says_what_to_do() {
     let ended = application.acs(["--timeout", "200ms", "thread-dump", "web#2", "--output", "x"]);
     assert_eq!(
         ended.error(124),
-        "timed out after 0.2 s: web#2 has not sent its report: it may be busy or blocked (see acs thread-dump), or use \
-         --timeout to wait longer\n"
+        "timed out after 0.2 s: web#2 has not sent its report: it may be busy or blocked (see acs thread-dump \
+         --external), or use --timeout to wait longer\n"
     );
     eventually(|| application.cancelled() == 1);
     assert_eq!(files(&application), [""; 0]);
