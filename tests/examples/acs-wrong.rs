@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use async_container_supervisor::{Application, BoxError, Instance, Service};
+use async_container_supervisor::{Application, BoxError, Instance, Runtime, Service, diagnostics::tasks};
 
 fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
+    let runtime = if scenario == "one of two blocked" { Runtime::MultiThread(2) } else { Runtime::CurrentThread };
     let work = move |instance: Instance| {
         let scenario = scenario.clone();
         async move {
@@ -24,13 +25,16 @@ fn main() -> ExitCode {
                 "deadlock" => deadlock(),
                 "spin" => drop(thread::Builder::new().name("spinner".to_owned()).spawn(spin_without_end)?),
                 "blocked" => block_the_executor(),
+                "one of two blocked" => drop(tasks::spawn("blocker", async { block_the_executor() })),
+                "stuck" => stuck().await,
                 _ => {}
             }
             instance.shutdown().await;
             Ok::<(), BoxError>(())
         }
     };
-    Application::new("wrong").service(Service::new("worker", work).count(1).supervised()).supervisor(|it| it).run()
+    let service = Service::new("worker", work).count(1).runtime(runtime).supervised();
+    Application::new("wrong").service(service).supervisor(|it| it).run()
 }
 
 /// Two threads that wait for each other, for ever.
@@ -63,6 +67,22 @@ fn spin_without_end() {
     loop {
         std::hint::spin_loop();
     }
+}
+
+/// A task that waits for a lock that another one keeps.
+async fn stuck() {
+    let ledger = Arc::new(tokio::sync::Mutex::new(0));
+    let its_ledger = ledger.clone();
+    let guard = ledger.lock_owned().await;
+    tasks::spawn("bookkeeper", async move { write_to_the_ledger(&its_ledger).await });
+    tasks::spawn("auditor", async move {
+        let _guard = guard;
+        std::future::pending::<()>().await;
+    });
+}
+
+async fn write_to_the_ledger(ledger: &tokio::sync::Mutex<u64>) {
+    *ledger.lock().await += 1;
 }
 
 /// Keeps the only thread of the runtime, as a call does that was not meant for it.

@@ -1,5 +1,6 @@
 //! The composition: a root, a supervisor with monitors, and supervised services.
 
+use std::panic::Location;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use async_container::{Address, Controller, Instance, Service};
 use async_container_supervisor_server::Server;
 use async_container_supervisor_worker::Worker;
 
-use crate::supervision;
+use crate::{supervision, tasks};
 
 type ConfigureServer = Arc<dyn Fn(Server) -> Server + Send + Sync>;
 type ConfigureWorker = Arc<dyn Fn(&Instance, Worker) -> Worker + Send + Sync>;
@@ -57,8 +58,12 @@ impl Application {
     }
 
     /// Adds a service. Those that are [`supervised`](Service::supervised) connect to the supervisor, if there is one.
+    ///
+    /// With the feature `diagnostics`, the work of each instance is a registered task of its process, named after the instance,
+    /// and dumps of tasks show this place as where it was made.
+    #[track_caller]
     pub fn service(mut self, service: Service) -> Self {
-        self.services.push(service);
+        self.services.push(tasks::named(service, Location::caller()));
         self
     }
 
@@ -106,7 +111,8 @@ impl Application {
         let supervised = self.supervisor.is_some();
         if let Some(configure) = self.supervisor {
             // First, so that it is there when the others want to connect; in its absence they would only wait.
-            controller = controller.service(supervisor(self.socket.clone(), configure));
+            let supervisor = supervisor(self.socket.clone(), configure);
+            controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
         for service in self.services {
             let service = if supervised && service.is_supervised() {

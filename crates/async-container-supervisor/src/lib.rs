@@ -58,6 +58,7 @@ mod application;
 mod external;
 mod log;
 mod supervision;
+mod tasks;
 
 pub use async_container as container;
 #[cfg(feature = "diagnostics")]

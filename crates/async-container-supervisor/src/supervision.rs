@@ -12,6 +12,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::tasks;
+
 /// What a worker says about itself beyond its name and process.
 #[derive(Debug, Serialize)]
 pub(crate) struct WorkerState {
@@ -79,7 +81,7 @@ fn own(status: &Status) -> Option<&ChildStatus> {
 pub(crate) async fn work(worker: Worker, work: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
     // The connection lasts as long as the work: also while the work is being brought to an end, the
     // supervisor may want to know how it is going.
-    let connection = tokio::spawn(worker.run(std::future::pending::<()>()));
+    let connection = tasks::spawn("connection to the supervisor", worker.run(std::future::pending::<()>()));
     let result = work.await;
     connection.abort();
     result

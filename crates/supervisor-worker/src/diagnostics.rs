@@ -1,6 +1,7 @@
 //! The operations that look into the process.
 
 mod delivery;
+mod tasks;
 mod threads;
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::Worker;
 const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
 
 impl Worker {
-    /// Adds the operations that look into the process: `thread_dump` and its like. Those that the process cannot do answer
+    /// Adds the operations that look into the process: `thread_dump`, `scheduler_dump` and their like. Those that the process cannot do answer
     /// with class `NotSupported`, and say what it takes.
     ///
     /// They show names of functions and files, and what system calls were given: who may call them is for the supervisor to
@@ -27,7 +28,7 @@ impl Worker {
 
 /// All of them.
 fn operations() -> Operations {
-    Operations::new().operation("thread_dump", threads::dump)
+    Operations::new().operation("thread_dump", threads::dump).operation("scheduler_dump", tasks::dump)
 }
 
 /// Runs what blocks on a thread of its own: neither the runtime, nor its pool of threads, which may all be taken by what is

@@ -61,9 +61,9 @@ fn write_runtime(formatter: &mut Formatter<'_>, number: usize, runtime: &Runtime
         let state = if is_parked { "has nothing to do" } else { "at work" };
         writeln!(
             formatter,
-            "  worker {number}: {state}; was at work for {} before it last parked, {parks} time{} parked",
-            Time(busy),
+            "  worker {number}: {state}; parked {parks} time{}, after {} of work",
             plural(parks as usize),
+            Time(busy),
         )?;
     }
 
@@ -215,14 +215,14 @@ fn write_group(formatter: &mut Formatter<'_>, indent: usize, group: &[&Task]) ->
         writeln!(formatter)?;
         writeln!(
             formatter,
-            "{:indent$}    {} poll{}: {} busy, the longest {}; {} idle, {} of it to be polled",
+            "{:indent$}    {} poll{}: {} busy, the longest {}; {} idle{}",
             "",
             task.polls,
             plural(task.polls as usize),
             Time(task.busy),
             Time(task.longest_poll),
             Time(task.idle),
-            Time(task.delay),
+            Delay(task.delay),
         )?;
     } else {
         let polls: u64 = group.iter().map(|task| task.polls).sum();
@@ -262,31 +262,61 @@ fn write_group(formatter: &mut Formatter<'_>, indent: usize, group: &[&Task]) ->
 /// programs.
 #[cfg(feature = "stacks")]
 fn write_stack(formatter: &mut Formatter<'_>, indent: usize, stack: &[Frame]) -> fmt::Result {
-    let called = stack.iter().take_while(|frame| is_of_a_library(frame)).count().saturating_sub(1);
-    // If there is nothing else, all of it may mean something.
-    let shown = if called + 1 == stack.len() { stack } else { stack.get(called..).unwrap_or_default() };
+    // What a macro of a library has put into a function belongs to the line that is in the function's own file.
+    let is_doubled = |(number, frame): &(usize, &Frame)| {
+        is_of_a_library(frame) && stack.get(number + 1).is_some_and(|next| own_name(next) == own_name(frame))
+    };
+    let stack: Vec<&Frame> =
+        stack.iter().enumerate().filter(|frame| !is_doubled(frame)).map(|(_, frame)| frame).collect();
+    let of_libraries = stack.iter().take_while(|frame| is_of_a_library(frame)).count();
+    let inner = match of_libraries == stack.len() {
+        // All that the task does is a library's, and then that is what there is to show, but for what tokio does inside.
+        true => stack.iter().take_while(|frame| is_of_tokio(frame)).count(),
+        false => of_libraries,
+    };
+    let shown = stack.get(inner.saturating_sub(1)..).unwrap_or_default();
 
     for (number, frame) in shown.iter().take(FRAME_LIMIT).enumerate() {
         let lead = if number == 0 { "waits at" } else { "      in" };
-        // The body of an asynchronous function is a closure to the compiler.
-        let mut function = &*frame.function;
+        write!(formatter, "{:indent$}    {lead} {}", "", own_name(frame))?;
 
-        while let Some(of) = function.strip_suffix("::{{closure}}") {
-            function = of;
+        if let (Some(file), Some(line)) = (&frame.file, frame.line) {
+            // A crate and its version say all that there is to say.
+            let file =
+                file.split_once("/registry/src/").and_then(|(_, file)| file.split_once('/')).map_or(&**file, |it| it.1);
+            write!(formatter, " at {file}:{line}")?;
         }
 
-        let frame = Frame { function: function.into(), ..frame.clone() };
-        writeln!(formatter, "{:indent$}    {lead} {frame}", "")?;
+        writeln!(formatter)?;
     }
 
     Ok(())
 }
 
-/// Whether a function comes from a registry of crates, or is one of tokio's: those are known by name where files are not.
+/// The name of a function. The body of an asynchronous one is a closure to the compiler, which says nothing to a person.
+#[cfg(feature = "stacks")]
+fn own_name(frame: &Frame) -> &str {
+    let mut name = &*frame.function;
+
+    while let Some(of) = name.strip_suffix("::{{closure}}") {
+        name = of;
+    }
+
+    name
+}
+
 #[cfg(feature = "stacks")]
 fn is_of_a_library(frame: &Frame) -> bool {
-    match &frame.file {
-        Some(file) => file.contains("/registry/src/") || file.starts_with("/rustc/"),
+    let is_in_registry = |file: &str| file.contains("/registry/src/") || file.starts_with("/rustc/");
+    frame.file.as_deref().is_some_and(is_in_registry) || is_of_tokio(frame)
+}
+
+/// It is known by its name where files are not known.
+#[cfg(feature = "stacks")]
+fn is_of_tokio(frame: &Frame) -> bool {
+    let is_its_file = |file: &str| file.contains("/registry/src/") && file.contains("/tokio-");
+    match frame.file.as_deref() {
+        Some(file) => is_its_file(file),
         None => frame.function.trim_start_matches(['<', '&']).starts_with("tokio::"),
     }
 }
@@ -346,6 +376,18 @@ impl fmt::Display for Time {
             ..3600.0 => write!(formatter, "{} min {} s", whole / 60, whole % 60),
             ..86400.0 => write!(formatter, "{} h {} min", whole / 3600, whole / 60 % 60),
             _ => write!(formatter, "{} d {} h", whole / 86400, whole / 3600 % 24),
+        }
+    }
+}
+
+/// How long a task waited to be polled, where that is worth a word.
+struct Delay(f64);
+
+impl fmt::Display for Delay {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ..1e-3 => Ok(()),
+            seconds => write!(formatter, ", {} of it ready to be polled", Time(seconds)),
         }
     }
 }
