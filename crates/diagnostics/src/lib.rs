@@ -11,6 +11,8 @@
 pub mod cpu;
 #[cfg(feature = "stacks")]
 pub mod external;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod output;
 #[cfg(feature = "stacks")]
 pub mod report;
@@ -24,3 +26,8 @@ pub mod tasks;
 pub mod threads;
 #[cfg(feature = "stacks")]
 pub mod unwind;
+
+/// The tests of what runs in the middle of an allocation have to be in the middle of one.
+#[cfg(all(test, feature = "memory"))]
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator::system();

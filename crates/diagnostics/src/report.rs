@@ -41,6 +41,8 @@ use serde::Serialize;
 
 use crate::symbols::{Frame, Place};
 
+#[cfg(feature = "memory")]
+pub(crate) use json::seconds;
 pub use text::{bytes, count};
 pub use writer::Writer;
 
@@ -167,6 +169,9 @@ pub struct Header {
     /// How long it took, in seconds.
     #[serde(serialize_with = "json::seconds")]
     pub duration: Duration,
+    /// Numbers that belong to no stack, by name.
+    #[serde(serialize_with = "json::map", skip_serializing_if = "Vec::is_empty")]
+    pub totals: Vec<(&'static str, u64)>,
     /// What whoever reads it should know.
     pub notes: Vec<String>,
 }
@@ -181,6 +186,7 @@ impl Header {
             period: None,
             at: SystemTime::now(),
             duration: Duration::ZERO,
+            totals: Vec::new(),
             notes: Vec::new(),
         }
     }

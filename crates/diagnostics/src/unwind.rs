@@ -112,7 +112,7 @@ impl Unwinder {
         Modules::of_process(process_id).map(Self::new)
     }
 
-    fn new(modules: Modules) -> Self {
+    pub(crate) fn new(modules: Modules) -> Self {
         let mut native = Native::new();
 
         for module in modules.iter() {

@@ -1,6 +1,6 @@
 //! For programs.
 //!
-//! `{title, measures, main, period?, at, duration, notes, stacks: [{values, frames: [{function, file?, line?, inlined?}]}]}`, where
+//! `{title, measures, main, period?, at, duration, totals?, notes, stacks: [{values, frames: [{function, file?, line?, inlined?}]}]}`, where
 //! the values of a stack are in the order of the measures, and frames begin with the innermost.
 
 use std::{
@@ -10,10 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::{
-    Serialize, Serializer,
-    ser::{SerializeMap, SerializeSeq},
-};
+use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 use super::{Header, Profile};
 use crate::symbols::{Frame, Place};
@@ -24,6 +21,10 @@ pub(super) fn seconds_since_1970<S: Serializer>(at: &SystemTime, serializer: S) 
 
 pub(crate) fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+pub(super) fn map<S: Serializer>(entries: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(entries.iter().copied())
 }
 
 /// One stack.
@@ -57,19 +58,17 @@ impl Serialize for Stacks<'_> {
     }
 }
 
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    header: &'a Header,
+    stacks: Stacks<'a>,
+}
+
 impl Serialize for Profile {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let header = &self.header;
-        let mut map = serializer.serialize_map(Some(8))?;
-        map.serialize_entry("title", &header.title)?;
-        map.serialize_entry("measures", &header.measures)?;
-        map.serialize_entry("main", &header.main)?;
-        map.serialize_entry("period", &header.period)?;
-        map.serialize_entry("at", &header.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
-        map.serialize_entry("duration", &header.duration.as_secs_f64())?;
-        map.serialize_entry("notes", &header.notes)?;
-        map.serialize_entry("stacks", &Stacks(&self.stacks))?;
-        map.end()
+        Whole { header, stacks: Stacks(&self.stacks) }.serialize(serializer)
     }
 }
 

@@ -174,8 +174,10 @@ impl<W: Write> Writer<W> {
     pub(super) fn finish(mut self, header: &Header) -> io::Result<W> {
         self.piece.duration_nanos = nanoseconds(header.duration);
 
-        for note in &header.notes {
-            let comment = self.tables.string(note, &mut self.piece);
+        let totals = header.totals.iter().map(|(name, value)| format!("{name}: {value}"));
+
+        for note in totals.chain(header.notes.iter().cloned()) {
+            let comment = self.tables.string(&note, &mut self.piece);
             self.piece.comment.push(comment);
         }
 

@@ -110,6 +110,10 @@ impl Summary {
 
         writeln!(output)?;
 
+        for (name, value) in &header.totals {
+            writeln!(output, "{} {}", name.replace('_', " "), bytes(*value))?;
+        }
+
         for note in &header.notes {
             writeln!(output, "note: {note}")?;
         }
