@@ -1,31 +1,75 @@
 //! Restarts workers that grew too large.
 
+mod footprint;
+mod futility;
+mod report;
+mod rules;
+mod settings;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
-
+use self::{
+    footprint::{Footprint, Size},
+    futility::{Advice, Excess, Futility},
+    report::{Leak, MemoryStatus, ProcessStatus, mebibytes},
+    rules::{Candidate, to_free, total},
+    settings::Settings,
+};
 use crate::{
-    Action, Event, Monitor, Status, Worker,
-    monitor::SHORTEST_INTERVAL,
-    roster::Roster,
-    sample::{self, HostMemory, Process},
+    Action, Event, Monitor, Restart, Status, Worker,
+    roster::{Entry, Roster},
+    sample::{self, HostMemory, Pressure, Process},
 };
 
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
-const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
+/// How much longer a check may take for finding descendants and looking closely at what is near no limit.
+const BUDGET: Duration = Duration::from_millis(1);
 
-/// Measures the resident size of every worker process, and asks for a restart of those that
-/// exceed a limit. With each of these goes an event `leak`: `process_id`, `name`, `current_size` and
-/// `maximum_size_limit`.
+/// A worker that exceeds its limit by so much waits for nothing.
+const URGENT: f64 = 1.25;
+
+/// Checks do not come more often than that, however fast something grows, unless the interval is shorter.
+const SHORTEST_HURRY: Duration = Duration::from_millis(50);
+const HURRY: u32 = 20;
+
+/// Watches the memory of workers, and asks for a restart of those that take too much: too much for one, or more than there
+/// is for all. Without a limit it measures and asks for nothing.
 ///
-/// A check costs 1–2 µs a process. Where several workers connect from one process it counts once.
-/// The size is the resident set, shared pages included, as in `ps`: set the limit above what is
-/// shared. Once a restart was asked for, it is not asked for again until the process is gone
-/// or the [cooldown](Self::cooldown) has passed, so a worker that takes its time to finish is
-/// left to do so, and one that ignores the request is reported again.
+/// | rule | a worker is restarted |
+/// | --- | --- |
+/// | [`maximum_size_limit`](Self::maximum_size_limit) | that is larger |
+/// | [`increase_limit`](Self::increase_limit) | that grew so often by [`threshold_size`](Self::threshold_size) |
+/// | [`total_size_limit`](Self::total_size_limit) | with the largest private size, when all together are larger |
+/// | [`free_size_minimum`](Self::free_size_minimum) | with the largest private size, when less is available |
+/// | [`pressure_limit`](Self::pressure_limit) | with the largest private size, when everything waits for memory |
+///
+/// # What counts
+///
+/// A worker is its process and all that descend from it, but for those that are workers themselves. Its size is the
+/// *proportional* one: a page that two processes share, as after a fork, counts half for each. Where the kernel does not tell
+/// that, it is the resident size.
+///
+/// A check reads the resident size, 1–2 µs a process. Only when that exceeds a limit, the proportional and private sizes are
+/// measured, which takes the longer the larger a process is, and holds it up meanwhile: for each process at most a hundredth
+/// of the time. In between, what is resident more or less counts as private. Of many workers, the descendants are
+/// looked for in turn, a millisecond each check.
+///
+/// # What is asked for
+///
+/// A restart is asked for once, until the process is gone or the [cooldown](Self::cooldown) has passed; then it is urgent.
+/// [One at a time](Self::restarts_at_once), unless a worker exceeds its limit by a quarter. Another one
+/// [is started first](Self::start_first) if there is memory for that. The worker may be asked for a
+/// [diagnostic](Self::diagnostic) before.
+///
+/// With each goes an event `leak`: `process_id`, `name`, `rule` (`maximum_size`, `increase`, `total_size`, `free_size` or
+/// `pressure`), `reason`, `current_size`, `current_private_size`, `maximum_size_limit`.
+///
+/// A restart does not help against a limit that is below what a worker takes from its start on. When a second process of
+/// a name exceeds its limit within 30 seconds of its start, it is left alone for 30 seconds, and the next one for twice as
+/// long, up to an hour, unless it grows by a quarter meanwhile; that is logged as an error, and told as an event `leak`
+/// with `left_alone`, in seconds.
 ///
 /// # Status
 ///
@@ -34,20 +78,24 @@ const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 ///
 /// ```json
 /// {
-///   "maximum_size_limit": 524288000,
-///   "total_size": 91234304,
-///   "host": {"total_size": 25276502016, "available_size": 24932823040,
+///   "maximum_size_limit": 524288000, "threshold_size": 10485760, "increase_limit": null,
+///   "total_size": 91234304, "total_size_limit": null, "free_size_minimum": null,
+///   "pressure_limit": null, "pressure": {"some": 0.0, "full": 0.0},
+///   "host": {"source": "host", "total_size": 25276502016, "used_size": 343678976,
+///            "free_size": 20932823040, "reclaimable_size": 4000000000, "available_size": 24932823040,
 ///            "swap_total_size": 0, "swap_used_size": 0},
 ///   "processes": [
 ///     {"process_id": 4242, "name": "web", "sample_count": 17, "current_size": 91234304,
-///      "maximum_size": 93331456, "maximum_size_limit": 524288000}
+///      "current_resident_size": 93331456, "current_shared_size": 4194304, "current_private_size": 89137152,
+///      "maximum_size": 93331456, "maximum_size_limit": 524288000, "threshold_size": 10485760,
+///      "increase_count": 2, "increase_limit": null, "restarting": false}
 ///   ]
 /// }
 /// ```
 ///
-/// `maximum_size` is the largest size seen, `total_size` the sum over all processes (so what they
-/// share counts several times), `host` the memory of the host or, where that is less, of
-/// the cgroup.
+/// `maximum_size` is the largest size seen; `total_size` what all take, where shared memory counts once; `host` the memory
+/// of the host or, where that leaves less, of the cgroup; `restarting` whether a restart was asked for. Where nothing was
+/// near a limit so far, all that is resident counts as private.
 ///
 /// # Example
 ///
@@ -66,44 +114,55 @@ const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
 /// assert_eq!(restart.process_id, std::process::id());
 /// assert!(restart.reason.starts_with("memory limit 4.0 KiB, was "), "{}", restart.reason);
 /// ```
+#[derive(Default)]
 pub struct MemoryMonitor {
-    interval: Duration,
-    cooldown: Duration,
-    maximum_size_limit: Option<u64>,
+    settings: Settings,
     roster: Roster<Watch>,
-    /// When a restart was asked for, by process id and start time. Apart from the roster, since a
+    /// Restarts that were asked for, by process id and start time. Apart from the roster, since a
     /// worker that connects anew is still the process that was asked.
-    asked: HashMap<(u32, u64), Instant>,
+    asked: HashMap<(u32, u64), Asked>,
+    futility: Futility,
     host: Option<HostMemory>,
+    pressure: Option<Pressure>,
+    /// The time until the next check, if that must come early.
+    hurry: Option<Duration>,
+    /// The process after which the search for descendants goes on.
+    searched: u32,
 }
 
-/// What is known of one process.
+struct Asked {
+    at: Instant,
+    is_urgent: bool,
+    /// To see whether it has ended.
+    process: Option<Process>,
+}
+
+/// What is known of one worker's processes.
 struct Watch {
     source: Source,
     sample_count: u64,
-    current_size: u64,
+    /// Checks alone: what it takes before it works says little.
+    check_count: u64,
+    size: Size,
+    start_size: u64,
     maximum_size: u64,
+    /// The size from which the next increase counts.
+    mark: u64,
+    increase_count: u64,
+    /// The size when it was first seen to exceed its limit.
+    first_excess: Option<u64>,
+    /// The last check and the size then.
+    previous: Option<(Instant, u64)>,
+    /// How many bytes a second it grew between the last two checks.
+    rate: Option<f64>,
 }
 
 enum Source {
-    Open(Process),
+    Open(Box<Footprint>),
     /// It could not be opened for a reason that may pass, such as too many open files.
     Failed,
     /// It ended. Its connections will be seen to end shortly.
     Ended,
-}
-
-impl Default for MemoryMonitor {
-    fn default() -> Self {
-        Self {
-            interval: DEFAULT_INTERVAL,
-            cooldown: DEFAULT_COOLDOWN,
-            maximum_size_limit: None,
-            roster: Roster::default(),
-            asked: HashMap::new(),
-            host: None,
-        }
-    }
 }
 
 impl MemoryMonitor {
@@ -112,29 +171,258 @@ impl MemoryMonitor {
         Self::default()
     }
 
-    /// The time between two checks; at least one millisecond. It bounds how far a worker can grow beyond its limit.
-    ///
-    /// Default is 10 seconds.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(SHORTEST_INTERVAL);
-        self
+    /// Measures everything, as closely as limits require.
+    fn measure(&mut self, now: Instant) {
+        for (process_id, entry) in self.roster.iter_mut() {
+            if matches!(entry.state.source, Source::Failed) {
+                entry.state.source = Source::open(process_id);
+                entry.start_time = entry.state.source.start_time();
+            }
+            entry.state.sample(process_id);
+        }
+        self.find_descendants();
+        self.host = HostMemory::read();
+        self.pressure = Pressure::read();
+
+        let resident: u64 = self.roster.iter().map(|(_, entry)| entry.state.size.resident).sum();
+        let is_total_near = self.settings.total_size_limit.is_some_and(|limit| resident > limit);
+        let available = self.host.map(|host| host.available_size);
+        let is_host_near = self.settings.free_size_minimum.zip(available).is_some_and(|(least, free)| free < least);
+        let is_pressed =
+            self.settings.pressure_limit.zip(self.pressure).is_some_and(|(limit, pressure)| pressure.full > limit);
+        let is_for_all = is_total_near || is_host_near || is_pressed;
+        let limit = self.settings.maximum_size_limit;
+        for (_, entry) in self.roster.iter_mut() {
+            let size = entry.state.size;
+            // If it is over by what it may at most be, it is to be known whether it is.
+            let is_near = limit.is_some_and(|limit| size.resident > limit);
+            if is_for_all || is_near {
+                entry.state.look_closely(now);
+            }
+            entry.state.note(now, self.settings.threshold_size);
+        }
     }
 
-    /// The resident size in bytes above which a process is to be restarted.
-    ///
-    /// Default is no limit.
-    pub fn maximum_size_limit(mut self, bytes: u64) -> Self {
-        self.maximum_size_limit = Some(bytes);
-        self
+    /// Looks for processes that descend from workers: of those that have some, and of others in turn.
+    fn find_descendants(&mut self) {
+        let start = Instant::now();
+        let workers: HashSet<u32> = self.roster.iter().map(|(process_id, _)| process_id).collect();
+        let mut next = None;
+        for (process_id, entry) in self.roster.iter_mut() {
+            let Source::Open(footprint) = &mut entry.state.source else { continue };
+            let is_due = process_id > self.searched && next.is_none();
+            if is_due || footprint.has_descendants() {
+                footprint.find_descendants(&workers);
+                entry.state.size = footprint.size();
+            }
+            if is_due && start.elapsed() >= BUDGET {
+                next = Some(process_id);
+            }
+        }
+        // Once around, it begins anew.
+        self.searched = next.unwrap_or(0);
     }
 
-    /// The time after which a restart that was asked for, of a process that is still there and
-    /// still too large, is asked for again. It should exceed the grace period of a stop.
-    ///
-    /// Default is 30 seconds.
-    pub fn cooldown(mut self, cooldown: Duration) -> Self {
-        self.cooldown = cooldown;
-        self
+    /// Forgets restarts that came to their end, and those for which there was no reason any more when they might have been asked
+    /// for again.
+    fn forget(&mut self, now: Instant) {
+        let limit = 2 * self.settings.cooldown.max(self.settings.interval);
+        self.asked.retain(|_, asked| {
+            let has_ended = |process: &Process| matches!(process.resident_size(), Ok(None));
+            now.saturating_duration_since(asked.at) < limit && !asked.process.as_ref().is_some_and(has_ended)
+        });
+    }
+
+    /// The workers that exceed what each may have.
+    fn find_leaks(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Wish> {
+        let Self { settings, roster, futility, asked, .. } = self;
+        let mut wishes = Vec::new();
+        for (process_id, entry) in roster.iter_mut() {
+            let Entry { name, state, .. } = entry;
+            let Source::Open(footprint) = &state.source else { continue };
+            let size = state.size.proportional;
+            let over = settings.maximum_size_limit.filter(|limit| size > *limit);
+            let grew = settings.increase_limit.is_some_and(|limit| state.increase_count >= limit);
+            let (rule, reason) = match over {
+                Some(limit) => ("maximum_size", format!("memory limit {}, was {}", mebibytes(limit), mebibytes(size))),
+                None if grew => {
+                    let (count, step) = (state.increase_count, mebibytes(settings.threshold_size));
+                    ("increase", format!("memory grew {count} times by more than {step}, to {}", mebibytes(size)))
+                }
+                None => {
+                    state.first_excess = None;
+                    futility.kept_within(name, footprint.start_time(), || footprint.age());
+                    continue;
+                }
+            };
+            let (start_time, age) = (footprint.start_time(), footprint.age());
+            let excess = Excess { name, process_id, start_time, age, size, first_size: &mut state.first_excess };
+            let wish = Wish {
+                process_id,
+                start_time,
+                rule,
+                reason,
+                is_urgent: over.is_some_and(|limit| size as f64 > limit as f64 * URGENT),
+                start_size: Some(state.start_size),
+            };
+            // Whether a restart helps was asked when it was asked for.
+            if asked.contains_key(&(process_id, start_time)) {
+                wishes.push(wish);
+                continue;
+            }
+            match futility.exceeded(excess, now) {
+                Advice::Restart => wishes.push(wish),
+                Advice::LeaveAlone { news: Some(pause) } => {
+                    tracing::error!(
+                        process_id,
+                        name,
+                        ?pause,
+                        "{}, from its start on: restarts do not help, so it is left alone; raise the limit, or find what \
+                         it needs at its start",
+                        wish.reason
+                    );
+                    let leak = wish.event(name, state.size, settings, Some(pause));
+                    actions.push(leak);
+                }
+                Advice::LeaveAlone { news: None } => {}
+            }
+        }
+        wishes
+    }
+
+    /// The workers that have to go because all of them take too much.
+    fn find_largest(&self) -> Vec<Wish> {
+        let candidates: Vec<Candidate> =
+            self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
+        let total_size = total(&candidates);
+        let (available, pressure) = (self.host.map(|host| host.available_size), self.pressure.map(|it| it.full));
+        let total_limit = self.settings.total_size_limit.filter(|limit| total_size > *limit);
+        let minimum = self.settings.free_size_minimum.zip(available).filter(|(least, free)| free < least);
+        let pressed = self.settings.pressure_limit.zip(pressure).filter(|(limit, full)| full > limit);
+
+        let (rule, excess, reason) = if let Some(limit) = total_limit {
+            let reason = format!("memory of all {}, limit {}", mebibytes(total_size), mebibytes(limit));
+            ("total_size", total_size - limit, reason)
+        } else if let Some((least, free)) = minimum {
+            let reason = format!("memory available {}, minimum {}", mebibytes(free), mebibytes(least));
+            ("free_size", least - free, reason)
+        } else if let Some((limit, full)) = pressed {
+            let reason = format!("memory pressure {:.1} %, limit {:.1} %", full * 100.0, limit * 100.0);
+            // How much would be enough nobody knows: one, and then it is looked at again.
+            ("pressure", 1, reason)
+        } else {
+            return Vec::new();
+        };
+
+        let wish = |candidate: Candidate| {
+            let reason = format!("{reason}; it had most, {}", mebibytes(candidate.private));
+            let start_time = self.roster.iter().find(|(id, _)| *id == candidate.process_id)?.1.start_time?;
+            let process_id = candidate.process_id;
+            Some(Wish { process_id, start_time, rule, reason, is_urgent: false, start_size: None })
+        };
+        to_free(excess, &candidates).into_iter().filter_map(wish).collect()
+    }
+
+    fn candidate(&self, process_id: u32, entry: &Entry<Watch>) -> Option<Candidate> {
+        let Source::Open(footprint) = &entry.state.source else { return None };
+        let (private, shared) = (entry.state.size.private, entry.state.size.shared());
+        let is_going = self.asked.contains_key(&(process_id, footprint.start_time()));
+        Some(Candidate { process_id, private, shared, is_going })
+    }
+
+    /// Asks for what is wanted, as far as it is its turn.
+    fn ask(&mut self, wishes: Vec<Wish>, now: Instant, actions: &mut Vec<Action>) {
+        for wish in wishes {
+            let identity = (wish.process_id, wish.start_time);
+            let going = self.asked.get(&identity);
+            let is_late = going.is_some_and(|asked| now.saturating_duration_since(asked.at) >= self.settings.cooldown);
+            let was_urgent = going.is_some_and(|asked| asked.is_urgent);
+            let is_urgent = wish.is_urgent || is_late;
+            let is_news = match going {
+                None => is_urgent || self.asked.len() < self.settings.restarts_at_once,
+                Some(_) => is_urgent && (!was_urgent || is_late),
+            };
+            if !is_news {
+                continue;
+            }
+            let Some((_, entry)) = self.roster.iter().find(|(process_id, _)| *process_id == wish.process_id) else {
+                continue;
+            };
+            let (name, size) = (&entry.name, entry.state.size);
+            tracing::warn!(
+                process_id = wish.process_id,
+                name,
+                rule = wish.rule,
+                current_size = size.proportional,
+                resident_size = size.resident,
+                private_size = size.private,
+                again = going.is_some(),
+                "asking for a restart: {}",
+                wish.reason
+            );
+            if going.is_none() {
+                actions.push(wish.event(name, size, &self.settings, None));
+            }
+            let mut restart = Restart::new(wish.process_id, wish.reason);
+            if is_urgent {
+                restart = restart.urgent();
+            } else {
+                if let Some(limit) = self.settings.start_first.filter(|_| self.has_room(wish.start_size)) {
+                    restart = restart.start_first(limit);
+                }
+                if let Some(diagnostic) = &self.settings.diagnostic {
+                    restart = restart.diagnosis(diagnostic.of(wish.process_id));
+                }
+            }
+            let process = Process::open(wish.process_id).ok().filter(|it| it.start_time() == wish.start_time);
+            self.asked.insert(identity, Asked { at: now, is_urgent, process });
+            actions.push(Action::Restart(restart));
+        }
+    }
+
+    /// Whether there is memory for another worker of this size beside all others.
+    fn has_room(&self, start_size: Option<u64>) -> bool {
+        let Some((start_size, host)) = start_size.zip(self.host) else { return false };
+        let reserve = self.settings.free_size_minimum.unwrap_or(host.total_size / 20);
+        host.available_size.saturating_sub(start_size) >= reserve
+    }
+
+    /// How soon to look again, if something grows so fast that it would be over its limit at the next time.
+    fn plan(&mut self) {
+        let interval = self.settings.interval;
+        let Some(limit) = self.settings.maximum_size_limit else { return };
+        let growing = self.roster.iter().filter_map(|(_, entry)| entry.state.time_to(limit)).min();
+        let shortest = (interval / HURRY).max(SHORTEST_HURRY);
+        self.hurry = growing.filter(|time| *time < 2 * interval).map(|time| (time / 2).max(shortest).min(interval));
+    }
+}
+
+/// A worker that is to be restarted.
+struct Wish {
+    process_id: u32,
+    start_time: u64,
+    rule: &'static str,
+    reason: String,
+    is_urgent: bool,
+    /// What another one would take at its start, if it may be started beside this one.
+    start_size: Option<u64>,
+}
+
+impl Wish {
+    fn event(&self, name: &str, size: Size, settings: &Settings, left_alone: Option<Duration>) -> Action {
+        Action::Event(Event::new(
+            "leak",
+            Leak {
+                process_id: self.process_id,
+                name: name.to_owned(),
+                rule: self.rule,
+                reason: self.reason.clone(),
+                current_size: size.proportional,
+                current_private_size: size.private,
+                maximum_size_limit: settings.maximum_size_limit,
+                left_alone: left_alone.map(|pause| pause.as_secs_f64()),
+            },
+        ))
     }
 }
 
@@ -144,15 +432,17 @@ impl Monitor for MemoryMonitor {
     }
 
     fn interval(&self) -> Duration {
-        self.interval
+        self.hurry.unwrap_or(self.settings.interval)
     }
 
     fn register(&mut self, worker: &Worker) {
         let source = Source::open(worker.process_id);
         let start_time = source.start_time();
-        let mut watch = Watch { source, sample_count: 0, current_size: 0, maximum_size: 0 };
+        let mut watch = Watch::new(source);
         // So that `status` has something to show before the first check; whether it is too much is for the check to say.
-        watch.sample();
+        watch.sample(worker.process_id);
+        watch.start_size = watch.size.resident;
+        watch.maximum_size = watch.size.proportional;
         self.roster.register(worker, start_time, watch);
         self.host = self.host.or_else(HostMemory::read);
     }
@@ -162,82 +452,61 @@ impl Monitor for MemoryMonitor {
     }
 
     fn check(&mut self, now: Instant) -> Vec<Action> {
-        let Self { cooldown, maximum_size_limit, roster, asked, host, .. } = self;
-        asked.retain(|_, at| now.saturating_duration_since(*at) < *cooldown);
-
         let mut actions = Vec::new();
-        for (process_id, entry) in roster.iter_mut() {
-            if matches!(entry.state.source, Source::Failed) {
-                entry.state.source = Source::open(process_id);
-                entry.start_time = entry.state.source.start_time();
-            }
-            let Some((size, process)) = entry.state.sample() else {
-                continue;
-            };
-            let Some(limit) = *maximum_size_limit else {
-                continue;
-            };
-            let identity = (process_id, process.start_time());
-            if size <= limit || asked.contains_key(&identity) {
-                continue;
-            }
-
-            asked.insert(identity, now);
-            // For the reader of the log: only the private part comes free. The price of asking
-            // is paid once, by a process that is about to be replaced.
-            let memory = process.memory().ok();
-            tracing::warn!(
-                process_id,
-                name = entry.name,
-                current_size = size,
-                private_size = memory.map(|memory| memory.private_size),
-                proportional_size = memory.map(|memory| memory.proportional_size),
-                maximum_size_limit = limit,
-                "memory limit exceeded, asking for a restart"
-            );
-            let reason = format!("memory limit {}, was {}", mebibytes(limit), mebibytes(size));
-            let leak = Leak { process_id, name: entry.name.clone(), current_size: size, maximum_size_limit: limit };
-            actions.push(Action::Event(Event::new("leak", leak)));
-            actions.push(Action::restart(process_id, reason));
-        }
-
-        *host = HostMemory::read();
+        self.measure(now);
+        self.forget(now);
+        let leaks = self.find_leaks(now, &mut actions);
+        self.ask(leaks, now, &mut actions);
+        let largest = self.find_largest();
+        self.ask(largest, now, &mut actions);
+        self.plan();
         actions
     }
 
     fn status(&self) -> Status {
-        let processes: Vec<_> = self
-            .roster
-            .iter()
-            .map(|(process_id, entry)| ProcessStatus {
+        let settings = &self.settings;
+        let process = |(process_id, entry): (u32, &Entry<Watch>)| {
+            let Entry { name, state, start_time, .. } = entry;
+            ProcessStatus {
                 process_id,
-                name: entry.name.clone(),
-                sample_count: entry.state.sample_count,
-                current_size: entry.state.current_size,
-                maximum_size: entry.state.maximum_size,
-                maximum_size_limit: self.maximum_size_limit,
-            })
-            .collect();
+                name: name.clone(),
+                sample_count: state.sample_count,
+                current_size: state.size.proportional,
+                current_resident_size: state.size.resident,
+                current_shared_size: state.size.shared(),
+                current_private_size: state.size.private,
+                maximum_size: state.maximum_size,
+                maximum_size_limit: settings.maximum_size_limit,
+                threshold_size: settings.threshold_size,
+                increase_count: state.increase_count,
+                increase_limit: settings.increase_limit,
+                restarting: start_time.is_some_and(|start_time| self.asked.contains_key(&(process_id, start_time))),
+            }
+        };
+        let candidates: Vec<Candidate> =
+            self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
         Box::new(MemoryStatus {
-            maximum_size_limit: self.maximum_size_limit,
-            total_size: processes.iter().map(|process| process.current_size).sum(),
+            maximum_size_limit: settings.maximum_size_limit,
+            threshold_size: settings.threshold_size,
+            increase_limit: settings.increase_limit,
+            total_size: total(&candidates),
+            total_size_limit: settings.total_size_limit,
+            free_size_minimum: settings.free_size_minimum,
+            pressure_limit: settings.pressure_limit,
+            pressure: self.pressure,
             host: self.host,
-            processes,
+            processes: self.roster.iter().map(process).collect(),
         })
     }
 }
 
 impl Source {
     fn open(process_id: u32) -> Self {
-        match Process::open(process_id) {
-            Ok(process) => Self::Open(process),
+        match Footprint::open(process_id) {
+            Ok(footprint) => Self::Open(Box::new(footprint)),
             Err(error) if sample::has_ended(&error) => Self::Ended,
             Err(error) => {
-                tracing::warn!(
-                    process_id,
-                    error = &error as &dyn std::error::Error,
-                    "cannot measure this process, trying again at the next check"
-                );
+                cannot_measure(process_id, &error);
                 Self::Failed
             }
         }
@@ -245,84 +514,78 @@ impl Source {
 
     fn start_time(&self) -> Option<u64> {
         match self {
-            Self::Open(process) => Some(process.start_time()),
+            Self::Open(footprint) => Some(footprint.start_time()),
             Self::Failed | Self::Ended => None,
         }
     }
 }
 
+fn cannot_measure(process_id: u32, error: &std::io::Error) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(process_id, error, "cannot measure this process, trying again at the next check");
+}
+
 impl Watch {
-    /// Takes a sample; nothing if there was nothing to measure.
-    fn sample(&mut self) -> Option<(u64, &Process)> {
-        let Source::Open(process) = &self.source else {
-            return None;
-        };
-        match process.resident_size() {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            sample_count: 0,
+            check_count: 0,
+            size: Size::default(),
+            start_size: 0,
+            maximum_size: 0,
+            mark: 0,
+            increase_count: 0,
+            first_excess: None,
+            previous: None,
+            rate: None,
+        }
+    }
+
+    /// Takes a cheap sample.
+    fn sample(&mut self, process_id: u32) {
+        let Source::Open(footprint) = &mut self.source else { return };
+        match footprint.sample() {
             Ok(Some(size)) => {
                 self.sample_count += 1;
-                self.current_size = size;
-                self.maximum_size = self.maximum_size.max(size);
+                self.size = size;
             }
             Ok(None) => {
                 self.source = Source::Ended;
-                self.current_size = 0;
+                self.size = Size::default();
             }
-            Err(error) => {
-                tracing::warn!(
-                    process_id = process.process_id(),
-                    error = &error as &dyn std::error::Error,
-                    "cannot measure this process, trying again at the next check"
-                );
-                return None;
-            }
-        }
-        match &self.source {
-            Source::Open(process) => Some((self.current_size, process)),
-            Source::Failed | Source::Ended => None,
+            Err(error) => cannot_measure(process_id, &error),
         }
     }
-}
 
-#[derive(Serialize)]
-struct MemoryStatus {
-    maximum_size_limit: Option<u64>,
-    total_size: u64,
-    host: Option<HostMemory>,
-    processes: Vec<ProcessStatus>,
-}
+    fn look_closely(&mut self, now: Instant) {
+        if let Source::Open(footprint) = &mut self.source {
+            footprint.look_closely(now);
+            self.size = footprint.size();
+        }
+    }
 
-#[derive(Serialize)]
-struct Leak {
-    process_id: u32,
-    name: String,
-    current_size: u64,
-    maximum_size_limit: u64,
-}
+    /// Takes note of the size at a check.
+    fn note(&mut self, now: Instant, threshold_size: u64) {
+        let size = self.size.proportional;
+        self.maximum_size = self.maximum_size.max(size);
+        self.check_count += 1;
+        if self.check_count == 1 {
+            self.mark = size;
+        } else if size.saturating_sub(self.mark) > threshold_size {
+            self.mark = size;
+            self.increase_count += 1;
+        }
+        if let Some((at, before)) = self.previous.replace((now, size)) {
+            let elapsed = now.saturating_duration_since(at);
+            self.rate = (!elapsed.is_zero()).then(|| size.saturating_sub(before) as f64 / elapsed.as_secs_f64());
+        }
+    }
 
-#[derive(Serialize)]
-struct ProcessStatus {
-    process_id: u32,
-    name: String,
-    sample_count: u64,
-    current_size: u64,
-    maximum_size: u64,
-    maximum_size_limit: Option<u64>,
-}
-
-/// A size for people, in KiB where MiB would round it to nothing.
-fn mebibytes(bytes: u64) -> String {
-    let kibibytes = bytes as f64 / 1024.0;
-    if kibibytes < 1024.0 { format!("{kibibytes:.1} KiB") } else { format!("{:.1} MiB", kibibytes / 1024.0) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_humane() {
-        assert_eq!(mebibytes(100 << 20), "100.0 MiB");
-        assert_eq!(mebibytes(109_261_619), "104.2 MiB");
-        assert_eq!(mebibytes(4096), "4.0 KiB");
+    /// In what time it reaches this size if it goes on growing as it did.
+    fn time_to(&self, limit: u64) -> Option<Duration> {
+        let rate = self.rate.filter(|rate| *rate > 0.0)?;
+        let left = limit.checked_sub(self.size.proportional).filter(|left| *left > 0)?;
+        Duration::try_from_secs_f64(left as f64 / rate).ok()
     }
 }

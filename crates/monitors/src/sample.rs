@@ -9,8 +9,10 @@
 //! The last one walks the page tables and holds the process's memory map lock while it does, so it
 //! slows the process that it looks at. Use it on demand, or at a pace that falls with its price.
 //!
-//! Linux only: everything but [`HostMemory`] reads `/proc`. A process that ended is an
+//! Linux only: everything here reads `/proc`, and `/sys/fs/cgroup`. A process that ended is an
 //! [`io::Error`] of kind `NotFound` or, once a file of it was open, no value; see [`has_ended`].
+
+mod host;
 
 use std::{
     fs::File,
@@ -26,6 +28,8 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use serde::Serialize;
+
+pub use host::{HostMemory, MemorySource, Pressure};
 
 /// A command line is shown to people; one of many megabytes would only fill the log.
 const COMMAND_LIMIT: u64 = 4096;
@@ -92,6 +96,11 @@ impl Process {
         self.start_time
     }
 
+    /// The time since it was started.
+    pub fn age(&self) -> Duration {
+        uptime().saturating_sub(ticks(self.start_time))
+    }
+
     /// The memory that it has resident, in bytes, shared pages included; `None` once it ended.
     ///
     /// Before Linux 6.16 the kernel adds this up lazily, and may be off by some hundred KiB for
@@ -138,6 +147,12 @@ pub struct Stat {
     pub ended: bool,
     /// The processor time of all its threads, user and system.
     pub processor_time: Duration,
+    /// How many threads it has.
+    pub threads: u64,
+    /// How often it used memory that was not mapped yet, and was there.
+    pub minor_faults: u64,
+    /// How often it used memory that had to be read from disk or swap.
+    pub major_faults: u64,
     /// When it was started, in clock ticks since the host was. With the process id this tells a
     /// process from every other one until the host is restarted.
     pub start_time: u64,
@@ -188,6 +203,9 @@ impl Stat {
             executable,
             ended: matches!(*fields.first()?, "Z" | "X" | "x"),
             processor_time: ticks(number(11)?.saturating_add(number(12)?)),
+            threads: number(17)?,
+            minor_faults: number(7)?,
+            major_faults: number(9)?,
             start_time: number(19)?,
             virtual_size: number(20)?,
             resident_size: number(21)?.saturating_mul(*PAGE_SIZE),
@@ -252,10 +270,100 @@ impl Directory {
         Memory::parse(&text).ok_or_else(|| unexpected("smaps_rollup"))
     }
 
+    /// How often its threads that are there now waited, and how often they had to give way to others.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or its threads cannot be listed.
+    pub fn switches(&self) -> io::Result<Switches> {
+        let mut switches = Switches::default();
+        let mut text = String::new();
+        for thread in self.entries("task")? {
+            text.clear();
+            // A thread may have ended since.
+            if let Ok(mut file) = self.file(&format!("task/{thread}/status"))
+                && file.read_to_string(&mut text).is_ok()
+            {
+                let thread = Switches::parse(&text).ok_or_else(|| unexpected("status"))?;
+                switches.voluntary += thread.voluntary;
+                switches.involuntary += thread.involuntary;
+            }
+        }
+        Ok(switches)
+    }
+
+    /// How many file descriptors it has open.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or belongs to somebody else (`PermissionDenied`).
+    pub fn open_files(&self) -> io::Result<u64> {
+        self.count("fd")
+    }
+
+    /// How many mappings its address space has.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or belongs to somebody else (`PermissionDenied`).
+    pub fn map_count(&self) -> io::Result<u64> {
+        let mut text = Vec::new();
+        self.file("maps")?.read_to_end(&mut text)?;
+        Ok(text.iter().filter(|byte| **byte == b'\n').count() as u64)
+    }
+
+    /// The processes that its threads started and that have not ended.
+    ///
+    /// # Errors
+    /// Where the process ended ([`has_ended`]), or its threads cannot be listed.
+    pub fn children(&self) -> io::Result<Vec<u32>> {
+        let mut children = Vec::new();
+        let mut text = String::new();
+        for thread in self.entries("task")? {
+            text.clear();
+            // A thread may have ended since.
+            if let Ok(mut file) = self.file(&format!("task/{thread}/children"))
+                && file.read_to_string(&mut text).is_ok()
+            {
+                children.extend(text.split_ascii_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            }
+        }
+        Ok(children)
+    }
+
+    fn count(&self, name: &str) -> io::Result<u64> {
+        Ok(self.entries(name)?.count() as u64)
+    }
+
+    /// The numbers that the entries of a directory of it are named by.
+    fn entries(&self, name: &str) -> io::Result<impl Iterator<Item = u32>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.descriptor, name, flags, Mode::empty())?;
+        let entries = rustix::fs::Dir::new(directory)?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok()))
+    }
+
     fn file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.descriptor, name, flags, Mode::empty())?;
         Ok(file.into())
+    }
+}
+
+/// How often the processor was taken from the threads of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Switches {
+    /// Because it waited for something.
+    pub voluntary: u64,
+    /// Because others were to have it.
+    pub involuntary: u64,
+}
+
+impl Switches {
+    fn parse(text: &str) -> Option<Self> {
+        let count = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.trim().parse().ok()
+        };
+        Some(Self { voluntary: count("voluntary_ctxt_switches")?, involuntary: count("nonvoluntary_ctxt_switches")? })
     }
 }
 
@@ -272,64 +380,52 @@ pub struct Memory {
     pub private_size: u64,
     /// What other processes use as well.
     pub shared_size: u64,
+    /// What others use as well and is as it is on disk.
+    pub shared_clean_size: u64,
+    /// What others use as well and was written to, as memory is that a fork shares.
+    pub shared_dirty_size: u64,
+    /// What only this process uses and is as it is on disk.
+    pub private_clean_size: u64,
+    /// What only this process uses and was written to.
+    pub private_dirty_size: u64,
+    /// What was used lately.
+    pub referenced_size: u64,
+    /// What belongs to no file.
+    pub anonymous_size: u64,
     /// What was moved to swap.
     pub swap_size: u64,
+    /// What was moved to swap, divided by the number of processes that share it.
+    pub proportional_swap_size: u64,
 }
 
 impl Memory {
+    /// What is resident or in swap.
+    pub fn total_size(&self) -> u64 {
+        self.resident_size.saturating_add(self.swap_size)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let size = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
             let size: u64 = line.trim().strip_suffix(" kB")?.trim_end().parse().ok()?;
             Some(size.saturating_mul(1024))
         };
+        let (shared_clean_size, shared_dirty_size) = (size("Shared_Clean")?, size("Shared_Dirty")?);
+        let (private_clean_size, private_dirty_size) = (size("Private_Clean")?, size("Private_Dirty")?);
         Some(Self {
             resident_size: size("Rss")?,
             proportional_size: size("Pss")?,
-            private_size: size("Private_Clean")?.saturating_add(size("Private_Dirty")?),
-            shared_size: size("Shared_Clean")?.saturating_add(size("Shared_Dirty")?),
+            private_size: private_clean_size.saturating_add(private_dirty_size),
+            shared_size: shared_clean_size.saturating_add(shared_dirty_size),
+            shared_clean_size,
+            shared_dirty_size,
+            private_clean_size,
+            private_dirty_size,
+            referenced_size: size("Referenced").unwrap_or(0),
+            anonymous_size: size("Anonymous").unwrap_or(0),
             swap_size: size("Swap").unwrap_or(0),
+            proportional_swap_size: size("SwapPss").unwrap_or(0),
         })
-    }
-}
-
-/// The memory of the host, or of the cgroup where that allows less; in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct HostMemory {
-    /// What there is.
-    pub total_size: u64,
-    /// What programs can still have. The page cache counts as available, since the kernel gives
-    /// it up on demand.
-    pub available_size: u64,
-    /// The swap space.
-    pub swap_total_size: u64,
-    /// The swap space that is used.
-    pub swap_used_size: u64,
-}
-
-impl HostMemory {
-    /// Reads the figures, in about 50 µs; `None` where the platform does not tell.
-    pub fn read() -> Option<Self> {
-        let mut system = sysinfo::System::new().ok()?;
-        system.refresh_memory();
-        let mut memory = Self {
-            total_size: system.total_memory(),
-            available_size: system.available_memory(),
-            swap_total_size: system.total_swap(),
-            swap_used_size: system.used_swap(),
-        };
-        if memory.total_size == 0 {
-            return None;
-        }
-        if let Some(limits) = system.cgroup_limits() {
-            // The cgroup's own "free" counts the page cache as used, so a program that reads
-            // files would seem to exhaust it. Anonymous memory is what cannot be given up.
-            memory.total_size = memory.total_size.min(limits.total_memory);
-            let available = memory.total_size.saturating_sub(limits.rss);
-            memory.available_size = memory.available_size.min(available);
-        }
-        Some(memory)
     }
 }
 
@@ -436,11 +532,5 @@ mod tests {
         assert_eq!(stat.start_time, process.start_time());
         assert!(stat.elapsed_time(uptime()) < Duration::from_secs(3600));
         assert!(process_ids().unwrap().any(|id| id == process_id));
-    }
-
-    #[test]
-    fn the_host_has_memory() {
-        let memory = HostMemory::read().unwrap();
-        assert!(memory.available_size > 0 && memory.available_size <= memory.total_size);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -40,6 +41,14 @@ fn helper() {
                 // It ends with its standard input, so it cannot outlive this process.
                 let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
                 println!("pid {}", child.id());
+                children.insert(child.id(), child);
+            }
+            // A shell that runs this until its standard input, which is this process's, ends.
+            ("below", script) => {
+                let script = format!("({script}) & read line; kill 0");
+                let mut command = Command::new("sh");
+                command.args(["-c", &script]).stdin(Stdio::piped()).process_group(0);
+                let child = command.spawn().unwrap();
                 children.insert(child.id(), child);
             }
             // Not reaped: it stays as a zombie.
@@ -100,6 +109,11 @@ impl Helper {
             }
             output.push_str(&line);
         }
+    }
+
+    /// Has a shell below the helper run something, which ends with the helper.
+    pub fn run_below(&mut self, script: &str) {
+        self.run(&format!("below {script}"));
     }
 
     /// Starts a process below the helper, which does nothing.

@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant};
 
-use async_container_monitors::{Action, MemoryMonitor, Monitor, Worker};
+use async_container_monitors::{Action, Destination, MemoryMonitor, Monitor, Restart, Worker};
 use serde_json::{Value, json};
 
-use crate::helper::Helper;
+use crate::helper::{Helper, eventually};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -145,7 +145,12 @@ fn a_vanished_process_is_no_error() {
 #[test]
 fn status_tells_totals_and_the_host() {
     let mut monitor = MemoryMonitor::new();
-    assert_eq!(status(&monitor), json!({"maximum_size_limit": null, "total_size": 0, "host": null, "processes": []}));
+    let expected = json!({
+        "maximum_size_limit": null, "threshold_size": 10 * MEBIBYTE, "increase_limit": null,
+        "total_size": 0, "total_size_limit": null, "free_size_minimum": null,
+        "pressure_limit": null, "pressure": null, "host": null, "processes": [],
+    });
+    assert_eq!(status(&monitor), expected);
     let worker = Worker { id: "a".into(), process_id: std::process::id(), name: "web".into() };
     monitor.register(&worker);
     // Before the first check, too.
@@ -153,5 +158,212 @@ fn status_tells_totals_and_the_host() {
     assert!(status["total_size"].as_u64().unwrap() > 0, "{status}");
     assert_eq!(status["total_size"], status["processes"][0]["current_size"]);
     assert_eq!(status["processes"][0]["name"], "web");
-    assert!(status["host"]["available_size"].as_u64() <= status["host"]["total_size"].as_u64());
+    let host = &status["host"];
+    assert!(host["available_size"].as_u64() <= host["total_size"].as_u64());
+    let keys: Vec<&String> = status["processes"][0].as_object().unwrap().keys().collect();
+    let expected = [
+        "current_private_size",
+        "current_resident_size",
+        "current_shared_size",
+        "current_size",
+        "increase_count",
+        "increase_limit",
+        "maximum_size",
+        "maximum_size_limit",
+        "name",
+        "process_id",
+        "restarting",
+        "sample_count",
+        "threshold_size",
+    ];
+    assert_eq!(keys, expected);
+}
+
+/// The restarts that are asked for, whole.
+fn wishes(actions: Vec<Action>) -> Vec<Restart> {
+    let restarts = actions.into_iter().filter_map(|action| match action {
+        Action::Restart(restart) => Some(restart),
+        _ => None,
+    });
+    restarts.collect()
+}
+
+fn rules(actions: &[Action]) -> Vec<Value> {
+    let leaks = actions.iter().filter_map(|action| match action {
+        Action::Event(event) => Some(serde_json::to_value(event.fields()).unwrap()),
+        _ => None,
+    });
+    leaks.collect()
+}
+
+#[test]
+fn growth_is_counted_in_steps_from_a_mark() {
+    let mut helper = Helper::spawn();
+    let mut monitor = MemoryMonitor::new().increase_limit(3);
+    monitor.register(&helper.worker("a"));
+    let start = Instant::now();
+    assert_eq!(monitor.check(start), [], "the first mark");
+    helper.run(&format!("allocate {}", 6 * MEBIBYTE));
+    assert_eq!(monitor.check(start), []);
+    assert_eq!(status(&monitor)["processes"][0]["increase_count"], 0, "less than a step");
+    for expected in 1..=2 {
+        helper.run(&format!("allocate {}", 11 * MEBIBYTE));
+        assert_eq!(monitor.check(start), []);
+        assert_eq!(status(&monitor)["processes"][0]["increase_count"], expected);
+        assert_eq!(monitor.check(start), [], "and no further growth is no further step");
+    }
+    helper.run(&format!("allocate {}", 40 * MEBIBYTE));
+    let actions = monitor.check(start);
+    assert_eq!(rules(&actions)[0]["rule"], "increase");
+    let [restart] = &wishes(actions)[..] else { panic!("no restart") };
+    assert!(restart.reason.starts_with("memory grew 3 times by more than 10.0 MiB, to "), "{}", restart.reason);
+}
+
+#[test]
+fn increases_have_no_limit_unless_they_are_given_one() {
+    let mut helper = Helper::spawn();
+    let mut monitor = MemoryMonitor::new();
+    monitor.register(&helper.worker("a"));
+    for _ in 0..5 {
+        helper.run(&format!("allocate {}", 15 * MEBIBYTE));
+        assert_eq!(monitor.check(Instant::now()), []);
+    }
+    assert_eq!(status(&monitor)["processes"][0]["increase_count"], 4);
+}
+
+#[test]
+fn the_largest_goes_when_all_together_are_too_large() {
+    let (mut large, mut small) = (Helper::spawn(), Helper::spawn());
+    large.run(&format!("allocate {}", 80 * MEBIBYTE));
+    small.run(&format!("allocate {}", 50 * MEBIBYTE));
+    let mut monitor = MemoryMonitor::new().total_size_limit(200 * MEBIBYTE);
+    monitor.register(&small.worker("a"));
+    monitor.register(&large.worker("b"));
+    let now = Instant::now();
+    assert_eq!(monitor.check(now), []);
+
+    small.run(&format!("allocate {}", 110 * MEBIBYTE));
+    let actions = monitor.check(now);
+    assert_eq!(rules(&actions)[0]["rule"], "total_size");
+    assert_eq!(restarts(&actions), [small.process_id()], "which is the largest now");
+    assert_eq!(monitor.check(now), [], "what it will free is enough");
+    small.kill();
+    assert_eq!(monitor.check(now), []);
+}
+
+#[test]
+fn the_largest_goes_when_the_host_has_too_little() {
+    let (mut large, small) = (Helper::spawn(), Helper::spawn());
+    large.run(&format!("allocate {}", 50 * MEBIBYTE));
+    // No host has so much.
+    let mut monitor = MemoryMonitor::new().free_size_minimum(1 << 60);
+    monitor.register(&small.worker("a"));
+    monitor.register(&large.worker("b"));
+    let now = Instant::now();
+    let actions = monitor.check(now);
+    assert_eq!(rules(&actions)[0]["rule"], "free_size");
+    assert_eq!(restarts(&actions), [large.process_id()], "one at a time");
+    assert_eq!(monitor.check(now), []);
+    large.kill();
+    assert_eq!(restarts(&monitor.check(now)), [small.process_id()], "when that is gone, the next one");
+}
+
+#[test]
+fn only_so_many_go_at_once_unless_it_is_urgent() {
+    let mut helpers: Vec<Helper> = (0..3).map(|_| Helper::spawn()).collect();
+    let mut monitor = monitor();
+    for (number, helper) in helpers.iter_mut().enumerate() {
+        helper.run(&format!("allocate {}", 105 * MEBIBYTE));
+        monitor.register(&Worker { name: format!("web{number}"), ..helper.worker(&number.to_string()) });
+    }
+    let now = Instant::now();
+    assert_eq!(restarts(&monitor.check(now)).len(), 1);
+    assert_eq!(monitor.check(now), []);
+    helpers[2].run(&format!("allocate {}", 30 * MEBIBYTE));
+    let [restart] = &wishes(monitor.check(now))[..] else { panic!("no restart") };
+    assert_eq!((restart.process_id, restart.urgent), (helpers[2].process_id(), true));
+    assert_eq!(restart.start_first, None);
+}
+
+#[test]
+fn a_worker_that_ignores_it_is_asked_for_urgently() {
+    let mut helper = Helper::spawn();
+    helper.run(&format!("allocate {}", 105 * MEBIBYTE));
+    let mut monitor = monitor().diagnostic("thread_dump", Duration::from_secs(1), Destination::Log);
+    monitor.register(&helper.worker("a"));
+    let start = Instant::now();
+    let [first] = &wishes(monitor.check(start))[..] else { panic!("no restart") };
+    assert!(!first.urgent);
+    assert_eq!(first.diagnosis.as_ref().map(|it| it.operation().to_owned()), Some("thread_dump".to_owned()));
+    let [second] = &wishes(monitor.check(start + Duration::from_secs(30)))[..] else { panic!("no restart") };
+    assert!(second.urgent);
+    assert_eq!(second.diagnosis, None);
+}
+
+#[test]
+fn another_one_is_started_first_where_there_is_room() {
+    let mut helper = Helper::spawn();
+    let register = |mut monitor: MemoryMonitor, helper: &Helper| {
+        monitor.register(&helper.worker("a"));
+        monitor
+    };
+    let limit = Duration::from_secs(60);
+    let mut roomy = register(monitor(), &helper);
+    let mut cramped = register(monitor().free_size_minimum(1 << 60), &helper);
+    let mut told = register(monitor().stop_first(), &helper);
+    helper.run(&format!("allocate {}", 105 * MEBIBYTE));
+    let now = Instant::now();
+    assert_eq!(wishes(roomy.check(now))[0].start_first, Some(limit));
+    assert_eq!(wishes(cramped.check(now))[0].start_first, None);
+    assert_eq!(wishes(told.check(now))[0].start_first, None);
+}
+
+#[test]
+fn processes_that_a_worker_starts_count_as_its_own() {
+    let mut helper = Helper::spawn();
+    let mut monitor = MemoryMonitor::new();
+    monitor.register(&helper.worker("a"));
+    monitor.check(Instant::now());
+    let size = |monitor: &MemoryMonitor| status(monitor)["processes"][0]["current_resident_size"].as_u64().unwrap();
+    let before = size(&monitor);
+    // A shell within a shell: the grandchild has the memory.
+    helper.run_below(&format!("head -c {} /dev/zero | tail | sleep 1000000", 64 * MEBIBYTE));
+    eventually(|| {
+        monitor.check(Instant::now());
+        size(&monitor) > before + 60 * MEBIBYTE
+    });
+}
+
+#[test]
+fn a_limit_below_what_a_worker_needs_is_no_kill_loop() {
+    let mut monitor = MemoryMonitor::new().maximum_size_limit(4096);
+    let first = Helper::spawn();
+    monitor.register(&first.worker("a"));
+    let now = Instant::now();
+    assert_eq!(restarts(&monitor.check(now)), [first.process_id()]);
+    drop(first);
+    let second = Helper::spawn();
+    monitor.remove(&second.worker("a"));
+    monitor.register(&second.worker("b"));
+    let actions = monitor.check(now + Duration::from_secs(1));
+    assert!(restarts(&actions).is_empty(), "it would not help");
+    assert_eq!(rules(&actions)[0]["left_alone"], 30.0, "and that is said");
+    assert_eq!(monitor.check(now + Duration::from_secs(20)), [], "once");
+    assert_eq!(restarts(&monitor.check(now + Duration::from_secs(32))), [second.process_id()]);
+}
+
+#[test]
+fn what_grows_fast_is_looked_at_sooner() {
+    let mut helper = Helper::spawn();
+    let mut monitor = MemoryMonitor::new().maximum_size_limit(1024 * MEBIBYTE);
+    monitor.register(&helper.worker("a"));
+    let start = Instant::now();
+    monitor.check(start);
+    assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10));
+    helper.run(&format!("allocate {}", 100 * MEBIBYTE));
+    monitor.check(start + Duration::from_secs(1));
+    let interval = Monitor::interval(&monitor);
+    assert!(interval > Duration::from_secs(3) && interval < Duration::from_secs(6), "{interval:?}");
+    monitor.check(start + Duration::from_secs(2));
+    assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10), "it stopped growing");
 }

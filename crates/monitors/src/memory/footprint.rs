@@ -1,0 +1,173 @@
+//! How much memory a worker takes: its process and those that descend from it, cheaply at every check and closely when it
+//! matters.
+
+use std::{
+    collections::HashSet,
+    io,
+    time::{Duration, Instant},
+};
+
+use crate::sample::{self, Directory, Memory, Process};
+
+/// A close look at a process that is near a limit may take this part of the time: 1 in 100. It holds up the process, too.
+const NEAR_SHARE: u32 = 100;
+
+/// Descendants of descendants: how many are followed. Nobody could be told more apart, and a fork bomb is not to be the
+/// end of the supervisor.
+const MAXIMUM_MEMBERS: usize = 256;
+
+/// What memory is counted as. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    /// What is resident, shared or not.
+    pub resident: u64,
+    /// What is resident, shared pages divided by the number of those that share them.
+    pub proportional: u64,
+    /// What would be free without it.
+    pub private: u64,
+    /// Whether these were measured, and not only bounded by what is resident.
+    pub is_close: bool,
+}
+
+impl Size {
+    pub(super) fn shared(&self) -> u64 {
+        self.resident.saturating_sub(self.private)
+    }
+}
+
+/// A worker's process, and those that it started.
+pub(super) struct Footprint {
+    root: Member,
+    descendants: Vec<Member>,
+}
+
+struct Member {
+    process: Process,
+    resident: u64,
+    close: Option<Close>,
+    /// When it may be looked at closely again.
+    due: Option<Instant>,
+    /// It may not be looked at closely: it belongs to somebody else.
+    is_hidden: bool,
+}
+
+/// What a close look gave.
+struct Close {
+    memory: Memory,
+    /// What was resident by the cheap figure at that time.
+    resident: u64,
+}
+
+impl Footprint {
+    pub(super) fn open(process_id: u32) -> io::Result<Self> {
+        Ok(Self { root: Member::open(process_id)?, descendants: Vec::new() })
+    }
+
+    pub(super) fn start_time(&self) -> u64 {
+        self.root.process.start_time()
+    }
+
+    /// The time since it was started.
+    pub(super) fn age(&self) -> Duration {
+        self.root.process.age()
+    }
+
+    pub(super) fn has_descendants(&self) -> bool {
+        !self.descendants.is_empty()
+    }
+
+    /// Measures at 1–2 µs a process. `None` once the worker's own process has ended.
+    pub(super) fn sample(&mut self) -> io::Result<Option<Size>> {
+        if !self.root.sample()? {
+            return Ok(None);
+        }
+        // Those that cannot be read any more are no reason to know nothing of the worker.
+        self.descendants.retain_mut(|member| member.sample().unwrap_or(false));
+        Ok(Some(self.size()))
+    }
+
+    /// What is known without looking again.
+    pub(super) fn size(&self) -> Size {
+        let mut total = Size { is_close: true, ..Size::default() };
+        for member in std::iter::once(&self.root).chain(&self.descendants) {
+            let size = member.size();
+            total.resident += size.resident;
+            total.proportional += size.proportional;
+            total.private += size.private;
+            total.is_close &= size.is_close;
+        }
+        total
+    }
+
+    /// Measures what is private and what is shared, unless it did so too short a time ago for what that costs.
+    pub(super) fn look_closely(&mut self, now: Instant) {
+        for member in std::iter::once(&mut self.root).chain(&mut self.descendants) {
+            member.look_closely(now);
+        }
+    }
+
+    /// Finds the processes that descend from it, except for those that are workers themselves.
+    pub(super) fn find_descendants(&mut self, workers: &HashSet<u32>) {
+        let mut found: Vec<u32> = Vec::new();
+        let mut waiting = vec![self.root.process.process_id()];
+        while let Some(process_id) = waiting.pop() {
+            let children = Directory::open(process_id).and_then(|directory| directory.children()).unwrap_or_default();
+            for child in children {
+                if found.len() < MAXIMUM_MEMBERS && !workers.contains(&child) && !found.contains(&child) {
+                    found.push(child);
+                    waiting.push(child);
+                }
+            }
+        }
+        self.descendants.retain(|member| found.contains(&member.process.process_id()));
+        for process_id in found {
+            if self.descendants.iter().all(|member| member.process.process_id() != process_id)
+                && let Ok(mut member) = Member::open(process_id)
+                && member.sample().unwrap_or(false)
+            {
+                self.descendants.push(member);
+            }
+        }
+    }
+}
+
+impl Member {
+    fn open(process_id: u32) -> io::Result<Self> {
+        let process = Process::open(process_id)?;
+        Ok(Self { process, resident: 0, close: None, due: None, is_hidden: false })
+    }
+
+    /// False once it has ended.
+    fn sample(&mut self) -> io::Result<bool> {
+        let size = self.process.resident_size()?;
+        self.resident = size.unwrap_or(0);
+        Ok(size.is_some())
+    }
+
+    fn size(&self) -> Size {
+        let resident = self.resident;
+        let Some(close) = &self.close else {
+            return Size { resident, proportional: resident, private: resident, is_close: self.is_hidden };
+        };
+        // What has come since is its own, as far as is known; what has gone was.
+        let since = |then: u64| (then + resident).saturating_sub(close.resident).min(resident);
+        let private = since(close.memory.private_size);
+        Size { resident, proportional: since(close.memory.proportional_size).max(private), private, is_close: true }
+    }
+
+    fn look_closely(&mut self, now: Instant) {
+        if self.is_hidden || self.due.is_some_and(|due| now < due) {
+            return;
+        }
+        let before = Instant::now();
+        match self.process.memory() {
+            Ok(memory) => self.close = Some(Close { memory, resident: self.resident }),
+            Err(error) if sample::has_ended(&error) => {}
+            Err(error) => {
+                self.is_hidden = error.kind() == io::ErrorKind::PermissionDenied;
+                tracing::debug!(process_id = self.process.process_id(), %error, "cannot tell private from shared memory");
+            }
+        }
+        self.due = Some(now + before.elapsed() * NEAR_SHARE);
+    }
+}

@@ -1,0 +1,170 @@
+//! Restarts that do not help: a limit below what a worker needs from its start on.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+/// A process that exceeds its limit at a younger age did so from its start on.
+pub(super) const EARLY: Duration = Duration::from_secs(30);
+
+/// The first pause, doubled with each further restart that did not help.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// What grew by so much beyond what it had when it was first seen to exceed its limit is a leak, and not what it needs.
+const GROWTH: f64 = 1.25;
+
+/// What is known of the workers of each name.
+#[derive(Default)]
+pub(super) struct Futility(HashMap<String, Record>);
+
+#[derive(Default)]
+struct Record {
+    /// How many processes in a row exceeded the limit from their start on.
+    early: u32,
+    /// When the last of them was started.
+    last_start: u64,
+    /// Its process id and start time.
+    last: Option<(u32, u64)>,
+    until: Option<Instant>,
+}
+
+/// A process that exceeds its limit.
+pub(super) struct Excess<'a> {
+    pub name: &'a str,
+    pub process_id: u32,
+    pub start_time: u64,
+    pub age: Duration,
+    pub size: u64,
+    /// The size with which it was first seen to exceed it. To be kept with the process.
+    pub first_size: &'a mut Option<u64>,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    Restart,
+    /// A restart would not help.
+    LeaveAlone {
+        /// For so long, if that is news.
+        news: Option<Duration>,
+    },
+}
+
+impl Futility {
+    /// A process exceeds its limit.
+    pub(super) fn exceeded(&mut self, excess: Excess<'_>, now: Instant) -> Advice {
+        let record = self.0.entry(excess.name.to_owned()).or_default();
+        let mut news = None;
+        let first_size = *excess.first_size.get_or_insert_with(|| {
+            // The same one may have connected anew.
+            let identity = (excess.process_id, excess.start_time);
+            if excess.age < EARLY && record.last.replace(identity) != Some(identity) {
+                record.early = record.early.saturating_add(1);
+                record.last_start = record.last_start.max(excess.start_time);
+                if record.early > 1 {
+                    let pause = FIRST_PAUSE.saturating_mul(1 << (record.early - 2).min(16)).min(LONGEST_PAUSE);
+                    record.until = Some(now + pause);
+                    news = Some(pause);
+                }
+            }
+            excess.size
+        });
+        let is_growing = excess.size as f64 > first_size as f64 * GROWTH;
+        if record.until.is_some_and(|until| now < until) && !is_growing {
+            return Advice::LeaveAlone { news };
+        }
+        record.until = None;
+        Advice::Restart
+    }
+
+    /// A process is within its limit. If it was started after those that were not, and is no longer young, all is well.
+    pub(super) fn kept_within(&mut self, name: &str, start_time: u64, age: impl FnOnce() -> Duration) {
+        if self.0.get(name).is_some_and(|record| start_time > record.last_start) && age() >= EARLY {
+            self.0.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Process {
+        start_time: u64,
+        born: Instant,
+        first_size: Option<u64>,
+    }
+
+    impl Process {
+        fn exceeds(&mut self, futility: &mut Futility, size: u64, now: Instant) -> Advice {
+            let age = now - self.born;
+            let excess = Excess {
+                name: "web",
+                process_id: 7,
+                start_time: self.start_time,
+                age,
+                size,
+                first_size: &mut self.first_size,
+            };
+            futility.exceeded(excess, now)
+        }
+    }
+
+    fn born(start_time: u64, born: Instant) -> Process {
+        Process { start_time, born, first_size: None }
+    }
+
+    #[test]
+    fn restarts_that_do_not_help_become_rare() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        let mut restarts = Vec::new();
+        let mut process = born(1, start);
+        // Looked at each second for an hour, and always too large.
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            if process.exceeds(&mut futility, 600, now) == Advice::Restart {
+                restarts.push(second);
+                process = born(second + 2, now);
+            }
+        }
+        assert_eq!(restarts, [0, 31, 92, 213, 454, 935, 1896], "{restarts:?}");
+    }
+
+    #[test]
+    fn what_leaks_is_restarted_although_it_leaks_from_its_start_on() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        assert_eq!(born(1, start).exceeds(&mut futility, 600, start), Advice::Restart);
+        let mut second = born(2, start);
+        assert!(matches!(second.exceeds(&mut futility, 600, start), Advice::LeaveAlone { news: Some(_) }));
+        assert_eq!(second.exceeds(&mut futility, 740, start), Advice::LeaveAlone { news: None });
+        assert_eq!(second.exceeds(&mut futility, 760, start), Advice::Restart);
+    }
+
+    #[test]
+    fn what_was_well_for_long_makes_good() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        assert_eq!(born(10, start).exceeds(&mut futility, 600, start), Advice::Restart);
+        // An older one says nothing about what becomes of new ones.
+        futility.kept_within("web", 5, || EARLY);
+        assert!(matches!(born(11, start).exceeds(&mut futility, 600, start), Advice::LeaveAlone { .. }));
+        futility.kept_within("web", 12, || EARLY / 2);
+        assert_eq!(futility.0["web"].early, 2);
+        futility.kept_within("web", 12, || EARLY);
+        assert!(futility.0.is_empty());
+    }
+
+    #[test]
+    fn growing_late_is_no_matter_of_the_start() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        for number in 0..5 {
+            let mut process = born(number, start);
+            assert_eq!(process.exceeds(&mut futility, 600, start + EARLY), Advice::Restart);
+        }
+    }
+}

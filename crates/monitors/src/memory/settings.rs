@@ -1,0 +1,197 @@
+//! What a memory monitor can be told.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::MemoryMonitor;
+use crate::{
+    action::{Destination, Diagnosis},
+    monitor::SHORTEST_INTERVAL,
+};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30);
+const DEFAULT_THRESHOLD_SIZE: u64 = 10 << 20;
+const DEFAULT_START_FIRST: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub interval: Duration,
+    pub cooldown: Duration,
+    pub maximum_size_limit: Option<u64>,
+    pub threshold_size: u64,
+    pub increase_limit: Option<u64>,
+    pub total_size_limit: Option<u64>,
+    pub free_size_minimum: Option<u64>,
+    pub pressure_limit: Option<f64>,
+    pub restarts_at_once: usize,
+    pub start_first: Option<Duration>,
+    pub diagnostic: Option<Diagnostic>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interval: DEFAULT_INTERVAL,
+            cooldown: DEFAULT_COOLDOWN,
+            maximum_size_limit: None,
+            threshold_size: DEFAULT_THRESHOLD_SIZE,
+            increase_limit: None,
+            total_size_limit: None,
+            free_size_minimum: None,
+            pressure_limit: None,
+            restarts_at_once: 1,
+            start_first: Some(DEFAULT_START_FIRST),
+            diagnostic: None,
+        }
+    }
+}
+
+/// What is found out about a worker before it is restarted.
+#[derive(Clone)]
+pub(super) struct Diagnostic {
+    operation: String,
+    duration: Option<f64>,
+    timeout: Duration,
+    destination: Destination,
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<f64>,
+}
+
+impl Diagnostic {
+    pub(super) fn of(&self, process_id: u32) -> Diagnosis {
+        Diagnosis::new(process_id, &self.operation)
+            .parameters(Parameters { duration: self.duration })
+            .timeout(self.timeout)
+            .to(self.destination.clone())
+    }
+}
+
+/// Settings.
+impl MemoryMonitor {
+    /// The time between two checks; at least one millisecond. It bounds how far a worker can grow beyond its limit.
+    ///
+    /// While a worker grows so fast that it would reach its limit before the next check but one, checks come more often, down
+    /// to a twentieth of this time, and not below 50 ms.
+    ///
+    /// Default is 10 seconds.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.settings.interval = interval.max(SHORTEST_INTERVAL);
+        self
+    }
+
+    /// The size in bytes above which a worker is to be restarted.
+    ///
+    /// Default is no limit.
+    pub fn maximum_size_limit(mut self, bytes: u64) -> Self {
+        self.settings.maximum_size_limit = Some(bytes);
+        self
+    }
+
+    /// By how much a worker must have grown beyond its mark for that to count as an increase. Its size at the first check
+    /// is the first mark; with each increase, the mark is set to its size then.
+    ///
+    /// Default is 10 MiB.
+    pub fn threshold_size(mut self, bytes: u64) -> Self {
+        self.settings.threshold_size = bytes;
+        self
+    }
+
+    /// The number of increases at which a worker is to be restarted.
+    ///
+    /// Default is no limit.
+    pub fn increase_limit(mut self, increases: u64) -> Self {
+        self.settings.increase_limit = Some(increases);
+        self
+    }
+
+    /// The size in bytes above which all workers together may not grow: the largest shared size of one, and the private
+    /// sizes of all. Those with the largest private size are to be restarted until it is kept.
+    ///
+    /// Default is no limit.
+    pub fn total_size_limit(mut self, bytes: u64) -> Self {
+        self.settings.total_size_limit = Some(bytes);
+        self
+    }
+
+    /// How much memory the host, or the cgroup, is to have available, in bytes; the page cache counts as available. Below that,
+    /// the workers with the largest private size are to be restarted until there would be enough.
+    ///
+    /// Default is no minimum.
+    pub fn free_size_minimum(mut self, bytes: u64) -> Self {
+        self.settings.free_size_minimum = Some(bytes);
+        self
+    }
+
+    /// The part of the last ten seconds, 0 to 1, in which nothing was done because everything waited for memory (`full` of
+    /// the kernel's pressure stall information, of the cgroup or else of the host), above which the worker with the
+    /// largest private size is to be restarted. It is the sign of a host that is about to hang, whatever the figures say.
+    ///
+    /// Default is no limit.
+    pub fn pressure_limit(mut self, part: f64) -> Self {
+        self.settings.pressure_limit = Some(part);
+        self
+    }
+
+    /// The time after which a restart that was asked for, of a process that is still there and
+    /// still too large, is asked for again, urgently. It should exceed the grace period of a stop.
+    ///
+    /// Default is 30 seconds.
+    pub fn cooldown(mut self, cooldown: Duration) -> Self {
+        self.settings.cooldown = cooldown;
+        self
+    }
+
+    /// How many workers may be about to be restarted at once; at least one. Further ones wait, but for those that exceed their
+    /// own limit by a quarter.
+    ///
+    /// Default is 1.
+    pub fn restarts_at_once(mut self, workers: usize) -> Self {
+        self.settings.restarts_at_once = workers.max(1);
+        self
+    }
+
+    /// How long the worker goes on at most while another one is started to take its place. It is done so if memory allows:
+    /// if there is room for another one of its size at its start, and a twentieth of all memory, or
+    /// [`free_size_minimum`](Self::free_size_minimum), is left then; for workers that exceed their own limit by less than a
+    /// quarter, or grow. Where the root cannot do it, the worker is stopped first.
+    ///
+    /// Default is 60 seconds.
+    pub fn start_first(mut self, limit: Duration) -> Self {
+        self.settings.start_first = Some(limit);
+        self
+    }
+
+    /// Has each worker stopped before another one is started in its place, also if there is memory for both.
+    pub fn stop_first(mut self) -> Self {
+        self.settings.start_first = None;
+        self
+    }
+
+    /// Has a worker take a sample of its allocations for this long before it is restarted, for which it has as long again as
+    /// its time-out. See [`diagnostic`](Self::diagnostic).
+    ///
+    /// Default is that no sample is taken.
+    pub fn memory_sample(mut self, duration: Duration, destination: Destination) -> Self {
+        let (operation, timeout) = ("memory_sample".to_owned(), duration * 2 + Duration::from_secs(1));
+        let duration = Some(duration.as_secs_f64());
+        self.settings.diagnostic = Some(Diagnostic { operation, duration, timeout, destination });
+        self
+    }
+
+    /// Has an operation of a worker called before it is restarted, such as `thread_dump`, and keeps what it answers. The restart
+    /// waits for that no longer than `timeout`, and not at all once the worker exceeds its limit by a quarter. Nothing else
+    /// waits.
+    ///
+    /// Default is none.
+    pub fn diagnostic(mut self, operation: impl Into<String>, timeout: Duration, destination: Destination) -> Self {
+        let operation = operation.into();
+        self.settings.diagnostic = Some(Diagnostic { operation, duration: None, timeout, destination });
+        self
+    }
+}
