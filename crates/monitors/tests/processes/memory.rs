@@ -337,12 +337,18 @@ fn processes_that_a_worker_starts_count_as_its_own() {
 #[test]
 fn a_limit_below_what_a_worker_needs_is_no_kill_loop() {
     let mut monitor = MemoryMonitor::new().maximum_size_limit(4096);
-    let first = Helper::spawn();
+    // At its very beginning it has next to nothing.
+    let spawn = || {
+        let mut helper = Helper::spawn();
+        helper.run("free");
+        helper
+    };
+    let first = spawn();
     monitor.register(&first.worker("a"));
     let now = Instant::now();
     assert_eq!(restarts(&monitor.check(now)), [first.process_id()]);
     drop(first);
-    let second = Helper::spawn();
+    let second = spawn();
     monitor.remove(&second.worker("a"));
     monitor.register(&second.worker("b"));
     let actions = monitor.check(now + Duration::from_secs(1));
