@@ -7,13 +7,16 @@
 //! cargo run --bin acs -- status --json
 //! ```
 //!
+//! With `--metrics 127.0.0.1:9464`, Prometheus can read them, and all else that the supervisor knows:
+//! `curl http://127.0.0.1:9464/metrics`.
+//!
 //! The numbers live in shared memory: to count costs a few nanoseconds, and the supervisor reads without asking.
 
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use async_container_supervisor::monitors::UtilizationMonitor;
+use async_container_supervisor::monitors::{MemoryMonitor, ProcessMonitor, UtilizationMonitor};
 use async_container_supervisor::utilization::{self, Metric};
 use async_container_supervisor::{Address, Application, BoxError, Instance, Service};
 use clap::Parser;
@@ -32,19 +35,30 @@ struct Arguments {
     /// How many servers to run.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     workers: u32,
+    /// Where Prometheus may ask: `HOST:PORT`, or `unix:PATH`.
+    #[arg(long)]
+    metrics: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    Application::new("utilization")
+    let application = Application::new("utilization")
         .service(
             Service::new("echo", serve)
                 .count(arguments.workers)
                 .listen("echo", Address::from(arguments.listen.as_str()))
                 .supervised(),
         )
-        .supervisor(|supervisor| supervisor.monitor(UtilizationMonitor::new().interval(Duration::from_secs(1))))
-        .run()
+        .supervisor(|supervisor| {
+            supervisor
+                .monitor(UtilizationMonitor::new().interval(Duration::from_secs(1)))
+                .monitor(ProcessMonitor::new().interval(Duration::from_secs(10)))
+                .monitor(MemoryMonitor::new().maximum_size_limit(500 << 20))
+        });
+    match arguments.metrics {
+        Some(address) => application.metrics(address).run(),
+        None => application.run(),
+    }
 }
 
 async fn serve(instance: Instance) -> Result<(), BoxError> {

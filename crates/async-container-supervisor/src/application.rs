@@ -40,6 +40,8 @@ pub struct Application {
     supervisor: Option<ConfigureServer>,
     worker: ConfigureWorker,
     socket: PathBuf,
+    #[cfg(feature = "metrics")]
+    metrics: Option<Address>,
 }
 
 impl Application {
@@ -54,6 +56,8 @@ impl Application {
             supervisor: None,
             worker: Arc::new(|_, worker| worker),
             socket: PathBuf::from(async_container_protocol::endpoint::DEFAULT_SOCKET),
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 
@@ -88,6 +92,20 @@ impl Application {
         self
     }
 
+    /// Where the supervisor answers `GET /metrics` with all that it, the root and the monitors know as numbers, for
+    /// Prometheus and others who read its format: `unix:metrics.ipc`, or `127.0.0.1:9464`. Without a
+    /// [`supervisor`](Self::supervisor), one without monitors is run.
+    ///
+    /// Like other sockets it is bound by the root, so that it stays when the supervisor is restarted. A Unix socket has mode
+    /// 0600. Everybody who reaches a TCP address can read.
+    ///
+    /// Default is nowhere.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, address: impl Into<Address>) -> Self {
+        self.metrics = Some(address.into());
+        self
+    }
+
     /// How long children may take to end before they are killed, see [`Controller::graceful_stop`].
     pub fn graceful_stop(mut self, grace: Duration) -> Self {
         self.controller = self.controller.graceful_stop(grace);
@@ -108,10 +126,16 @@ impl Application {
     pub fn run(self) -> ExitCode {
         crate::log::init();
         let mut controller = self.controller;
-        let supervised = self.supervisor.is_some();
-        if let Some(configure) = self.supervisor {
+        #[cfg(feature = "metrics")]
+        let metrics = self.metrics;
+        #[cfg(not(feature = "metrics"))]
+        let metrics: Option<Address> = None;
+        let configure =
+            self.supervisor.or_else(|| metrics.is_some().then(|| Arc::new(|server| server) as ConfigureServer));
+        let supervised = configure.is_some();
+        if let Some(configure) = configure {
             // First, so that it is there when the others want to connect; in its absence they would only wait.
-            let supervisor = supervisor(self.socket.clone(), configure);
+            let supervisor = supervisor(self.socket.clone(), configure, metrics);
             controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
         for service in self.services {
@@ -129,16 +153,22 @@ impl Application {
 }
 
 /// The supervisor as a service.
-fn supervisor(socket: PathBuf, configure: ConfigureServer) -> Service {
+fn supervisor(socket: PathBuf, configure: ConfigureServer, metrics: Option<Address>) -> Service {
+    let has_metrics = metrics.is_some();
     let work = move |instance: Instance| {
         let configure = Arc::clone(&configure);
-        async move { supervision::serve(instance, Application::SUPERVISOR, |server| configure(server)).await }
+        async move { supervision::serve(instance, Application::SUPERVISOR, has_metrics, |server| configure(server)).await }
     };
-    Service::new(Application::SUPERVISOR, work)
+    let service = Service::new(Application::SUPERVISOR, work)
         .count(1)
         .health_check_timeout(Application::SUPERVISOR_HEALTH_CHECK_TIMEOUT)
         .listen(Application::SUPERVISOR, Address::unix(socket))
-        .linked()
+        .linked();
+    match metrics {
+        #[cfg(feature = "metrics")]
+        Some(address) => service.listen(crate::exposition::LISTENER, address),
+        _ => service,
+    }
 }
 
 /// The service with a connection to the supervisor beside its work.

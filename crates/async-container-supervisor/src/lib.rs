@@ -46,6 +46,7 @@
 //! | [`worker`] | `async-container-supervisor-worker` | a worker below a root of your own |
 //! | `diagnostics` | `async-container-diagnostics` | asking any process, this one or another, what it is doing |
 //! | `utilization` | `async-container-utilization` | counting in shared memory |
+//! | `metrics` | `async-container-metrics` | numbers for Prometheus, from whatever has some |
 //! | [`monitors`] | `async-container-monitors` | writing a monitor (no features needed), or watching processes |
 //!
 //! This crate adds only their composition. It contains no monitor, and knows no wire format.
@@ -54,6 +55,8 @@
 #![deny(missing_docs)]
 
 mod application;
+#[cfg(feature = "metrics")]
+mod exposition;
 #[cfg(feature = "diagnostics")]
 mod external;
 mod log;
@@ -63,6 +66,8 @@ mod tasks;
 pub use async_container as container;
 #[cfg(feature = "diagnostics")]
 pub use async_container_diagnostics as diagnostics;
+#[cfg(feature = "metrics")]
+pub use async_container_metrics as metrics;
 pub use async_container_monitors as monitors;
 pub use async_container_protocol as protocol;
 pub use async_container_supervisor_client as client;

@@ -28,6 +28,7 @@ pub(crate) struct WorkerState {
 pub(crate) async fn serve(
     instance: Instance,
     listener: &str,
+    has_metrics: bool,
     configure: impl FnOnce(Server) -> Server,
 ) -> Result<(), BoxError> {
     let listener = instance.unix_listener(listener)?;
@@ -48,6 +49,11 @@ pub(crate) async fn serve(
             () = &mut shutdown => return Ok(()),
         }
     }
+    #[cfg(feature = "metrics")]
+    let _metrics =
+        if has_metrics { crate::exposition::begin(&instance, server.metrics())? } else { Default::default() };
+    #[cfg(not(feature = "metrics"))]
+    let _ = has_metrics;
     Ok(server.serve(listener, shutdown).await?)
 }
 

@@ -71,6 +71,7 @@
 
 mod action;
 mod call;
+mod metrics;
 mod monitor;
 
 #[cfg(feature = "memory")]
@@ -86,6 +87,7 @@ pub mod utilization;
 
 pub use action::{Action, Destination, Diagnosis, Restart};
 pub use call::{Answer, Call, CallFailure};
+pub use metrics::{Family, Kind, Sample, Value};
 pub use monitor::{Event, Monitor, Status, Worker};
 
 #[cfg(feature = "memory")]

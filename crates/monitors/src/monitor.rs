@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     action::Action,
     call::{Answer, Call, CallFailure},
+    metrics::Family,
 };
 
 /// Below this, checks would be all that the supervisor does.
@@ -147,6 +148,12 @@ pub trait Monitor: Send + 'static {
     /// Looks at the workers and says what should be done. `now` is the clock to measure with;
     /// it is an argument so that a test can step through hours.
     fn check(&mut self, now: Instant) -> Vec<Action>;
+
+    /// What it knows as numbers, for systems that collect them: like [`status`](Self::status), what the last check found.
+    /// Default is none.
+    fn metrics(&self) -> Vec<Family> {
+        Vec::new()
+    }
 
     /// What this monitor knows, for `status`. It should show what the last check found rather
     /// than measure anew: people and dashboards ask as often as they like.

@@ -9,7 +9,7 @@ use std::{
 use async_container_utilization::{Identity, Number, View};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
-use crate::{Action, Answer, Call, CallFailure, Event, Monitor, Status, Worker, monitor::SHORTEST_INTERVAL};
+use crate::{Action, Answer, Call, CallFailure, Event, Family, Monitor, Status, Worker, monitor::SHORTEST_INTERVAL};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -473,6 +473,32 @@ impl Monitor for UtilizationMonitor {
             actions.push(Action::Event(Event::new("metrics", MetricsEvent { services: by_name(services) })));
         }
         actions
+    }
+
+    fn metrics(&self) -> Vec<Family> {
+        let mut workers = Family::gauge("utilization_workers", "The workers whose metrics are read, by service.");
+        let mut families: BTreeMap<String, Family> = BTreeMap::new();
+
+        for service in self.services() {
+            let labels = [("service", service.name.as_str())];
+            workers.push(labels, service.worker_count);
+
+            for (name, value) in service.metrics.iter() {
+                let family = families.entry(name.to_owned()).or_insert_with(|| match name.strip_suffix(TOTAL) {
+                    Some(name) => {
+                        Family::counter(format!("utilization_{name}"), "The sum of what workers have counted.")
+                    }
+                    None => Family::gauge(format!("utilization_{name}"), "The sum of what workers count."),
+                });
+                match value {
+                    Number::Unsigned(value) => family.push(labels, value),
+                    Number::Signed(value) => family.push(labels, value),
+                    Number::Float(value) => family.push(labels, value),
+                }
+            }
+        }
+
+        std::iter::once(workers).chain(families.into_values()).collect()
     }
 
     fn status(&self) -> Status {

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_monitors::{Action, Answer, CallFailure, Monitor, ServiceUtilization, UtilizationMonitor, Worker};
+use async_container_monitors::{
+    Action, Answer, CallFailure, Kind, Monitor, Sample, ServiceUtilization, UtilizationMonitor, Worker,
+};
 use async_container_utilization::{Number, metric, registry};
 use serde_json::{Value, json};
 
@@ -148,6 +150,25 @@ fn workers_are_added_up_by_service() {
             "connections_total": 5, "requests_active": 42, "requests_total": 22,
         })
     );
+}
+
+#[test]
+fn sums_are_metrics() {
+    let mut helper = Helper::spawn("1", "web");
+    helper.add("requests_total", 5);
+    helper.add("requests_active", 2);
+    let (mut monitor, _) = monitor();
+    register(&mut monitor, &helper.worker, helper.answer());
+    monitor.check(Instant::now());
+    let families = monitor.metrics();
+    let named: Vec<_> = families.iter().map(|family| (family.name(), family.kind(), &family.samples()[0])).collect();
+    let sample = |value: u32| Sample { labels: vec![("service".into(), "web".into())], value: value.into() };
+    let expected = [
+        ("utilization_workers", Kind::Gauge, &sample(1)),
+        ("utilization_requests_active", Kind::Gauge, &sample(2)),
+        ("utilization_requests", Kind::Counter, &sample(5)),
+    ];
+    assert_eq!(named, expected);
 }
 
 #[test]

@@ -99,6 +99,7 @@ mod diagnosis;
 mod error;
 mod events;
 mod forward;
+mod metrics;
 mod monitor;
 mod operation;
 mod process;
@@ -114,6 +115,7 @@ mod workers;
 
 pub use access::Role;
 pub use error::ServeError;
+pub use metrics::Metrics;
 pub use root::{ChildState, ParentProcess, Replacement, Root, RootError, RootState, Signal, UnknownSignal};
 pub use server::Server;
 pub use statistics::{Latency, OperationStatistics, Statistics};

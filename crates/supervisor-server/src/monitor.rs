@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_monitors::{Call, Monitor, Restart, Worker};
+use async_container_monitors::{Call, Family, Monitor, Restart, Worker};
 use async_container_protocol::{Failure, Fields, class, is_reserved};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Loop;
 use crate::{diagnosis::Wanted, error::ServeError, events::Events};
@@ -112,6 +112,8 @@ struct Inbox {
     applying: bool,
     /// Workers that the monitor has heard of.
     known: HashSet<String>,
+    /// Who wants its metrics; as many as read them at the same time.
+    metrics: Vec<oneshot::Sender<Vec<Family>>>,
     /// How often its status was asked for.
     requests: u64,
     /// How many of these the thread has seen.
@@ -158,7 +160,7 @@ impl Inbox {
     }
 
     fn is_quiet(&self) -> bool {
-        self.changes.is_empty() && self.answers.is_empty()
+        self.changes.is_empty() && self.answers.is_empty() && self.metrics.is_empty()
     }
 }
 
@@ -243,6 +245,18 @@ impl MonitorHandle {
         drop(inbox);
         self.shared.changed.notify_one();
         StatusRequest { monitor: self, request }
+    }
+
+    /// Asks the monitor for its metrics. There is no answer if it panics.
+    pub(crate) fn ask_metrics(&self) -> oneshot::Receiver<Vec<Family>> {
+        let (sender, metrics) = oneshot::channel();
+        let mut inbox = self.shared.lock();
+        // A monitor that is stuck answers none, and those who asked have left.
+        inbox.metrics.retain(|sender| !sender.is_closed());
+        inbox.metrics.push(sender);
+        drop(inbox);
+        self.shared.changed.notify_one();
+        metrics
     }
 
     /// A response that says why there is none from the monitor.

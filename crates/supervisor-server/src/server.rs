@@ -19,6 +19,7 @@ use crate::{
     access::{Access, Role},
     error::ServeError,
     events::Events,
+    metrics::Metrics,
     monitor::{Make, Monitors},
     operation::Supervisor,
     registry::Registry,
@@ -163,6 +164,12 @@ impl Server {
     /// How often operations will have been called, how that ended, and how long it took.
     pub fn statistics(&self) -> Statistics {
         self.statistics.clone()
+    }
+
+    /// What the supervisor, its root and its monitors will know as numbers. To be called once the
+    /// [`root`](Self::root) is set.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::new(self.registry.clone(), self.root.clone(), self.statistics.clone())
     }
 
     /// Accepts connections and serves them until `shutdown`, then closes them all.

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("async-container-utilization", &[]),
     ("async-container-diagnostics", &[]),
     ("async-container-monitors", &["async-container-utilization"]),
+    ("async-container-metrics", &["async-container-monitors"]),
     ("async-container-supervisor-server", &["async-container-protocol", "async-container-monitors"]),
     (
         "async-container-supervisor-worker",
@@ -26,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "async-container-protocol",
             "async-container-utilization",
             "async-container-diagnostics",
+            "async-container-metrics",
             "async-container-monitors",
             "async-container-supervisor-server",
             "async-container-supervisor-worker",
@@ -44,6 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "async-container-protocol",
             "async-container-utilization",
             "async-container-diagnostics",
+            "async-container-metrics",
             "async-container-monitors",
             "async-container-supervisor-server",
             "async-container-supervisor-worker",

@@ -111,6 +111,7 @@ impl Loop {
             }
 
             self.report(request);
+            self.show_metrics();
             self.shared.lock().applying = false;
         }
     }
@@ -177,6 +178,20 @@ impl Loop {
                 Ok((inbox, _)) => inbox,
                 Err(poisoned) => poisoned.into_inner().0,
             };
+        }
+    }
+
+    /// Gives its metrics to those who want them; nothing, if it panics.
+    fn show_metrics(&mut self) {
+        let wanted = mem::take(&mut self.shared.lock().metrics);
+
+        if !wanted.is_empty()
+            && let Some(metrics) = self.guard("metrics", |monitor| monitor.metrics())
+        {
+            for sender in wanted {
+                // Who has left wants none.
+                let _ = sender.send(metrics.clone());
+            }
         }
     }
 
