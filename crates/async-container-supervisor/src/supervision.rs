@@ -1,6 +1,7 @@
 //! What runs in the supervisor's process and beside the work of supervised instances.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use async_container::{BoxError, ChildStatus, Instance, Link, Status};
@@ -125,10 +126,18 @@ impl Root for LinkedRoot {
     fn replace(&self, replacement: &Replacement) -> Result<(), RootError> {
         let mut wish =
             async_container::Replacement::new(replacement.process_id, &replacement.reason).cause(&replacement.cause);
+        if let Some(incident) = &replacement.incident {
+            wish = wish.incident(incident);
+        }
         if let Some(limit) = replacement.start_first {
             wish = wish.start_first(limit);
         }
         self.link.replace(&wish).map_err(RootError::from)
+    }
+
+    fn examined(&self, process_id: u32, incident: Option<&Path>) -> Result<(), RootError> {
+        let incident = incident.map(|path| path.display().to_string());
+        self.link.examined(process_id, incident.as_deref()).map_err(RootError::from)
     }
 
     fn state(&self) -> Option<watch::Receiver<RootState>> {
@@ -152,6 +161,8 @@ fn root_state(status: &Status) -> RootState {
         last_exit: child.last_exit.clone(),
         last_exit_at: child.last_exit_at,
         last_exit_cause: child.last_exit_cause.clone(),
+        last_incident: child.last_incident.clone(),
+        condemned: child.condemned.clone(),
         exits: child.exits.clone(),
         time_to_ready: child.time_to_ready,
         failures: child.failures,

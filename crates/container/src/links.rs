@@ -65,10 +65,10 @@ impl Links {
             link.flush(|topic| match topic {
                 Topic::Root => Update::Root(root.clone()),
                 Topic::Child { key, generation, name } => match slots.get(key) {
-                    Some(slot) => Update::Child(slot.status(now)),
+                    Some(slot) => Update::Child(Box::new(slot.status(now))),
                     // Another one may have its name by now.
                     None => match slots.values().find(|slot| slot.is_shown_as(*generation, name)) {
-                        Some(slot) => Update::Child(slot.status(now)),
+                        Some(slot) => Update::Child(Box::new(slot.status(now))),
                         None => Update::Removed { generation: *generation, name: name.clone() },
                     },
                 },

@@ -19,6 +19,7 @@ impl Status {
         match update {
             Update::Root(root) => self.root = root,
             Update::Child(child) => {
+                let child = *child;
                 self.children.insert((child.generation, child.name.clone()), child);
             }
             Update::Removed { generation, name } => {
@@ -95,6 +96,6 @@ pub struct ChildStatus {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Update {
     Root(RootStatus),
-    Child(ChildStatus),
+    Child(Box<ChildStatus>),
     Removed { generation: u64, name: String },
 }

@@ -27,6 +27,7 @@
 //! [allowed it](allow_relatives). Otherwise it takes `CAP_SYS_PTRACE`.
 
 use std::{
+    fs::Metadata,
     io,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -38,7 +39,7 @@ use crate::{
         memory,
         trace::{Stop, Traced},
     },
-    threads::{self, Task, ThreadDump, Walked, tasks},
+    threads::{self, Task, Thread, ThreadDump, Walked, tasks},
     unwind::{Cache, End, Registers, UnwindError, Unwinder},
 };
 
@@ -104,6 +105,11 @@ impl ExternalDump {
 
     /// Takes it. It blocks, for milliseconds, and for up to a second when symbols are read for the first time.
     pub fn take(&self) -> Result<ThreadDump, ExternalError> {
+        self.stacks().map(Stacks::symbolise)
+    }
+
+    /// Copies the stacks of all threads, which takes milliseconds. From then on, the process is not needed any more.
+    pub fn stacks(&self) -> Result<Stacks, ExternalError> {
         let Self { process_id, deadline } = *self;
 
         if process_id == std::process::id() {
@@ -119,7 +125,7 @@ impl ExternalDump {
             .map_err(|source| ExternalError::Trace { process_id, source })?;
         let copied = tracing.join().unwrap_or_else(|_| Err(io::Error::other("the thread that traces it panicked")));
         let copied = copied.map_err(|source| refused(process_id, source))?;
-
+        let program = std::fs::metadata(format!("/proc/{process_id}/exe")).ok();
         let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut cache = Cache::new();
         let found = copied.threads.into_iter().map(|thread| {
@@ -130,18 +136,49 @@ impl ExternalDump {
             let walked = Walked { addresses, cut_off: end == End::CutOff, note: thread.note };
             (thread.task.into_thread(process_id, thread.cpu_time), walked)
         });
-        let found = found.collect();
-        let (threads, notes) = threads::symbolise(&unwinder, process_id, found);
-        Ok(ThreadDump {
+        let threads = found.collect();
+        let (command, stopped) = (threads::command(process_id), copied.stopped);
+        Ok(Stacks { process_id, command, taken_at, stopped, threads, program, unwinder })
+    }
+}
+
+/// The stacks of another process, before any symbol was looked up.
+pub struct Stacks {
+    process_id: u32,
+    command: String,
+    taken_at: f64,
+    stopped: Duration,
+    threads: Vec<(Thread, Walked)>,
+    program: Option<Metadata>,
+    unwinder: Unwinder,
+}
+
+impl Stacks {
+    /// For how long the process was stopped.
+    pub fn stopped(&self) -> Duration {
+        self.stopped
+    }
+
+    /// Looks all functions up.
+    pub fn symbolise(self) -> ThreadDump {
+        let Self { process_id, command, taken_at, stopped, threads, program, unwinder } = self;
+        let (threads, notes) = threads::symbolise(&unwinder, program.as_ref(), threads);
+        ThreadDump {
             process_id,
-            command: threads::command(process_id),
+            command,
             taken_at,
-            duration: copied.stopped.as_secs_f64(),
-            longest_stop: copied.stopped.as_secs_f64(),
+            duration: stopped.as_secs_f64(),
+            longest_stop: stopped.as_secs_f64(),
             from_outside: true,
             threads,
             notes,
-        })
+        }
+    }
+}
+
+impl std::fmt::Debug for Stacks {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Stacks").field("process_id", &self.process_id).finish_non_exhaustive()
     }
 }
 

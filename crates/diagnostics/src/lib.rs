@@ -11,6 +11,7 @@
 pub mod cpu;
 #[cfg(feature = "stacks")]
 pub mod external;
+pub mod incident;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod output;

@@ -108,9 +108,18 @@ fn one_that_is_cancelled_ends_and_leaves_no_timers() {
     let _turn = turn();
     let cancelled = Arc::new(AtomicBool::new(false));
     let its = cancelled.clone();
-    let profiling = thread::spawn(move || CpuProfile::new(Duration::from_secs(1000)).take_unless(&its).unwrap());
+    let profiling = thread::spawn(move || {
+        // Those below are in its way until it has begun.
+        loop {
+            match CpuProfile::new(Duration::from_secs(1000)).take_unless(&its) {
+                Err(CpuProfileError::Busy) => thread::yield_now(),
+                result => return result.unwrap(),
+            }
+        }
+    });
 
     while CpuProfile::new(Duration::ZERO).take().is_ok() {
+        assert!(!profiling.is_finished());
         thread::yield_now();
     }
 

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 pub(crate) const REGISTER: &str = "register";
 pub(crate) const REMOVE: &str = "remove";
 pub(crate) const RESTART: &str = "restart";
+pub(crate) const INCIDENT: &str = "incident";
 const STOPPING: &str = "stopping";
-const OWN: [&str; 4] = [REGISTER, REMOVE, RESTART, STOPPING];
+const OWN: [&str; 5] = [REGISTER, REMOVE, RESTART, INCIDENT, STOPPING];
 
 /// What was found out about a worker because a monitor wanted to know.
 pub(crate) const DIAGNOSIS: &str = "diagnosis";
@@ -311,7 +312,7 @@ mod tests {
         let failure = events.subscribe(&["register".to_owned(), "nonsense".to_owned()]).err().unwrap();
         assert_eq!(
             failure.message(),
-            "there is no event 'nonsense': there are register, remove, restart, stopping, leak, metrics, health, diagnosis, queue"
+            "there is no event 'nonsense': there are register, remove, restart, incident, stopping, leak, metrics, health, diagnosis, queue"
         );
     }
 }

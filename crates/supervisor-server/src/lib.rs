@@ -55,7 +55,7 @@
 //!
 //! # Events
 //!
-//! `register`, `remove`, `restart` and `stopping` come from the supervisor; `leak`, `metrics`, `health`, `diagnosis` and others from
+//! `register`, `remove`, `restart`, `incident` and `stopping` come from the supervisor; `leak`, `metrics`, `health`, `diagnosis` and others from
 //! monitors, by [`Action::Event`](async_container_monitors::Action::Event). 1024 wait for a subscriber that does not keep
 //! up; where more would, an event `lost` has their `count`. Nobody but the subscriber pays for it.
 //!
@@ -98,6 +98,7 @@ mod audit;
 mod diagnosis;
 mod error;
 mod events;
+mod examine;
 mod forward;
 mod metrics;
 mod monitor;
@@ -115,6 +116,7 @@ mod workers;
 
 pub use access::Role;
 pub use error::ServeError;
+pub use examine::{Case, Examination, Examiner};
 pub use metrics::Metrics;
 pub use root::{ChildState, ParentProcess, Replacement, Root, RootError, RootState, Signal, UnknownSignal};
 pub use server::Server;

@@ -10,7 +10,7 @@ use crate::{monitor::Wish, operation::Supervisor};
 const DEFAULT_REASON: &str = "asked for";
 
 /// What that counts as.
-const CAUSE: &str = "request";
+pub(crate) const CAUSE: &str = "request";
 
 #[derive(Deserialize)]
 struct Parameters {

@@ -19,9 +19,11 @@ use tokio::{
 use crate::{
     diagnosis::Wanted,
     events::{Events, RESTART},
+    examine::Examiners,
     monitor::Wish,
     process::Process,
     registry::Registry,
+    replacement,
     root::{Replacement, Root, RootError},
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct Means {
     pub(crate) registry: Arc<Registry>,
     pub(crate) root: Arc<dyn Root>,
     pub(crate) events: Arc<Events>,
+    /// Who looks at processes before that.
+    pub(crate) examiners: Examiners,
     /// How many restarts may be under way at once.
     pub(crate) restarts: Semaphore,
 }
@@ -128,9 +132,27 @@ impl Means {
             }
         }
 
+        // What somebody asks for is nobody's fault.
+        let incident = match cause != replacement::CAUSE {
+            true => self.examiners.examine(process_id, name.as_deref(), &reason).await,
+            false => None,
+        };
+        let incident = incident.map(|path| path.display().to_string());
         let start_first = start_first.filter(|_| !urgent);
-        let mut replacement = Replacement { process_id, reason: reason.clone(), cause: cause.clone(), start_first };
-        let event = RestartEvent { process_id, name: name.as_deref(), reason: &reason, cause: &cause };
+        let mut replacement = Replacement {
+            process_id,
+            reason: reason.clone(),
+            cause: cause.clone(),
+            incident: incident.clone(),
+            start_first,
+        };
+        let event = RestartEvent {
+            process_id,
+            name: name.as_deref(),
+            reason: &reason,
+            cause: &cause,
+            incident: incident.as_deref(),
+        };
 
         match self.root.replace(&replacement) {
             Ok(()) => {
@@ -197,6 +219,8 @@ struct RestartEvent<'a> {
     name: Option<&'a str>,
     reason: &'a str,
     cause: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incident: Option<&'a str>,
 }
 
 impl RestartEvent<'_> {

@@ -1,6 +1,6 @@
 //! The process that owns all children, as far as a supervisor has to do with it.
 
-use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, io, os::fd::OwnedFd, path::Path, str::FromStr, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,13 @@ pub trait Root: Send + Sync + 'static {
     /// What the root tells of itself and its children, if it does.
     fn state(&self) -> Option<watch::Receiver<RootState>>;
 
+    /// Tells the root that a child has been looked at that it is about to kill ([`ChildState::condemned`]), and where what was
+    /// found is kept.
+    fn examined(&self, process_id: u32, incident: Option<&Path>) -> Result<(), RootError> {
+        let _ = (process_id, incident);
+        Err(RootError::Unsupported)
+    }
+
     /// Whether a signal would reach the root. It is asked before `restart` is answered, because the answer goes before the
     /// signal.
     fn check(&self) -> Result<(), RootError> {
@@ -40,6 +47,8 @@ pub struct Replacement {
     pub reason: String,
     /// Why, in a word: the name of the monitor that wants it.
     pub cause: String,
+    /// Where what was found about the old process is kept, if somebody has looked at it.
+    pub incident: Option<String>,
     /// Whether the new process is to be started first, and how long the old one then goes on at most. A root that cannot do
     /// that stops the old one first.
     pub start_first: Option<Duration>,
@@ -174,6 +183,10 @@ pub struct ChildState {
     pub last_exit_at: Option<f64>,
     /// Why it ended, in a word: a key of [`exits`](Self::exits).
     pub last_exit_cause: Option<String>,
+    /// Where what was found about its last process before that was ended is kept, if somebody looked.
+    pub last_incident: Option<String>,
+    /// Why its process is about to be killed, while the root waits for the supervisor to look at it.
+    pub condemned: Option<String>,
     /// How many of its processes ended, by cause. What monitors have replaced counts under the name of the monitor.
     pub exits: BTreeMap<String, u64>,
     /// How long its process, or the last one before it that became ready, took for that; in seconds.

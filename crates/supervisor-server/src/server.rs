@@ -19,6 +19,7 @@ use crate::{
     access::{Access, Role},
     error::ServeError,
     events::Events,
+    examine::{Examiner, Examiners},
     metrics::Metrics,
     monitor::{Make, Monitors},
     operation::Supervisor,
@@ -52,6 +53,7 @@ pub struct Server {
     root: Arc<dyn Root>,
     access: Access,
     settings: Settings,
+    examiner: Option<Arc<dyn Examiner>>,
     events: Arc<Events>,
     registry: Arc<Registry>,
     statistics: Statistics,
@@ -69,6 +71,7 @@ impl Server {
             root: Arc::new(ParentProcess::new()),
             access: Access::default(),
             settings: Settings::default(),
+            examiner: None,
             registry: Arc::new(Registry::new(events.clone())),
             events,
             statistics: Statistics::default(),
@@ -122,6 +125,13 @@ impl Server {
     /// the time of [`new`](Self::new).
     pub fn root(mut self, root: impl Root) -> Self {
         self.root = Arc::new(root);
+        self
+    }
+
+    /// Sets who looks at processes before they are ended: those that a monitor wants restarted, and those that the root is
+    /// about to kill, if it [tells](crate::ChildState::condemned) of that. Default is nobody.
+    pub fn examiner(mut self, examiner: impl Examiner) -> Self {
+        self.examiner = Some(Arc::new(examiner));
         self
     }
 
@@ -199,7 +209,9 @@ impl Server {
         // Dropped at the end of this function, and everything that runs in it with it.
         let mut tasks = JoinSet::new();
         let restarts = Semaphore::new(self.restarts_at_once);
-        let means = Means { registry, root, events: events.clone(), restarts };
+        let examiners = Examiners::new(self.examiner, events.clone());
+        tasks.spawn(examiners.clone().attend(root.clone()));
+        let means = Means { registry, root, events: events.clone(), examiners, restarts };
         tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);

@@ -67,7 +67,7 @@ async fn unknown_names_are_refused_with_the_known_ones() {
     let message = answer["error"]["message"].as_str().unwrap();
     assert_eq!(
         message,
-        "there is no event 'lost': there are register, remove, restart, stopping, leak, metrics, health, diagnosis"
+        "there is no event 'lost': there are register, remove, restart, incident, stopping, leak, metrics, health, diagnosis"
     );
 
     for events in [json!("leak"), json!([7]), json!({"leak": true})] {

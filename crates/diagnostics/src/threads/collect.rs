@@ -2,8 +2,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fs::{self, Metadata},
     io,
     ops::ControlFlow,
+    os::unix::fs::MetadataExt,
+    path::Path,
     sync::{Mutex, OnceLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -61,7 +64,7 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     let longest_stop = round.longest_stop;
     pool.release();
 
-    let symbolised = symbolise(&unwinder, process_id, found);
+    let symbolised = symbolise(&unwinder, fs::metadata("/proc/self/exe").ok().as_ref(), found);
     Ok(ThreadDump {
         process_id,
         command: proc::command(process_id),
@@ -300,12 +303,12 @@ fn cpu_time(thread: u32) -> f64 {
 /// Looks all functions up, and what there is to say about how the program was built.
 pub(crate) fn symbolise(
     unwinder: &Unwinder,
-    process_id: u32,
+    program: Option<&Metadata>,
     found: Vec<(Thread, Walked)>,
 ) -> (Vec<Thread>, Vec<String>) {
     let mut notes: Vec<String> = Vec::new();
     let mut frames_of: HashMap<Stack, Vec<Frame>> = HashMap::new();
-    let program = unwinder.modules().iter().find(|module| is_program(process_id, module.path())).cloned();
+    let program = unwinder.modules().iter().find(|module| is_same(program, module.path())).cloned();
     let threads = found.into_iter().map(|(mut thread, walked)| {
         let frames = frames_of.entry(walked.addresses).or_insert_with_key(|addresses| {
             let places = Symbols::shared().resolve(unwinder.modules(), addresses);
@@ -339,8 +342,6 @@ pub(crate) fn symbolise(
     (threads.collect(), notes)
 }
 
-fn is_program(process_id: u32, path: &std::path::Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let program = std::fs::metadata(format!("/proc/{process_id}/exe"));
-    program.is_ok_and(|program| path.metadata().is_ok_and(|own| own.ino() == program.ino()))
+fn is_same(file: Option<&Metadata>, path: &Path) -> bool {
+    file.is_some_and(|file| path.metadata().is_ok_and(|other| (file.dev(), file.ino()) == (other.dev(), other.ino())))
 }
