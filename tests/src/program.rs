@@ -143,6 +143,11 @@ impl Program {
         read(&self.stdout)
     }
 
+    /// The file that its standard output goes to.
+    pub fn stdout_path(&self) -> &Path {
+        &self.stdout
+    }
+
     /// What the program, and those of its children that share it, have written to standard error so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)
