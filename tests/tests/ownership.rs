@@ -197,8 +197,8 @@ fn kernel_version() -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.trim().parse().ok()?))
 }
 
-/// How often a child must have been given a number that another one had before.
-const REUSES: usize = 100;
+/// How many processes must have been given the number of a child that has just ended.
+const REUSES: usize = 40;
 
 #[test]
 fn no_signal_meets_a_process_that_was_given_a_number_again() -> io::Result<()> {
@@ -211,38 +211,43 @@ fn no_signal_meets_a_process_that_was_given_a_number_again() -> io::Result<()> {
     }
     let dir = Dir::new()?;
     let fixture = async_container_supervisor_tests::example("acs-fixture")?;
-    // There are some 150 numbers for all, and the processes of both sides come and go. A bystander leads a group and a
-    // session, as the children that are signalled do; it fails if a signal ends it.
+    // There are some 200 numbers for all. Whenever a child has ended, its number is given to a bystander, which leads a
+    // group and a session as the child did, and fails if a signal ends it. Those whose number was given to somebody else
+    // do not count.
     let script = r#"
-        echo 450 >/proc/sys/kernel/pid_max || exit 1
-        "$1" churns &
+        echo 500 >/proc/sys/kernel/pid_max || exit 1
+        mkfifo log
+        "$1" churns 2>log &
         application=$!
-        round=0
-        while [ ! -e enough ]; do
-            bystanders=
-            for delay in 0.01 0.02 0.03 0.04; do setsid sleep $delay & bystanders="$bystanders $!"; done
-            [ $((round % 10)) -ne 9 ] || kill -HUP $application
-            for bystander in $bystanders; do wait $bystander || echo "bystander $bystander ended with $?"; done
-            round=$((round + 1))
-        done
+        reuses=0
+        bystanders=
+        while [ $reuses -lt $2 ] && read -r line; do
+            case $line in
+                *"child exited"*pid=* | *"child stopped"*pid=*) ;;
+                *) continue ;;
+            esac
+            number=${line#*pid=}
+            number=${number%% *}
+            echo $((number - 1)) >/proc/sys/kernel/ns_last_pid
+            setsid sleep 0.5 &
+            bystanders="$bystanders $!"
+            [ $! -ne $number ] || reuses=$((reuses + 1))
+            [ $((reuses % 10)) -ne 9 ] || kill -HUP $application
+        done <log
+        for bystander in $bystanders; do wait $bystander || echo "bystander $bystander ended with $?"; done
+        cat log >/dev/null &
         kill -TERM $application
         wait $application || echo "the application ended with $?"
-        echo done"#;
-    let mut program = dir.command("unshare").args(NAMESPACE).args(["sh", "-c", script, "sh"]).arg(fixture).start()?;
-    let log = dir.file("unshare-1.stderr");
-    let (started, distinct) = program.wait_for("numbers to be given out again", LIMIT * repeat() as u32, || {
-        let text = fs::read_to_string(&log)?;
-        let lines = text.lines().filter(|line| line.contains("child started"));
-        let started: Vec<&str> =
-            lines.filter_map(|line| line.split("pid=").nth(1)?.split_whitespace().next()).collect();
-        let distinct = started.iter().collect::<BTreeSet<_>>().len();
-        Ok((started.len() >= distinct + REUSES * repeat()).then_some((started.len(), distinct)))
-    })?;
-    fs::write(dir.file("enough"), "")?;
-    let status = program.wait(LIMIT)?;
-    assert!(status.success(), "{}", program.stderr());
-    assert_eq!(program.stdout(), "done\n");
-    eprintln!("{started} children had {distinct} numbers");
+        echo $reuses"#;
+    for _ in 0..repeat() {
+        let reuses = REUSES.to_string();
+        let launch = dir.command("unshare").args(NAMESPACE).args(["sh", "-c", script, "sh"]);
+        let mut program = launch.arg(&fixture).arg(&reuses).start()?;
+        let status = program.wait(LIMIT)?;
+        assert!(status.success(), "{}", program.stderr());
+        assert_eq!(program.stdout(), format!("{reuses}\n"));
+        fs::remove_file(dir.file("log"))?;
+    }
     Ok(())
 }
 
