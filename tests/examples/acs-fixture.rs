@@ -146,6 +146,15 @@ fn main() -> ExitCode {
             let command = Command::new("sh").arguments(["-c", script]);
             application.service(Service::command("parent", command).count(1).kill_descendants(false))
         }
+        // Beside a process, two threads of the root, which do what files in the directory tell them.
+        "root-threads" => {
+            let service = Service::thread("inner", root_thread).count(2).listen("echo", "127.0.0.1:0");
+            application
+                .service(service.health_check_timeout(Duration::from_millis(500)).backoff(at_once()))
+                .service(Service::new("worker", ready).count(1))
+                .graceful_stop(Duration::from_millis(300))
+        }
+        "root-thread-supervised" => application.service(Service::thread("inner", ready).supervised()),
         // Leaves something behind that nothing but a cgroup tells whose it is.
         "cgroups" => {
             let script = r#"env -i setsid sleep 1000040 & echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec sleep 1000041"#;
@@ -307,6 +316,37 @@ async fn stubborn(instance: Instance) -> Result<(), BoxError> {
     // Whoever asks is trusted to end by itself.
     let _asked = instance.shutdown();
     pending().await
+}
+
+/// Does what a file in the directory tells the thread to do, once.
+async fn root_thread(instance: Instance) -> Result<(), BoxError> {
+    let told = |what: &str| std::fs::remove_file(format!("{what}-{}", instance.name())).is_ok();
+    let address = instance.listener("echo")?.local_addr()?;
+    say(&format!("{} of process {} shares port {}\n", instance.name(), std::process::id(), address.port()));
+    instance.status("at work")?;
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => {
+                while Path::new("deaf").exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                return Ok(());
+            }
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+        if told("fail") {
+            return Err("told to fail".into());
+        }
+        if told("panic") {
+            panic!("told to panic");
+        }
+        if told("hang") {
+            std::thread::sleep(Duration::MAX);
+        }
+    }
 }
 
 /// Does what a file in the directory tells the thread to do, once.

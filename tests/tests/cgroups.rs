@@ -197,6 +197,7 @@ fn a_limit_that_cannot_be_had_is_an_error_unless_it_need_not_be() -> io::Result<
     let text = program.stderr();
     assert!(text.contains("cannot limit service \"limited\": cgroups are switched off"), "{text}");
     assert!(text.contains("Limits::best_effort"), "{text}");
+    assert_eq!(text.matches("cgroups are switched off").count(), 1, "{text}");
 
     let mut program = limited("best-effort")?;
     program.wait_for_stderr("limits of the service are not in force", LIMIT)?;

@@ -1,12 +1,14 @@
 //! The shell around the lifecycles: processes, pipes and timers, and one loop that waits for all of them.
 
 mod cgroups;
+mod end;
 mod examination;
 mod notices;
 mod outputs;
 mod probes;
 mod restart;
 mod succession;
+mod threads;
 mod words;
 
 use std::cmp::Reverse;
@@ -32,7 +34,7 @@ use self::words::{log_kill, next_try, pid_of};
 use crate::cgroup::Tree;
 use crate::error::CgroupError;
 use crate::exit::ExitStatus;
-use crate::exits::{Exits, Reason};
+use crate::exits::Exits;
 use crate::instance::child_name;
 use crate::lifecycle::{Action, End, Lifecycle, State};
 use crate::links::Links;
@@ -46,11 +48,12 @@ use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
 use crate::slot::{Child, Phase, Slot};
-use crate::spec::{Readiness, Service, Strategy};
+use crate::spec::{Readiness, Service, Start, Strategy};
 use crate::status::RootStatus;
 use crate::sys::signal;
 use crate::sys::spawn::Spawner;
 use crate::sys::watch::watch;
+use crate::thread::Voices;
 
 /// What became of a child, for the one who runs the container.
 #[derive(Debug, PartialEq)]
@@ -65,6 +68,8 @@ pub(crate) enum Event {
     Stopped { generation: u64 },
     /// An essential child ended by itself.
     EssentialLost { name: String, status: ExitStatus },
+    /// A thread of the root hangs.
+    ThreadHung { name: String },
     /// A policy wants everything to be stopped.
     GiveUp { reason: String },
 }
@@ -87,6 +92,7 @@ pub(crate) struct Container {
     links: Links,
     notices: Notices,
     attempts: Attempts,
+    voices: Voices,
     orphans: Orphans,
     /// Where children have cgroups of their own, or why they have none.
     cgroups: Result<Tree, CgroupError>,
@@ -126,6 +132,7 @@ impl Container {
             links: Links::default(),
             notices: Notices::default(),
             attempts: Attempts::default(),
+            voices: Voices::default(),
             orphans: Orphans::default(),
             cgroups,
             orphans_due: false,
@@ -157,6 +164,7 @@ impl Container {
             name: child_name(&service.name, index),
             lifecycle,
             process: None,
+            thread: None,
             cgroup: None,
             status: None,
             reason: None,
@@ -362,6 +370,7 @@ impl Container {
                     Err(error) => tracing::error!(%error, "cannot wait for children"),
                 },
                 answer = self.attempts.next() => self.handle_answer(answer),
+                news = self.voices.next() => self.handle_news(news),
                 () = sleep_until(deadline) => self.fire_timers(),
             }
         }
@@ -397,6 +406,11 @@ impl Container {
         slot.pending = false;
         let action = slot.lifecycle.poll_action();
         let mut spawned = false;
+        if let (Start::Thread(_), Some(action)) = (&slot.service.start, action) {
+            self.act_on_thread(key, action);
+            self.touch(key);
+            return action == Action::Spawn;
+        }
         match (action, &slot.process) {
             (Some(Action::Spawn), _) => {
                 self.spawn(key);
@@ -554,71 +568,8 @@ impl Container {
         }
         self.orphans_due = true;
 
-        let now = Instant::now();
-        let asked = slot.lifecycle.state() == State::Stopping && slot.lifecycle.failure().is_none();
-        let exit = slot.service.statuses.judge(status);
-        if !asked && exit.failed {
-            self.policies.statistics.failed(now);
-        }
-        if !asked && slot.service.essential {
-            self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
-        }
-        self.policies.child_exited(&slot.as_policies_see_it(Some(&process)), status, now);
-        let failure = slot.failure().or_else(|| cause_of_death(slot));
-        slot.lifecycle.handle_exited(now, exit);
-        let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
-        let reason = if text.is_empty() { status.to_string() } else { format!("{text}, {status}") };
-        slot.exits.note(reason.clone(), &cause);
-        slot.exits.last_incident = slot.incident.take();
-        slot.status = None;
-        let after = now - process.started;
-        if asked {
-            tracing::info!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, "child stopped");
-        } else {
-            let next_try = next_try(slot.lifecycle.state(), now);
-            if !exit.failed {
-                tracing::info!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, %next_try, "child exited");
-            } else {
-                tracing::error!(child = slot.name, pid = pid_of(&process), reason, cause, ?after, %next_try, "child failed");
-            }
-            if exit.failed || slot.service.restart == crate::spec::Restart::Always {
-                self.events.push_back(Event::Failed {
-                    generation: slot.generation,
-                    reason: format!("{}: {reason}", slot.name),
-                });
-            }
-        }
-        self.bequeath(key);
-        self.touch(key);
-        self.report_stopped(key);
-        if !asked && exit.failed {
-            self.regroup(key);
-        } else if !self.regroups.is_empty() {
-            self.release();
-        }
-    }
-
-    /// If the child is over, says so, and forgets it unless it ended by itself.
-    fn report_stopped(&mut self, key: Key) {
-        let Some(slot) = self.slots.get(&key) else {
-            return;
-        };
-        match slot.lifecycle.state() {
-            State::Stopped(End::Asked) => self.remove(key),
-            State::Stopped(End::Success | End::Failure) => {
-                self.events.push_back(Event::Stopped { generation: slot.generation });
-                self.leave_cgroup(key);
-            }
-            _ => {}
-        }
-    }
-
-    fn remove(&mut self, key: Key) {
-        self.leave_cgroup(key);
-        if let Some(slot) = self.slots.remove(&key) {
-            self.links.changed(&mut self.slots, &slot.topic(key));
-            self.events.push_back(Event::Stopped { generation: slot.generation });
-        }
+        let words = status.to_string();
+        self.conclude(key, Some(&process), status, &words, process.started);
     }
 
     /// After anything that may have changed a child: arranges its actions and timers, and tells who listens.

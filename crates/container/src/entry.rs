@@ -186,13 +186,16 @@ impl Inherited {
     }
 }
 
-/// An error and what caused it, in one line.
+/// An error and what caused it, in one line. What an error has said of its cause already is not said again.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         source = error.source();
     }
     text

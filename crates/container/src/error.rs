@@ -307,6 +307,16 @@ pub enum StartError {
         /// The service.
         name: String,
     },
+    /// A thread of the root should do what only a process can.
+    #[error(
+        "service {name:?} is a thread of the root, which has no use for {setting}: make it a process with Service::new"
+    )]
+    NotForThreads {
+        /// The service.
+        name: String,
+        /// What it was told.
+        setting: &'static str,
+    },
     /// A service depends on one that is not there.
     #[error("service {name:?} is to start after {dependency:?}, but there is no such service")]
     UnknownDependency {

@@ -16,6 +16,8 @@ pub mod exit_code {
     pub const SUCCESS: u8 = 0;
     /// All children ended, some with a failure.
     pub const CHILDREN_FAILED: u8 = 1;
+    /// A [thread of the root](crate::Service::thread) hung, which only the end of the root could end.
+    pub const THREAD_HUNG: u8 = 70;
     /// The system refused something that no root can do without.
     pub const SYSTEM: u8 = 71;
     /// A socket could not be bound.

@@ -12,6 +12,7 @@ use crate::error::InstanceError;
 use crate::listener::Kind;
 use crate::notify::Notify;
 use crate::notify::link::Link;
+use crate::thread::{Voice, What};
 use crate::threads::Handle;
 use crate::title;
 
@@ -27,13 +28,23 @@ struct Inner {
     index: u32,
     title: String,
     notify: &'static Notify,
-    /// The thread that this is for, if the instance has several.
-    thread: Option<Handle>,
+    role: Role,
     listeners: Arc<BTreeMap<String, OwnedFd>>,
     link: Option<Link>,
     shutdown: CancellationToken,
     /// True once somebody wanted to be told about the shutdown.
     observed: AtomicBool,
+}
+
+/// What runs the instance, and how that is heard.
+#[derive(Debug)]
+enum Role {
+    /// A process, by its notify pipe.
+    Process,
+    /// One of several threads of a process, by the process.
+    OneOfThreads(Handle),
+    /// A thread of the root.
+    ThreadOfRoot(Voice),
 }
 
 impl Instance {
@@ -49,9 +60,31 @@ impl Instance {
             index,
             title,
             notify: Notify::open(),
-            thread: None,
+            role: Role::Process,
             listeners: Arc::new(listeners),
             link,
+            shutdown: CancellationToken::new(),
+            observed: AtomicBool::new(false),
+        };
+        Instance { inner: Arc::new(inner) }
+    }
+
+    /// An instance that is a thread of the root.
+    pub(crate) fn in_root(
+        service: String,
+        index: u32,
+        title: String,
+        listeners: BTreeMap<String, OwnedFd>,
+        voice: Voice,
+    ) -> Self {
+        let inner = Inner {
+            service,
+            index,
+            title,
+            notify: Notify::open(),
+            role: Role::ThreadOfRoot(voice),
+            listeners: Arc::new(listeners),
+            link: None,
             shutdown: CancellationToken::new(),
             observed: AtomicBool::new(false),
         };
@@ -65,7 +98,7 @@ impl Instance {
             index: self.inner.index,
             title: self.inner.title.clone(),
             notify: self.inner.notify,
-            thread: Some(thread),
+            role: Role::OneOfThreads(thread),
             listeners: Arc::clone(&self.inner.listeners),
             link: self.inner.link.clone(),
             shutdown: CancellationToken::new(),
@@ -85,7 +118,10 @@ impl Instance {
 
     /// Which of the instance's threads this is, from 1, if the service runs in several.
     pub fn thread(&self) -> Option<u32> {
-        self.inner.thread.as_ref().map(|thread| thread.number)
+        match &self.inner.role {
+            Role::OneOfThreads(thread) => Some(thread.number),
+            Role::Process | Role::ThreadOfRoot(_) => None,
+        }
     }
 
     /// The service's name.
@@ -116,9 +152,13 @@ impl Instance {
     ///
     /// It takes the place of the arguments that the process was started with; [`std::env::args`] still has them. Where the
     /// process had other threads before [`Controller::run`](crate::Controller::run), the first 15 bytes become the
-    /// name of the process instead, which `ps -o comm` shows.
+    /// name of the process instead, which `ps -o comm` shows; in a [thread of the root](crate::Service::thread), that of the
+    /// thread that calls this.
     pub fn set_title(&self, title: impl AsRef<str>) {
-        title::set(title.as_ref());
+        match &self.inner.role {
+            Role::Process | Role::OneOfThreads(_) => title::set(title.as_ref()),
+            Role::ThreadOfRoot(_) => title::set_of_thread(title.as_ref()),
+        }
     }
 
     /// Says that this instance is ready to do its work.
@@ -126,11 +166,12 @@ impl Instance {
     /// # Errors
     /// When the root cannot be told.
     pub fn ready(&self) -> Result<(), InstanceError> {
-        if let Some(thread) = &self.inner.thread {
-            thread.ready();
-            return Ok(());
+        match &self.inner.role {
+            Role::Process => return self.inner.notify.ready().map_err(InstanceError::Notify),
+            Role::OneOfThreads(thread) => thread.ready(),
+            Role::ThreadOfRoot(voice) => voice.say(What::Ready),
         }
-        self.inner.notify.ready().map_err(InstanceError::Notify)
+        Ok(())
     }
 
     /// Says what this instance is doing, for people to read.
@@ -138,6 +179,10 @@ impl Instance {
     /// # Errors
     /// When the root cannot be told.
     pub fn status(&self, text: impl Into<String>) -> Result<(), InstanceError> {
+        if let Role::ThreadOfRoot(voice) = &self.inner.role {
+            voice.say(What::Status(text.into()));
+            return Ok(());
+        }
         self.inner.notify.status(text).map_err(InstanceError::Notify)
     }
 

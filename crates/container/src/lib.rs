@@ -53,7 +53,8 @@
 //! - **Replacing.** SIGHUP starts a new generation of all children beside the old one, which goes only when the new one is
 //!   ready; or replaces [a few at a time](Reload::Rolling); or only what [changed](Controller::services_from). Children may
 //!   be replaced [by age](Service::maximum_age), too.
-//! - **Threads.** An instance may be [several threads](Service::threads), each with a runtime of its own.
+//! - **Threads.** An instance may be [several threads](Service::threads) of a process, or [one of the root](Service::thread),
+//!   each with a runtime of its own.
 //! - **Stopping always ends.** SIGINT and SIGTERM ask everything to end and kill what takes longer than its
 //!   [grace](Controller::graceful_stop); a second one kills at once. Even a process that the kernel does not let go of
 //!   holds up nothing for ever.
@@ -112,6 +113,7 @@ mod status;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod thread;
 mod threads;
 mod title;
 

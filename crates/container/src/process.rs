@@ -170,7 +170,7 @@ fn prepare(
     let name = child_name(&service.name, index);
     Ok(match &service.start {
         Start::Command(command) => command.prepare(variables)?,
-        Start::Entry(_) => {
+        Start::Entry(_) | Start::Thread(_) => {
             let title = child_title(application, &service.name, index);
             variables.push((ENTRY, name));
             Command::prepare_again(&title, variables)?

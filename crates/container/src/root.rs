@@ -179,6 +179,9 @@ impl Root {
             Event::EssentialLost { name, status } => {
                 self.give_up(status.code(), &format!("essential child {name} {status}"))
             }
+            Event::ThreadHung { name } => {
+                self.give_up(exit_code::THREAD_HUNG, &format!("thread {name} of the root hangs"))
+            }
             Event::GiveUp { reason } => self.give_up(exit_code::GAVE_UP, &reason),
         }
         self.update_ready();

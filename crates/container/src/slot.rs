@@ -14,6 +14,7 @@ use crate::policy::PolicyChild;
 use crate::process::Process;
 use crate::spec::Service;
 use crate::status::ChildStatus;
+use crate::thread::Thread;
 
 /// What a child is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Slot {
     pub name: String,
     pub lifecycle: Lifecycle,
     pub process: Option<Process>,
+    /// The thread of the root that runs it, if it is one.
+    pub thread: Option<Thread>,
     /// Where its processes run, if it has one of its own.
     pub cgroup: Option<Cgroup>,
     pub status: Option<String>,
@@ -84,6 +87,11 @@ impl Slot {
             && !std::mem::replace(&mut process.was_ready, true)
         {
             self.time_to_ready = Some(now.saturating_duration_since(process.started));
+        }
+        if let Some(thread) = &mut self.thread
+            && !std::mem::replace(&mut thread.was_ready, true)
+        {
+            self.time_to_ready = Some(now.saturating_duration_since(thread.started));
         }
         self.recycle_at = self.service.maximum_age.map(|age| now + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
     }

@@ -95,6 +95,8 @@ pub(crate) enum Start {
     Entry(Work),
     /// Another program.
     Command(Box<Command>),
+    /// Nothing: the code runs in a thread of the root.
+    Thread(Work),
 }
 
 /// A kind of child, of which a container runs `count` instances.
@@ -183,6 +185,38 @@ impl Service {
             recycle_at_once: 1,
             limits: Limits::default(),
         }
+    }
+
+    /// A service that is code of this program, as [`new`](Self::new) has it, but each of whose instances is a thread of the
+    /// root with a single-threaded runtime of its own, not a process.
+    ///
+    /// That costs no process, and shares memory with everything else in the root. In exchange, whatever it does to its
+    /// process it does to the root: nothing protects that from a crash, from memory that runs out, or from an `abort`.
+    /// A panic is a failure like others, unless the program is built to abort then. A thread cannot be killed: one that
+    /// hangs, because its health check fails or it does not end within its grace period, is reported, and the root stops
+    /// everything else and ends with [`THREAD_HUNG`](crate::exit_code::THREAD_HUNG). It must not start processes, since the
+    /// root collects all that end below it. What is only for processes is refused: supervision, links, probes,
+    /// [`threads`](Self::threads), limits, and a multi-threaded runtime.
+    ///
+    /// ```
+    /// use async_container::{BoxError, Instance, Service};
+    ///
+    /// async fn tick(instance: Instance) -> Result<(), BoxError> {
+    ///     instance.ready()?;
+    ///     instance.shutdown().await;
+    ///     Ok(())
+    /// }
+    ///
+    /// let ticker = Service::thread("ticker", tick).count(1);
+    /// # let _ = ticker;
+    /// ```
+    pub fn thread<W, F>(name: impl Into<String>, work: W) -> Self
+    where
+        W: Fn(Instance) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let work: Work = Arc::new(move |instance| Box::pin(work(instance)));
+        Service { start: Start::Thread(work), ..Service::new(name, |_| async { Ok(()) }) }
     }
 
     /// A service that is another program. Each instance is a process of it.
@@ -420,6 +454,20 @@ impl Service {
         matches!(&self.start, Start::Command(command) if command.changes_user())
     }
 
+    /// A setting that has no meaning for a thread of the root, if there is one.
+    fn setting_for_processes(&self) -> Option<&'static str> {
+        let settings = [
+            ("supervised", self.supervised),
+            ("linked", self.linked),
+            ("threads", self.threads > 1),
+            ("probes", self.probes.each().next().is_some()),
+            ("limits", !self.limits.files().is_empty()),
+            ("a multi-threaded runtime", self.runtime != Runtime::CurrentThread),
+            ("a readiness other than by Instance::ready", self.readiness != Readiness::Notify),
+        ];
+        settings.into_iter().find(|(_, is_set)| *is_set).map(|(setting, _)| setting)
+    }
+
     pub(crate) fn validate(&self) -> Result<(), StartError> {
         let name = self.name.clone();
         if name.is_empty() {
@@ -434,6 +482,9 @@ impl Service {
         }
         if self.threads == 0 {
             return Err(StartError::ZeroThreads { name });
+        }
+        if let (Start::Thread(_), Some(setting)) = (&self.start, self.setting_for_processes()) {
+            return Err(StartError::NotForThreads { name, setting });
         }
         if let Start::Command(command) = &self.start {
             command.prepare(&[]).map_err(|source| StartError::Command { name, source })?;

@@ -132,12 +132,11 @@ impl<'service> Threads<'service> {
         let (sender, last_beat) = (self.sender.clone(), Arc::clone(&thread.last_beat));
         beat(&last_beat, begin);
         std::thread::Builder::new().name(instance.name()).spawn(move || {
-            let run = || run_thread(&work, instance, pace, last_beat, begin);
-            let error = match catch_unwind(AssertUnwindSafe(run)) {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(crate::entry::chain(error.as_ref())),
-                // The panic's message has been printed by its hook.
-                Err(_) => Some("panicked".to_owned()),
+            let outcome = run_thread(&work, instance, pace, move || beat(&last_beat, begin));
+            let error = match outcome {
+                Outcome::Success => None,
+                Outcome::Failure(error) => Some(error),
+                Outcome::Panic => Some("panicked".to_owned()),
             };
             let _ = sender.send(Event::Ended(number, error));
         })?;
@@ -254,13 +253,35 @@ fn beat(last_beat: &AtomicU64, begin: Instant) {
     last_beat.store(begin.elapsed().as_millis() as u64, Ordering::Relaxed);
 }
 
-/// The life of one thread.
-fn run_thread(
+/// How the work of a thread ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Success,
+    /// With an error, in words.
+    Failure(String),
+    /// Its message has been printed by the panic's hook.
+    Panic,
+}
+
+/// The life of one thread. It beats once in each `pace`, from the runtime that does the work.
+pub(crate) fn run_thread(
     work: &Work,
     instance: Instance,
     pace: Option<Duration>,
-    last_beat: Arc<AtomicU64>,
-    begin: Instant,
+    beat: impl FnMut() + Send + 'static,
+) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(|| work_until_shutdown(work, instance, pace, beat))) {
+        Ok(Ok(())) => Outcome::Success,
+        Ok(Err(error)) => Outcome::Failure(crate::entry::chain(error.as_ref())),
+        Err(_) => Outcome::Panic,
+    }
+}
+
+fn work_until_shutdown(
+    work: &Work,
+    instance: Instance,
+    pace: Option<Duration>,
+    mut beat: impl FnMut() + Send + 'static,
 ) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -269,7 +290,7 @@ fn run_thread(
                 let mut ticks = tokio::time::interval(pace);
                 loop {
                     ticks.tick().await;
-                    beat(&last_beat, begin);
+                    beat();
                 }
             });
         }

@@ -44,6 +44,14 @@ pub(crate) fn set(title: &str) {
     }
 }
 
+/// Names the calling thread, as far as there is room.
+pub(crate) fn set_of_thread(title: &str) {
+    let name = std::ffi::CString::new(clean(title, NAME_LIMIT)).unwrap_or_default();
+    if let Err(error) = rustix::thread::set_name(&name) {
+        tracing::debug!(%error, "cannot name a thread");
+    }
+}
+
 /// The text on one line, cut off where a character begins. A NUL would be its end for whoever reads it.
 fn clean(text: &str, limit: usize) -> String {
     let mut text = text.replace(char::is_control, " ");

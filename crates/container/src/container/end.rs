@@ -1,0 +1,93 @@
+//! What follows from the end of a child.
+
+use std::time::Instant;
+
+use super::words::{next_try, pid_of};
+use super::{Container, Event, Key, cause_of_death};
+use crate::exit::ExitStatus;
+use crate::exits::Reason;
+use crate::lifecycle::{End, State};
+use crate::process::Process;
+use crate::spec::Restart;
+
+impl Container {
+    /// The process of the child, or its thread, has ended: with this status, in these words.
+    pub(super) fn conclude(
+        &mut self,
+        key: Key,
+        process: Option<&Process>,
+        status: ExitStatus,
+        words: &str,
+        started: Instant,
+    ) {
+        let now = Instant::now();
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
+        let asked = slot.lifecycle.state() == State::Stopping && slot.lifecycle.failure().is_none();
+        let exit = slot.service.statuses.judge(status);
+        if !asked && exit.failed {
+            self.policies.statistics.failed(now);
+        }
+        if !asked && slot.service.essential {
+            self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
+        }
+        self.policies.child_exited(&slot.as_policies_see_it(process), status, now);
+        let failure = slot.failure().or_else(|| cause_of_death(slot));
+        slot.lifecycle.handle_exited(now, exit);
+        let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
+        let reason = if text.is_empty() { words.to_owned() } else { format!("{text}, {words}") };
+        slot.exits.note(reason.clone(), &cause);
+        slot.exits.last_incident = slot.incident.take();
+        slot.status = None;
+        let pid = process.map(pid_of);
+        let after = now - started;
+        if asked {
+            tracing::info!(child = slot.name, pid, reason, cause, ?after, "child stopped");
+        } else {
+            let next_try = next_try(slot.lifecycle.state(), now);
+            if !exit.failed {
+                tracing::info!(child = slot.name, pid, reason, cause, ?after, %next_try, "child exited");
+            } else {
+                tracing::error!(child = slot.name, pid, reason, cause, ?after, %next_try, "child failed");
+            }
+            if exit.failed || slot.service.restart == Restart::Always {
+                self.events.push_back(Event::Failed {
+                    generation: slot.generation,
+                    reason: format!("{}: {reason}", slot.name),
+                });
+            }
+        }
+        self.bequeath(key);
+        self.touch(key);
+        self.report_stopped(key);
+        if !asked && exit.failed {
+            self.regroup(key);
+        } else if !self.regroups.is_empty() {
+            self.release();
+        }
+    }
+
+    /// If the child is over, says so, and forgets it unless it ended by itself.
+    pub(super) fn report_stopped(&mut self, key: Key) {
+        let Some(slot) = self.slots.get(&key) else {
+            return;
+        };
+        match slot.lifecycle.state() {
+            State::Stopped(End::Asked) => self.remove(key),
+            State::Stopped(End::Success | End::Failure) => {
+                self.events.push_back(Event::Stopped { generation: slot.generation });
+                self.leave_cgroup(key);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: Key) {
+        self.leave_cgroup(key);
+        if let Some(slot) = self.slots.remove(&key) {
+            self.links.changed(&mut self.slots, &slot.topic(key));
+            self.events.push_back(Event::Stopped { generation: slot.generation });
+        }
+    }
+}
