@@ -5,6 +5,7 @@
 
 pub(crate) mod bare_loop;
 pub(crate) mod crowd;
+mod diagnostics;
 pub(crate) mod echo;
 mod failing;
 mod fleet;
@@ -19,6 +20,7 @@ mod soak;
 mod stamps;
 mod start;
 mod storm;
+mod tasks;
 mod utilization;
 
 use std::{process::ExitCode, thread, time::Duration};
@@ -64,6 +66,8 @@ enum Subject {
     Memory,
     /// What monitors cost, and what it costs to be watched
     Monitors,
+    /// What diagnostics cost, and what it costs to be able to make them
+    Diagnostics,
 }
 
 impl Subject {
@@ -80,6 +84,7 @@ impl Subject {
             Subject::Idle => "idle",
             Subject::Memory => "memory",
             Subject::Monitors => "monitors",
+            Subject::Diagnostics => "diagnostics",
         }
     }
 }
@@ -107,6 +112,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             "async-container-supervisor-tests",
             "--example",
             utilization::PROGRAM,
+            "--example",
+            tasks::PROGRAM,
         ]))?;
     if !built {
         return Err("nothing was measured, because the release did not build".into());
@@ -140,6 +147,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
         Subject::Idle => idle::measure()?,
         Subject::Memory => memory::measure()?,
         Subject::Monitors => monitors::measure()?,
+        Subject::Diagnostics => diagnostics::measure()?,
     };
     print(&report, arguments.json)?;
     Ok(if arguments.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
