@@ -19,7 +19,7 @@ pub mod output;
 pub mod report;
 #[cfg(feature = "stacks")]
 pub mod symbols;
-#[cfg(feature = "stacks")]
+#[cfg(any(feature = "stacks", feature = "tasks"))]
 mod sys;
 #[cfg(feature = "tasks")]
 pub mod tasks;

@@ -40,7 +40,7 @@
 //!
 //! # What it costs
 //!
-//! A poll reads the clock twice and writes to one cache line that belongs to the task; it takes no lock, and allocates only
+//! A poll reads the time twice, from a counter of the processor where the kernel does so, too, and writes to one cache line that belongs to the task; it takes no lock, and allocates only
 //! when somebody else begins to poll the task. To register a task and to take it out again takes a lock each, one of
 //! sixty-four. A dump holds each of these for as long as it takes to go through that part of the tasks, and nothing that a
 //! poll needs. `cargo xtask bench diagnostics` has the figures.

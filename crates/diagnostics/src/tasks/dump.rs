@@ -10,11 +10,7 @@ use std::{
 use serde::Serialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{
-    clock::{self, Reading},
-    record::Record,
-    registry,
-};
+use super::{clock::Reading, record::Record, registry};
 #[cfg(feature = "stacks")]
 use crate::symbols::Frame;
 
@@ -126,7 +122,7 @@ impl Options {
             () => (State::Idle, ended),
         };
         let running = if state == State::Running { now - started } else { 0 };
-        let time = clock::seconds(now.saturating_sub(since));
+        let time = reading.seconds(now.saturating_sub(since));
         let busy = busy + running;
         let age = now - record.created;
         let is_late = time >= self.blocked_after.as_secs_f64();
@@ -153,11 +149,11 @@ impl Options {
             thread,
             running: None,
             polls: counters.polls.load(Relaxed) + u64::from(state == State::Running),
-            busy: clock::seconds(busy),
-            idle: clock::seconds(age.saturating_sub(busy)),
-            delay: clock::seconds(counters.delay.load(Relaxed)),
-            longest_poll: clock::seconds(counters.longest.load(Relaxed).max(running)),
-            age: clock::seconds(age),
+            busy: reading.seconds(busy),
+            idle: reading.seconds(age.saturating_sub(busy)),
+            delay: reading.seconds(counters.delay.load(Relaxed)),
+            longest_poll: reading.seconds(counters.longest.load(Relaxed).max(running)),
+            age: reading.seconds(age),
             #[cfg(feature = "stacks")]
             waits_at: Vec::new(),
         }

@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use super::record::{self, Parent, Record};
+use super::{
+    clock,
+    record::{self, Parent, Record},
+};
 
 /// Among how many locks the tasks are divided.
 const SHARDS: usize = 64;
@@ -77,6 +80,7 @@ impl Registration {
             Some(Parent { id, name })
         });
         let id = REGISTRY.id();
+        clock::begin();
         let record = Arc::new(Record::new(id, name, place, parent, spawned));
         REGISTRY.shard(id).insert(id, record.clone());
         Self(record)

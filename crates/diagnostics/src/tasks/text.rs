@@ -365,14 +365,25 @@ struct Time(f64);
 
 impl fmt::Display for Time {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let seconds = self.0;
+        let seconds = self.0.max(0.0);
         let whole = seconds as u64;
+        // Whole numbers are written in a fraction of the time, and there may be ten thousand tasks.
+        let tenths = |number: f64| {
+            let tenths = (number * 10.0).round() as u64;
+            (tenths / 10, tenths % 10)
+        };
 
         match seconds {
-            ..1e-3 => write!(formatter, "{:.0} us", seconds * 1e6),
-            ..0.01 => write!(formatter, "{:.1} ms", seconds * 1e3),
-            ..1.0 => write!(formatter, "{:.0} ms", seconds * 1e3),
-            ..100.0 => write!(formatter, "{seconds:.1} s"),
+            ..1e-3 => write!(formatter, "{} us", (seconds * 1e6).round() as u64),
+            ..0.01 => {
+                let (whole, tenth) = tenths(seconds * 1e3);
+                write!(formatter, "{whole}.{tenth} ms")
+            }
+            ..1.0 => write!(formatter, "{} ms", (seconds * 1e3).round() as u64),
+            ..100.0 => {
+                let (whole, tenth) = tenths(seconds);
+                write!(formatter, "{whole}.{tenth} s")
+            }
             ..3600.0 => write!(formatter, "{} min {} s", whole / 60, whole % 60),
             ..86400.0 => write!(formatter, "{} h {} min", whole / 3600, whole / 60 % 60),
             _ => write!(formatter, "{} d {} h", whole / 86400, whole / 3600 % 24),
