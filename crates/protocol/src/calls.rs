@@ -1,7 +1,7 @@
 //! The calls of one connection, in a table for each direction, so that ids of the two sides can never collide.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque, hash_map::Entry},
     task::Waker,
     time::Instant,
 };
@@ -187,9 +187,9 @@ pub(crate) struct Outgoing {
     announced: bool,
     /// How many were taken since the peer was last asked for more.
     taken: u64,
-    pub(crate) progress: Progress,
+    progress: Progress,
     deadline: Option<Instant>,
-    pub(crate) waker: Option<Waker>,
+    waker: Option<Waker>,
 }
 
 impl Outgoing {
@@ -306,10 +306,6 @@ impl OutgoingCalls {
         self.full = self.table.values().filter(|call| call.is_full()).count();
     }
 
-    pub(crate) fn get(&mut self, id: u64) -> Option<&mut Outgoing> {
-        self.table.get_mut(&id)
-    }
-
     /// Sets when a call ends without an answer. A call that ended already keeps its end.
     pub(crate) fn set_deadline(&mut self, id: u64, deadline: Instant) {
         if let Some(call) = self.table.get_mut(&id)
@@ -337,18 +333,21 @@ impl OutgoingCalls {
             return false;
         }
 
-        let ended = message.is_final();
+        let was_full = call.is_full();
+        let is_final = message.is_final();
         call.push(message);
         wakers.extend(call.waker.take());
 
-        if call.waiting() == call.limit {
-            self.full += 1;
+        if is_final {
+            call.progress = Progress::Finished;
+            self.open -= 1;
+
+            if let Some(deadline) = call.deadline.take() {
+                self.deadlines.remove(&(deadline, id));
+            }
         }
 
-        if ended {
-            self.end(id, Progress::Finished);
-        }
-
+        self.full = self.full + call.is_full() as usize - was_full as usize;
         true
     }
 
@@ -366,20 +365,30 @@ impl OutgoingCalls {
         }
     }
 
-    /// Takes a response of a call, if there is one.
-    pub(crate) fn take(&mut self, id: u64) -> Taken {
-        let Some(call) = self.table.get_mut(&id) else {
+    /// Takes a response of a call. If there is none yet, `waker` is told when there is. A call whose final response is taken
+    /// is forgotten.
+    pub(crate) fn take(&mut self, id: u64, waker: Option<&Waker>) -> Taken {
+        let Entry::Occupied(mut entry) = self.table.entry(id) else {
             return Taken::Ended(Progress::Closed);
         };
 
+        let call = entry.get_mut();
         let was_full = call.is_full();
 
         let Some(message) = call.pop() else {
             return match call.progress {
-                Progress::Open => Taken::Nothing,
+                Progress::Open => {
+                    waker.into_iter().for_each(|waker| keep(&mut call.waker, waker));
+                    Taken::Nothing
+                }
                 ended => Taken::Ended(ended),
             };
         };
+
+        if message.is_final() {
+            entry.remove();
+            return Taken::Message(message, 0);
+        }
 
         if was_full && !call.is_full() {
             self.full -= 1;
@@ -446,5 +455,13 @@ impl OutgoingCalls {
         for id in calls {
             self.finish(id, Progress::Closed, wakers);
         }
+    }
+}
+
+/// Remembers whom to wake.
+pub(crate) fn keep(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(known) => known.clone_from(waker),
+        None => *place = Some(waker.clone()),
     }
 }

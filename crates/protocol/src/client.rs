@@ -186,12 +186,10 @@ impl Call {
         };
 
         let taken = self.client.shared.with(|connection| {
-            let taken = connection.take_response(id);
+            let taken = connection.poll_response(id, Some(cx.waker()));
 
-            match &taken {
-                Ok(Some(message)) if !message.is_final() => {}
-                Ok(None) => connection.wait_for_response(id, cx.waker()),
-                _ => connection.forget(id),
+            if taken.is_err() {
+                connection.forget(id);
             }
 
             taken

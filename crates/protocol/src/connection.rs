@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use crate::{
-    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken},
+    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken, keep},
     encode::Entries,
     error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
     failure::{Failure, class},
@@ -370,9 +370,14 @@ impl Connection {
         self.outgoing.set_deadline(id, deadline);
     }
 
-    /// Takes a response to a call: `Ok(None)` while there is none.
+    /// Takes a response to a call: `Ok(None)` while there is none. With the final one, the call is forgotten.
     pub fn take_response(&mut self, id: u64) -> Result<Option<Message>, CallError> {
-        let taken = self.outgoing.take(id);
+        self.poll_response(id, None)
+    }
+
+    /// As [`take_response`](Self::take_response), and has someone woken once there is one.
+    pub(crate) fn poll_response(&mut self, id: u64, waker: Option<&Waker>) -> Result<Option<Message>, CallError> {
+        let taken = self.outgoing.take(id, waker);
 
         if !self.outgoing.is_full() {
             self.read_deadline = None;
@@ -399,12 +404,6 @@ impl Connection {
 
         if !self.outgoing.is_full() {
             self.read_deadline = None;
-        }
-    }
-
-    pub(crate) fn wait_for_response(&mut self, id: u64, waker: &Waker) {
-        if let Some(call) = self.outgoing.get(id) {
-            keep(&mut call.waker, waker);
         }
     }
 
@@ -666,13 +665,6 @@ fn put_response(id: Id, last: bool, entries: &mut Entries<'_>) {
 
     if last {
         entries.boolean("finished", true);
-    }
-}
-
-fn keep(place: &mut Option<Waker>, waker: &Waker) {
-    match place {
-        Some(known) => known.clone_from(waker),
-        None => *place = Some(waker.clone()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{
 
 use crate::{
     error::EncodeError,
-    message::is_reserved,
+    message::{is_reserved, is_reserved_key},
     reader::{MAXIMUM_DEPTH, Reader},
 };
 
@@ -284,13 +284,14 @@ impl SerializeMap for &mut Entries<'_> {
         let start = self.out.len();
         put_value(self.out, key)?;
 
-        let key = match Reader::starting_at(self.out, start).string() {
-            Ok(Some(key)) if is_reserved(key) => key.to_owned(),
-            Ok(Some(_)) => return Ok(()),
-            _ => return Err(EncodeError::KeyNotText),
-        };
-
-        self.check(&key)
+        match Reader::checked(self.out, start).string_bytes() {
+            Ok(Some(key)) if is_reserved_key(key) => {
+                let key = String::from_utf8_lossy(key).into_owned();
+                self.check(&key)
+            }
+            Ok(Some(_)) => Ok(()),
+            _ => Err(EncodeError::KeyNotText),
+        }
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {

@@ -15,7 +15,7 @@ use crate::{
     encode::Entries,
     error::{DecodeError, EncodeError, MessageError},
     json::Cursor,
-    message::is_reserved,
+    message::is_reserved_key,
     reader::Reader,
 };
 
@@ -82,6 +82,11 @@ impl Fields {
         Ok(Self { payload: out.into(), body: 0, entries, reserved })
     }
 
+    /// A view into a message that was scanned, of fields none of which is reserved.
+    pub(crate) fn own(payload: Bytes, body: usize, entries: u32) -> Self {
+        Self { payload, body, entries, reserved: Reserved::Absent }
+    }
+
     /// A view into a message that was scanned.
     pub(crate) fn within(payload: Bytes, body: usize, entries: u32) -> Self {
         Self { payload, body, entries, reserved: Reserved::Hidden }
@@ -96,7 +101,7 @@ impl Fields {
         let mut found = false;
 
         for _ in 0..entries {
-            found |= is_reserved(reader.string()?.ok_or(MessageError::KeyNotText)?);
+            found |= is_reserved_key(reader.string_bytes()?.ok_or(MessageError::KeyNotText)?);
             reader.skip(1)?;
         }
 
@@ -104,12 +109,12 @@ impl Fields {
     }
 
     fn all(&self) -> Iter<'_> {
-        Iter { reader: Reader::starting_at(&self.payload, self.body), remaining: self.entries }
+        Iter { reader: Reader::checked(&self.payload, self.body), remaining: self.entries }
     }
 
     fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         let hidden = self.reserved == Reserved::Hidden;
-        self.all().filter(move |entry| !(hidden && is_reserved(entry.key)))
+        self.all().filter(move |entry| !(hidden && is_reserved_key(entry.key)))
     }
 
     /// Whether there are none.
@@ -129,7 +134,7 @@ impl Fields {
 
     /// Their names, in the order in which they came.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.iter().map(|entry| entry.key)
+        self.iter().map(|entry| entry.name())
     }
 
     /// Whether there is a field of that name.
@@ -138,7 +143,7 @@ impl Fields {
     }
 
     fn find(&self, key: &str) -> Option<Entry<'_>> {
-        self.iter().find(|entry| entry.key == key)
+        self.iter().find(|entry| entry.key == key.as_bytes())
     }
 
     /// One field. `None` if there is none of that name, or if it is nil.
@@ -147,7 +152,7 @@ impl Fields {
             return Ok(None);
         };
 
-        decode(entry.key, entry.value, std::marker::PhantomData::<Option<T>>)
+        decode(&entry, std::marker::PhantomData::<Option<T>>)
     }
 
     /// One field that is a map itself, without decoding or copying it. `None` if there is none of that name.
@@ -168,7 +173,7 @@ impl Fields {
 
     /// The operation that a nested map names, where it is the body of a call to be made elsewhere: its `do`.
     pub fn operation(&self) -> Option<&str> {
-        let entry = self.all().find(|entry| entry.key == "do")?;
+        let entry = self.all().find(|entry| entry.key == b"do")?;
         Reader::new(entry.value).string().ok().flatten()
     }
 
@@ -192,7 +197,7 @@ impl Fields {
         let entries = self.iter().map(|entry| {
             let mut bytes = entry.value;
             let value = rmpv::decode::read_value(&mut bytes).unwrap_or(Value::Nil);
-            (Value::from(entry.key), value)
+            (Value::from(entry.name()), value)
         });
 
         Value::Map(entries.collect())
@@ -235,9 +240,9 @@ impl Fields {
         more: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
     ) -> Result<Self, EncodeError> {
         Self::encode(self.payload.len(), |entries| {
-            for entry in self.iter().filter(|entry| !without.contains(&entry.key)) {
+            for entry in self.iter().filter(|entry| !without.contains(&entry.name())) {
                 entries.raw(entry.whole, 1);
-                entries.has_reserved |= is_reserved(entry.key);
+                entries.has_reserved |= is_reserved_key(entry.key);
             }
 
             more(entries)
@@ -250,7 +255,7 @@ impl Fields {
             return entries.raw(self.payload.get(self.body..).unwrap_or_default(), self.entries);
         }
 
-        for entry in self.all().filter(|entry| !is_reserved(entry.key)) {
+        for entry in self.all().filter(|entry| !is_reserved_key(entry.key)) {
             entries.raw(entry.whole, 1);
         }
     }
@@ -259,7 +264,7 @@ impl Fields {
     pub(crate) fn put_nested(&self, entries: &mut Entries<'_>) {
         for entry in self.iter() {
             entries.raw(entry.whole, 1);
-            entries.has_reserved |= is_reserved(entry.key);
+            entries.has_reserved |= is_reserved_key(entry.key);
         }
     }
 }
@@ -291,7 +296,7 @@ impl Serialize for Fields {
         let mut map = serializer.serialize_map(Some(self.len()))?;
 
         for entry in self.iter() {
-            map.serialize_entry(entry.key, &Cursor::new(entry.value))?;
+            map.serialize_entry(entry.name(), &Cursor::new(entry.value))?;
         }
 
         map.end()
@@ -301,9 +306,16 @@ impl Serialize for Fields {
 /// One field.
 #[derive(Clone, Copy)]
 struct Entry<'a> {
-    key: &'a str,
+    key: &'a [u8],
     value: &'a [u8],
     whole: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    fn name(&self) -> &'a str {
+        // It was looked at when it was scanned.
+        std::str::from_utf8(self.key).unwrap_or_default()
+    }
 }
 
 /// Goes over entries that were scanned once; should they be broken all the same, it ends.
@@ -318,7 +330,7 @@ impl<'a> Iterator for Iter<'a> {
     fn next(&mut self) -> Option<Entry<'a>> {
         self.remaining = self.remaining.checked_sub(1)?;
         let start = self.reader.position();
-        let key = self.reader.string().ok()??;
+        let key = self.reader.string_bytes().ok()??;
         let middle = self.reader.position();
         self.reader.skip(1).ok()?;
 
@@ -326,11 +338,11 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-fn decode<'a, S: DeserializeSeed<'a>>(key: &str, value: &'a [u8], seed: S) -> Result<S::Value, DecodeError> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(value);
+fn decode<'a, S: DeserializeSeed<'a>>(entry: &Entry<'a>, seed: S) -> Result<S::Value, DecodeError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(entry.value);
 
     seed.deserialize(&mut deserializer)
-        .map_err(|error| DecodeError::Field { field: key.to_owned(), reason: error.to_string() })
+        .map_err(|error| DecodeError::Field { field: entry.name().to_owned(), reason: error.to_string() })
 }
 
 /// The fields as serde sees them.
@@ -376,17 +388,17 @@ impl<'a> MapAccess<'a> for Access<'a> {
     type Error = DecodeError;
 
     fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        self.current = self.entries.find(|entry| !(self.hidden && is_reserved(entry.key)));
+        self.current = self.entries.find(|entry| !(self.hidden && is_reserved_key(entry.key)));
 
         match self.current {
-            Some(entry) => seed.deserialize(BorrowedStrDeserializer::new(entry.key)).map(Some),
+            Some(entry) => seed.deserialize(BorrowedStrDeserializer::new(entry.name())).map(Some),
             None => Ok(None),
         }
     }
 
     fn next_value_seed<V: DeserializeSeed<'a>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
         match self.current.take() {
-            Some(entry) => decode(entry.key, entry.value, seed),
+            Some(entry) => decode(&entry, seed),
             None => Err(serde::de::Error::custom("a value was asked for before its key")),
         }
     }

@@ -280,10 +280,19 @@ impl Responder {
     }
 
     /// Answers with what a handler came to.
-    pub fn answer<T: Serialize>(self, result: Result<T, Failure>) -> Sent {
+    pub fn answer<T: Serialize>(mut self, result: Result<T, Failure>) -> Sent {
+        self.conclude(result);
+        self.sent()
+    }
+
+    /// As [`answer`](Self::answer), for those who do not want to know when it is written.
+    pub(crate) fn conclude<T: Serialize>(&mut self, result: Result<T, Failure>) {
         match result {
-            Ok(fields) => self.finish(&fields),
-            Err(failure) => self.fail(failure),
+            Ok(fields) => {
+                let result = self.shared.with(|connection| connection.respond(self.key, true, &fields));
+                self.end(result, None);
+            }
+            Err(failure) => self.fail_with(&failure),
         }
     }
 

@@ -14,7 +14,12 @@ use crate::{
 
 /// Whether the protocol keeps this name for itself, at the top level of a message.
 pub fn is_reserved(key: &str) -> bool {
-    matches!(key, "id" | "do" | "finished" | "failed" | "error" | "cancel")
+    is_reserved_key(key.as_bytes())
+}
+
+#[inline]
+pub(crate) fn is_reserved_key(key: &[u8]) -> bool {
+    matches!(key, b"id" | b"do" | b"finished" | b"failed" | b"error" | b"cancel")
 }
 
 /// The id of a call: what the caller chose. Ours are unsigned 64-bit; any integer that MessagePack can hold is taken.
@@ -57,8 +62,19 @@ impl fmt::Display for Id {
 /// A stretch of the payload.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// No message is so large that a position in it would not fit.
+    fn new(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32 }
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 /// A message that was received, still in the bytes that it came in.
@@ -68,8 +84,9 @@ struct Span {
 #[derive(Clone)]
 pub struct Message {
     payload: Bytes,
-    body: usize,
+    body: u32,
     entries: u32,
+    own: Own,
     id: Id,
     id_entry: Span,
     operation: Option<Span>,
@@ -77,6 +94,15 @@ pub struct Message {
     finished: bool,
     failed: bool,
     cancel: bool,
+}
+
+/// The fields that are the operation's own.
+#[derive(Clone, Copy, Debug)]
+enum Own {
+    /// All that follow from here: so many. That is how this crate writes its messages.
+    From(u32, u32),
+    /// They stand between others.
+    Mixed,
 }
 
 /// A payload that is no message, and the id to answer to, if there was one.
@@ -113,33 +139,44 @@ impl Message {
         let mut operation = None;
         let mut error = None;
         let (mut finished, mut failed, mut cancel) = (false, false, false);
+        let mut own = Own::From(body as u32, entries);
 
-        for _ in 0..entries {
+        for index in 0..entries {
             let start = reader.position();
-            let key = reader.string()?.ok_or(MessageError::KeyNotText)?;
+            let key = reader.string_bytes()?.ok_or(MessageError::KeyNotText)?;
             let value = reader.position();
 
             match key {
                 // The first one counts, so that the place that a relay leaves out is the id that it read.
-                "id" if id.is_none() => {
+                b"id" if id.is_none() => {
                     let number = reader.integer()?.ok_or(MessageError::Type { field: "id", expected: "an integer" })?;
                     id = Some(Id(number));
-                    id_entry = Span { start, end: reader.position() };
+                    id_entry = Span::new(start, reader.position());
                 }
-                "do" => {
+                b"do" => {
                     let name = reader.string()?.ok_or(MessageError::Type { field: "do", expected: "a string" })?;
                     let end = reader.position();
-                    operation = Some(Span { start: end - name.len(), end });
+                    operation = Some(Span::new(end - name.len(), end));
                 }
-                "finished" => finished = boolean(&mut reader, "finished")?,
-                "failed" => failed = boolean(&mut reader, "failed")?,
-                "cancel" => cancel = boolean(&mut reader, "cancel")?,
-                "error" => {
+                b"finished" => finished = boolean(&mut reader, "finished")?,
+                b"failed" => failed = boolean(&mut reader, "failed")?,
+                b"cancel" => cancel = boolean(&mut reader, "cancel")?,
+                b"error" => {
                     reader.skip(1)?;
-                    error = Some(Span { start: value, end: reader.position() });
+                    error = Some(Span::new(value, reader.position()));
                 }
-                _ => reader.skip(1)?,
+                b"id" => reader.skip(1)?,
+                _ => {
+                    reader.skip(1)?;
+                    continue;
+                }
             }
+
+            // One that is reserved. As long as there were no others, what is left begins behind it.
+            own = match own {
+                Own::From(_, left) if left == entries - index => Own::From(reader.position() as u32, left - 1),
+                _ => Own::Mixed,
+            };
         }
 
         if !reader.is_at_end() {
@@ -148,8 +185,9 @@ impl Message {
 
         Ok(Self {
             payload: Bytes::new(),
-            body,
+            body: body as u32,
             entries,
+            own,
             id: id.ok_or(MessageError::MissingId)?,
             id_entry,
             operation,
@@ -188,12 +226,15 @@ impl Message {
 
     /// Everything but the reserved fields.
     pub fn fields(&self) -> Fields {
-        Fields::within(self.payload.clone(), self.body, self.entries)
+        self.clone().into_fields()
     }
 
     /// Everything but the reserved fields, without another handle to the buffer.
     pub fn into_fields(self) -> Fields {
-        Fields::within(self.payload, self.body, self.entries)
+        match self.own {
+            Own::From(body, entries) => Fields::own(self.payload, body as usize, entries),
+            Own::Mixed => Fields::within(self.payload, self.body as usize, self.entries),
+        }
     }
 
     /// The failure that this carries, if it is one. Whatever form the peer gave its error, something comes of it.
@@ -202,7 +243,7 @@ impl Message {
             return None;
         }
 
-        let error = self.error.and_then(|span| Fields::from_value(self.payload.slice(span.start..span.end)).ok());
+        let error = self.error.and_then(|span| Fields::from_value(self.payload.slice(span.range())).ok());
         let text = |key: &str| error.as_ref().and_then(|error| error.get::<String>(key).ok().flatten());
 
         let mut failure = Failure::new(
@@ -221,8 +262,9 @@ impl Message {
     /// Writes this response as one to another call, without looking into it.
     pub(crate) fn relay(&self, id: Id, entries: &mut Entries<'_>) {
         put_id(id, entries);
-        entries.raw(&self.payload[self.body..self.id_entry.start], self.entries - 1);
-        entries.raw(&self.payload[self.id_entry.end..], 0);
+        let id_entry = self.id_entry.range();
+        entries.raw(&self.payload[self.body as usize..id_entry.start], self.entries - 1);
+        entries.raw(&self.payload[id_entry.end..], 0);
     }
 
     /// The operation and the parameters, if this is a call.
@@ -248,7 +290,7 @@ impl Name {
 
 fn text(payload: &[u8], span: Span) -> &str {
     // It was looked at when the message was scanned; without `unsafe` that has to be repeated, for a short name.
-    payload.get(span.start..span.end).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    payload.get(span.range()).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
 }
 
 impl fmt::Debug for Message {
@@ -280,7 +322,7 @@ pub(crate) fn find_id(payload: &[u8]) -> Option<Id> {
     let entries = reader.map().ok()??;
 
     for _ in 0..entries {
-        if reader.string().ok()?? == "id" {
+        if reader.string_bytes().ok()?? == b"id" {
             return reader.integer().ok()?.map(Id);
         }
 

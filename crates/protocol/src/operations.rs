@@ -67,11 +67,11 @@ impl Operations {
     {
         self.insert(
             name,
-            Box::new(move |request, responder| {
+            Box::new(move |request, mut responder| {
                 let future = operation(request);
                 Some(Box::pin(async move {
                     // Not held over a wait, so that `T` needs not be `Send`.
-                    responder.answer(future.await);
+                    responder.conclude(future.await);
                 }))
             }),
         )
@@ -88,7 +88,7 @@ impl Operations {
     {
         self.insert(
             name,
-            Box::new(move |request, responder| {
+            Box::new(move |request, mut responder| {
                 let future = match request.deserialize::<P>() {
                     Ok(parameters) => operation(parameters),
                     Err(failure) => {
@@ -97,7 +97,7 @@ impl Operations {
                     }
                 };
                 Some(Box::pin(async move {
-                    responder.answer(future.await);
+                    responder.conclude(future.await);
                 }))
             }),
         )
@@ -111,8 +111,8 @@ impl Operations {
     {
         self.insert(
             name,
-            Box::new(move |request, responder| {
-                responder.answer(operation(&request));
+            Box::new(move |request, mut responder| {
+                responder.conclude(operation(&request));
                 None
             }),
         )

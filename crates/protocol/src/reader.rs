@@ -16,7 +16,18 @@ pub const MAXIMUM_DEPTH: usize = 128;
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    lenient: bool,
+    texts: Texts,
+}
+
+/// What is done about text that is not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Texts {
+    /// It is refused.
+    Strict,
+    /// It is passed over.
+    Lenient,
+    /// There is none: somebody has looked before.
+    Checked,
 }
 
 impl<'a> Reader<'a> {
@@ -25,12 +36,17 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn starting_at(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at, lenient: false }
+        Self { bytes, at, texts: Texts::Strict }
+    }
+
+    /// A reader of what one like this has passed over before.
+    pub(crate) fn checked(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at, texts: Texts::Checked }
     }
 
     /// A reader that passes over text which is not UTF-8, for a look into a message that is refused already.
     pub(crate) fn lenient(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, lenient: true }
+        Self { bytes, at: 0, texts: Texts::Lenient }
     }
 
     pub(crate) fn position(&self) -> usize {
@@ -80,8 +96,22 @@ impl<'a> Reader<'a> {
     fn text(&mut self, length: usize) -> Result<&'a str, MessageError> {
         match std::str::from_utf8(self.take(length)?) {
             Ok(text) => Ok(text),
-            Err(_) if self.lenient => Ok(""),
+            Err(_) if self.texts == Texts::Lenient => Ok(""),
             Err(_) => Err(MessageError::NotUtf8),
+        }
+    }
+
+    /// As [`text`](Self::text), for those who need no more than the bytes. Nearly all text of a message is short and ASCII,
+    /// and to find that out is much of what it costs to look at it.
+    #[inline]
+    fn text_bytes(&mut self, length: usize) -> Result<&'a [u8], MessageError> {
+        let bytes = self.take(length)?;
+
+        match self.texts {
+            Texts::Checked => Ok(bytes),
+            _ if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() => Ok(bytes),
+            Texts::Lenient => Ok(&[]),
+            Texts::Strict => Err(MessageError::NotUtf8),
         }
     }
 
@@ -97,15 +127,30 @@ impl<'a> Reader<'a> {
 
     /// Reads a string. `None` if it is something else.
     pub(crate) fn string(&mut self) -> Result<Option<&'a str>, MessageError> {
-        let length = match self.marker()? {
-            Marker::FixStr(length) => length as usize,
-            Marker::Str8 => self.size8()?,
-            Marker::Str16 => self.size16()?,
-            Marker::Str32 => self.size32()?,
-            _ => return Ok(None),
-        };
+        match self.string_length()? {
+            Some(length) => self.text(length).map(Some),
+            None => Ok(None),
+        }
+    }
 
-        self.text(length).map(Some)
+    /// Reads a string for its bytes. `None` if it is something else.
+    #[inline]
+    pub(crate) fn string_bytes(&mut self) -> Result<Option<&'a [u8]>, MessageError> {
+        match self.string_length()? {
+            Some(length) => self.text_bytes(length).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    #[inline]
+    fn string_length(&mut self) -> Result<Option<usize>, MessageError> {
+        Ok(match self.marker()? {
+            Marker::FixStr(length) => Some(length as usize),
+            Marker::Str8 => Some(self.size8()?),
+            Marker::Str16 => Some(self.size16()?),
+            Marker::Str32 => Some(self.size32()?),
+            _ => None,
+        })
     }
 
     /// Reads an integer of any width. `None` if it is something else.
@@ -201,6 +246,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over one whole value, `depth` maps and arrays deep already.
+    #[inline]
     pub(crate) fn skip(&mut self, depth: usize) -> Result<(), MessageError> {
         match self.children()? {
             0 => Ok(()),
@@ -210,11 +256,31 @@ impl<'a> Reader<'a> {
 
     /// Reads one value short of its children, and says how many those are.
     fn children(&mut self) -> Result<usize, MessageError> {
-        let children = match self.token()? {
-            Token::Array(length) => length as usize,
-            Token::Map(length) => length as usize * 2,
-            _ => return Ok(0),
+        let start = self.at;
+        let children = match self.marker()? {
+            // What most values are.
+            Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => return Ok(0),
+            Marker::FixStr(length) => return self.text_bytes(length as usize).map(|_| 0),
+            Marker::Str8 => {
+                let length = self.size8()?;
+                return self.text_bytes(length).map(|_| 0);
+            }
+            Marker::FixArray(length) => length as usize,
+            Marker::FixMap(length) => length as usize * 2,
+            _ => {
+                self.at = start;
+
+                match self.token()? {
+                    Token::Array(length) => length as usize,
+                    Token::Map(length) => length as usize * 2,
+                    _ => return Ok(0),
+                }
+            }
         };
+
+        if children == 0 {
+            return Ok(0);
+        }
 
         // A child takes a byte at least. A count that cannot be true is refused here, before anyone believes it.
         if children > self.bytes.len() - self.at {
