@@ -1,7 +1,10 @@
-#![no_main]
+#![cfg_attr(feature = "libfuzzer", no_main)]
 
 #[allow(dead_code, reason = "the other targets are programs of their own")]
 #[path = "../../crates/protocol/tests/fuzz/targets.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::connection(data));
+#[macro_use]
+mod program;
+
+program!(connection);

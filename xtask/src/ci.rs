@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what a change must satisfy. Stops at the first step that fails, and names it.
 
 use std::{
+    path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ pub(crate) fn run() -> Result {
         && steps.run("tidy", "cargo xtask tidy", tidy::succeeds)?
         && steps.cargo("build", &["build", "--workspace", "--examples", "--benches"])?
         && steps.features(&metadata.packages)?
+        && steps.fuzz(&metadata.target_directory)?
         && steps.run("test", "cargo xtask test", || test::succeeds(&[]))?;
 
     steps.summarise(begin.elapsed(), done);
@@ -94,6 +96,14 @@ impl Steps {
             }
         }
         Ok(true)
+    }
+
+    /// The targets of the fuzzer, which are a workspace of their own, as far as any compiler can build them.
+    fn fuzz(&mut self, target_directory: &Path) -> Result<bool> {
+        let mut command = workspace::cargo();
+        command.args(["check", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features", "--locked"]);
+        command.arg("--target-dir").arg(target_directory);
+        self.command("fuzz", &mut command)
     }
 
     fn summarise(&self, total: Duration, passed: bool) {

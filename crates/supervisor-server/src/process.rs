@@ -18,6 +18,8 @@ use tokio::{
     net::UnixStream,
 };
 
+use crate::sys::peer_groups;
+
 /// A process that connected.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
@@ -53,8 +55,19 @@ impl Process {
         }
     }
 
-    /// The groups that it has beside its effective one, as far as the kernel tells.
-    pub(crate) fn supplementary_groups(&self) -> Vec<u32> {
+    /// The groups that it had beside its effective one when it connected, as the kernel remembers with the socket. A kernel that
+    /// does not is asked for those that it has now.
+    pub(crate) fn supplementary_groups(&self, stream: &UnixStream) -> Vec<u32> {
+        match peer_groups(stream) {
+            Ok(groups) => groups,
+            Err(error) => {
+                tracing::debug!(%error, "the socket does not tell the groups of its peer");
+                self.current_groups()
+            }
+        }
+    }
+
+    fn current_groups(&self) -> Vec<u32> {
         let (Some(process_id), Some(handle)) = (self.process_id, &self.handle) else { return Vec::new() };
         let Ok(status) = std::fs::read_to_string(format!("/proc/{process_id}/status")) else { return Vec::new() };
 
@@ -137,6 +150,15 @@ pub(crate) fn is_in_other_namespace(process_id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn groups_are_those_of_the_process_wherever_they_come_from() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let process = Process::of(&stream, &Credentials::of(&stream).unwrap());
+        let mut told = [process.supplementary_groups(&stream), process.current_groups()];
+        told.iter_mut().for_each(|groups| groups.sort_unstable());
+        assert_eq!(told[0], told[1]);
+    }
 
     #[test]
     fn groups_stand_on_a_line_of_their_own() {

@@ -145,8 +145,8 @@ impl Server {
 
     /// Lets all in whose effective group this is, or one of whose supplementary groups.
     ///
-    /// These the kernel tells of a process that is visible from here; they are looked at only if groups are allowed at
-    /// all, and for users who may not do everything.
+    /// These are those that it had when it connected (Linux 4.13; before, those of its process, if that is visible from here).
+    /// They are looked at only if groups are allowed at all, and for users who may not do everything.
     pub fn allow_group(mut self, group_id: u32, role: Role) -> Self {
         self.access.allow_group(group_id, role);
         self

@@ -45,7 +45,7 @@ impl Session {
         };
 
         let process = Process::of(&stream, &credentials);
-        let roles = supervisor.access.roles(&credentials, || process.supplementary_groups());
+        let roles = supervisor.access.roles(&credentials, || process.supplementary_groups(&stream));
 
         if roles.is_empty() {
             // Whom nothing is done for holds up nobody.

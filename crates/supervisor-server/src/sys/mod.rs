@@ -1,0 +1,7 @@
+//! What no library offers without `unsafe`.
+//!
+//! No other module of this crate contains it.
+
+mod peer_groups;
+
+pub(crate) use peer_groups::peer_groups;
