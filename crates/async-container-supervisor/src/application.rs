@@ -6,13 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_container::{Address, Controller, Instance, Service};
+use async_container::{Address, Controller, Instance, Link, Service};
 use async_container_supervisor_server::Server;
 use async_container_supervisor_worker::Worker;
 
+#[cfg(feature = "diagnostics")]
+use crate::black_box::BlackBox;
 use crate::{supervision, tasks};
 
-type ConfigureServer = Arc<dyn Fn(Server) -> Server + Send + Sync>;
+/// As [`ConfigureServer`], with the line to the root, if there is one.
+pub(crate) type ConfigureLinked = Arc<dyn Fn(Server, Option<Link>) -> Server + Send + Sync>;
+pub(crate) type ConfigureServer = Arc<dyn Fn(Server) -> Server + Send + Sync>;
 type ConfigureWorker = Arc<dyn Fn(&Instance, Worker) -> Worker + Send + Sync>;
 
 /// A program that runs services in processes of their own, under a root and a supervisor.
@@ -40,6 +44,8 @@ pub struct Application {
     supervisor: Option<ConfigureServer>,
     worker: ConfigureWorker,
     socket: PathBuf,
+    #[cfg(feature = "diagnostics")]
+    black_box: Option<BlackBox>,
     #[cfg(feature = "metrics")]
     metrics: Option<Address>,
 }
@@ -56,6 +62,8 @@ impl Application {
             supervisor: None,
             worker: Arc::new(|_, worker| worker),
             socket: PathBuf::from(async_container_protocol::endpoint::DEFAULT_SOCKET),
+            #[cfg(feature = "diagnostics")]
+            black_box: Some(BlackBox::default()),
             #[cfg(feature = "metrics")]
             metrics: None,
         }
@@ -106,6 +114,21 @@ impl Application {
         self
     }
 
+    /// Sets what is found out about processes before they are ended for what they did, or did not do, and where it is kept.
+    /// Default is [`BlackBox::default`], if there is a supervisor, which is the one that does it.
+    #[cfg(feature = "diagnostics")]
+    pub fn black_box(mut self, black_box: BlackBox) -> Self {
+        self.black_box = Some(black_box);
+        self
+    }
+
+    /// Has processes ended at once, and nothing found out about them before.
+    #[cfg(feature = "diagnostics")]
+    pub fn without_black_box(mut self) -> Self {
+        self.black_box = None;
+        self
+    }
+
     /// How long children may take to end before they are killed, see [`Controller::graceful_stop`].
     pub fn graceful_stop(mut self, grace: Duration) -> Self {
         self.controller = self.controller.graceful_stop(grace);
@@ -133,8 +156,18 @@ impl Application {
         let configure =
             self.supervisor.or_else(|| metrics.is_some().then(|| Arc::new(|server| server) as ConfigureServer));
         let supervised = configure.is_some();
+        #[cfg(feature = "diagnostics")]
+        let black_box = self.black_box.filter(|_| supervised);
+        #[cfg(feature = "diagnostics")]
+        let examination = black_box.as_ref().map(BlackBox::limit).unwrap_or_default();
+        #[cfg(not(feature = "diagnostics"))]
+        let examination = Duration::ZERO;
         if let Some(configure) = configure {
             // First, so that it is there when the others want to connect; in its absence they would only wait.
+            #[cfg(feature = "diagnostics")]
+            let configure = crate::external::with_diagnostics(configure, black_box);
+            #[cfg(not(feature = "diagnostics"))]
+            let configure: ConfigureLinked = Arc::new(move |server, _| configure(server));
             let supervisor = supervisor(self.socket.clone(), configure, metrics);
             controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
@@ -144,7 +177,7 @@ impl Application {
             } else {
                 service
             };
-            controller = controller.service(service);
+            controller = controller.service(service.examination(examination));
         }
         let code = controller.run();
         crate::log::flush();
@@ -153,11 +186,13 @@ impl Application {
 }
 
 /// The supervisor as a service.
-fn supervisor(socket: PathBuf, configure: ConfigureServer, metrics: Option<Address>) -> Service {
+fn supervisor(socket: PathBuf, configure: ConfigureLinked, metrics: Option<Address>) -> Service {
     let has_metrics = metrics.is_some();
     let work = move |instance: Instance| {
         let configure = Arc::clone(&configure);
-        async move { supervision::serve(instance, Application::SUPERVISOR, has_metrics, |server| configure(server)).await }
+        let link = instance.link().cloned();
+        let configure = move |server| configure(server, link);
+        async move { supervision::serve(instance, Application::SUPERVISOR, has_metrics, configure).await }
     };
     let service = Service::new(Application::SUPERVISOR, work)
         .count(1)

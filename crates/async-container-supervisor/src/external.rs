@@ -1,5 +1,7 @@
 //! Diagnostics in supervised workers, and of those that do not answer, from outside.
 
+use std::sync::Arc;
+
 use async_container::Link;
 use async_container_diagnostics::external::{self, ExternalDump, ExternalError};
 use async_container_protocol::{Failure, Fields, Request, class};
@@ -7,6 +9,9 @@ use async_container_supervisor_server::{Role, Server, Workers};
 use async_container_supervisor_worker::Worker;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
+
+use crate::application::{ConfigureLinked, ConfigureServer};
+use crate::black_box::BlackBox;
 
 const THREAD_DUMP: &str = "thread_dump";
 
@@ -17,8 +22,20 @@ pub(crate) fn of_worker(worker: Worker) -> Worker {
     worker.diagnostics()
 }
 
+/// The configuration of a supervisor that looks into processes, before that of the application, which may change it.
+pub(crate) fn with_diagnostics(configure: ConfigureServer, black_box: Option<BlackBox>) -> ConfigureLinked {
+    Arc::new(move |server, link| {
+        let mut server = of_supervisor(server, link.clone());
+        if let Some(black_box) = black_box.clone() {
+            let workers = server.workers();
+            server = server.examiner(black_box.examiner(workers, link));
+        }
+        configure(server)
+    })
+}
+
 /// What the supervisor offers: looking into a process of the application that does not answer itself.
-pub(crate) fn of_supervisor(server: Server, link: Option<Link>) -> Server {
+fn of_supervisor(server: Server, link: Option<Link>) -> Server {
     let workers = server.workers();
     server
         .operation(THREAD_DUMP, move |request| thread_dump(request, workers.clone(), link.clone()))

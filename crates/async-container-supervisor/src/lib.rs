@@ -55,6 +55,8 @@
 #![deny(missing_docs)]
 
 mod application;
+#[cfg(feature = "diagnostics")]
+mod black_box;
 #[cfg(feature = "metrics")]
 mod exposition;
 #[cfg(feature = "diagnostics")]
@@ -77,4 +79,6 @@ pub use async_container_supervisor_worker as worker;
 pub use async_container_utilization as utilization;
 
 pub use application::Application;
+#[cfg(feature = "diagnostics")]
+pub use black_box::BlackBox;
 pub use container::{Address, Backoff, BoxError, Command, Instance, Probe, Readiness, Restart, Runtime, Service};

@@ -38,8 +38,6 @@ pub(crate) async fn serve(
     if let Some(link) = &link {
         server = server.root(LinkedRoot::new(link.clone()));
     }
-    #[cfg(feature = "diagnostics")]
-    let server = crate::external::of_supervisor(server, link.clone());
     let server = configure(server);
     instance.ready()?;
     let shutdown = instance.shutdown();

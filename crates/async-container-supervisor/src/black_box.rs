@@ -1,0 +1,376 @@
+//! What is found out about processes before they are ended, and kept.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_container::{ChildStatus, Link};
+use async_container_diagnostics::{
+    external::{ExternalDump, Stacks},
+    incident::{Incident, Store},
+    output,
+};
+use async_container_protocol::{CallError, Fields};
+use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Workers};
+use serde::Serialize;
+use tokio::{task::spawn_blocking, time::timeout};
+
+/// Looks at a process before it is ended for what it did not do, or for what it uses, and keeps what it found.
+///
+/// Whenever a health check, a start-up time-out or a probe is about to have a child killed, or a monitor to have a worker
+/// restarted, a directory is made, named for when it was and for which process:
+///
+/// | file | what it tells |
+/// | --- | --- |
+/// | `reason.json` | which process, why, and when |
+/// | `threads.txt` | what each of its threads did, from outside: also of one that does not answer, and of other programs |
+/// | `tasks.txt` | its tasks, and which of them runs or waits since when; if it still answers |
+/// | `memory.json` | what the kernel says of its memory, and what lives on its heap, if it samples that |
+/// | `status.json` | what the root and the supervisor knew of it |
+///
+/// The process is ended as soon as this was copied from it, and never later than the deadline.
+///
+/// All of it is for the owner of the application alone (0700 and 0600). It may hold secrets, as any report of diagnostics may.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use async_container_supervisor::{Application, BlackBox};
+///
+/// let application = Application::new("my-app")
+///     .black_box(BlackBox::new("/var/lib/my-app/incidents").deadline(Duration::from_secs(1)).count_limit(100));
+/// ```
+#[derive(Clone, Debug)]
+pub struct BlackBox {
+    store: Store,
+    deadline: Duration,
+}
+
+impl BlackBox {
+    const DIRECTORY: &str = "incidents";
+    const DEADLINE: Duration = Duration::from_secs(2);
+
+    /// One that keeps incidents in that directory, which is made when there is one. Default is `incidents` in the working
+    /// directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { store: Store::new(directory), deadline: Self::DEADLINE }
+    }
+
+    /// Sets how long a process that is to be ended may go on because of it. Default is 2 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets how many incidents are kept; the oldest go. Default is 20.
+    pub fn count_limit(mut self, limit: usize) -> Self {
+        self.store = self.store.count_limit(limit);
+        self
+    }
+
+    /// Sets how many bytes all incidents may take; the oldest go. Default is 64 MiB.
+    pub fn size_limit(mut self, limit: u64) -> Self {
+        self.store = self.store.size_limit(limit);
+        self
+    }
+
+    /// How long a process that is to be ended may go on because of it.
+    pub(crate) fn limit(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(crate) fn examiner(self, workers: Workers, link: Option<Link>) -> impl Examiner {
+        Recorder { store: self.store, deadline: self.deadline, workers, link }
+    }
+}
+
+impl Default for BlackBox {
+    fn default() -> Self {
+        Self::new(Self::DIRECTORY)
+    }
+}
+
+struct Recorder {
+    store: Store,
+    deadline: Duration,
+    workers: Workers,
+    link: Option<Link>,
+}
+
+impl Examiner for Recorder {
+    fn limit(&self) -> Duration {
+        self.deadline
+    }
+
+    fn examine(&self, case: Case) -> Examination {
+        let store = self.store.clone();
+        let worker = self.workers.all().into_iter().find(|worker| worker.process_id() == Some(case.process_id));
+        let child = self.link.as_ref().and_then(|link| {
+            let status = link.status();
+            let status = status.borrow();
+            status.children.values().find(|child| child.process_id == Some(case.process_id)).cloned()
+        });
+        // Something is left for what follows the last answer.
+        let limit = self.deadline.mul_f64(0.75);
+        Box::pin(async move { record(store, case, worker, child, limit).await })
+    }
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    process_id: u32,
+    name: Option<&'a str>,
+    reason: &'a str,
+    /// In seconds since 1970.
+    at: f64,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    child: Option<&'a ChildStatus>,
+    connection_id: Option<&'a str>,
+    state: Option<&'a Fields>,
+    /// What the kernel tells of the process, in its own words.
+    kernel: BTreeMap<String, String>,
+}
+
+/// What is known of the memory of a process.
+struct Memory {
+    /// What the kernel says, in bytes.
+    process: BTreeMap<String, u64>,
+    /// What lives on its heap, as JSON, or why that is not known.
+    heap: Result<Vec<u8>, String>,
+}
+
+impl Memory {
+    /// One document of JSON, of which a part is one already.
+    fn to_json(&self) -> std::io::Result<Vec<u8>> {
+        let process = output::to_json(&self.process)?;
+        let (key, heap) = match &self.heap {
+            Ok(heap) => ("heap", heap.clone()),
+            Err(why) => ("heap_unknown", output::to_json(why)?),
+        };
+        Ok([
+            b"{\"process\": ",
+            process.trim_ascii_end(),
+            b",\n\"",
+            key.as_bytes(),
+            b"\": ",
+            heap.trim_ascii_end(),
+            b"}\n",
+        ]
+        .concat())
+    }
+}
+
+/// What a worker answered.
+struct Answer {
+    fields: Fields,
+    /// What it streamed before that, put together.
+    chunks: String,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        self.fields.get::<String>("data").ok().flatten().unwrap_or_default()
+    }
+
+    fn to_json(&self) -> Result<Vec<u8>, String> {
+        if !self.chunks.is_empty() {
+            return Ok(self.chunks.clone().into_bytes());
+        }
+
+        let data = self.fields.nested("data").map_err(|error| error.to_string())?.unwrap_or_default();
+        output::to_json(&data).map_err(|error| error.to_string())
+    }
+}
+
+/// Finds out what there is, and gives where it is kept once the process is not needed any more.
+async fn record(
+    store: Store,
+    case: Case,
+    worker: Option<Worker>,
+    child: Option<ChildStatus>,
+    limit: Duration,
+) -> Option<PathBuf> {
+    let process_id = case.process_id;
+    let begun = {
+        let (case, worker) = (case.clone(), worker.clone());
+        spawn_blocking(move || begin(&store, &case, worker.as_ref(), child.as_ref())).await
+    };
+    let incident = match begun {
+        Ok(Ok(incident)) => incident,
+        Ok(Err(error)) => {
+            tracing::error!(process_id, error = chain(&error), "cannot keep what is found out about a process");
+            return None;
+        }
+        Err(error) => {
+            tracing::error!(process_id, %error, "cannot keep what is found out about a process");
+            return None;
+        }
+    };
+
+    // First, so that what the worker does in order to answer is not in the picture.
+    let stacks = spawn_blocking(move || {
+        let stacks = ExternalDump::new(process_id).deadline(limit / 3).stacks();
+        (stacks.map_err(|error| chain(&error)), sizes(process_id))
+    });
+    let stacks = stacks.await;
+    let (tasks, heap) = tokio::join!(tasks(worker.as_ref(), limit / 2), heap(worker.as_ref(), limit / 2));
+    let (stacks, sizes) = stacks.unwrap_or_else(|error| (Err(error.to_string()), BTreeMap::new()));
+    let threads = match (stacks, &worker) {
+        (Ok(stacks), _) => Threads::Copied(Box::new(stacks)),
+        // Not from outside, so from within, if that still works.
+        (Err(outside), Some(worker)) => match ask(worker, "thread_dump", &[], limit / 4).await {
+            Ok(answer) => Threads::Text(answer.text()),
+            Err(inside) => Threads::Text(format!("nothing is known of its threads: {outside}; {inside}\n")),
+        },
+        (Err(outside), None) => Threads::Text(format!("nothing is known of its threads: {outside}\n")),
+    };
+
+    let path = incident.path().to_owned();
+    let memory = Memory { process: sizes, heap };
+    // The process is not needed for what follows, which may take a second, and may end meanwhile.
+    spawn_blocking(move || finish(&incident, threads, &tasks, &memory));
+    Some(path)
+}
+
+enum Threads {
+    Copied(Box<Stacks>),
+    Text(String),
+}
+
+fn begin(
+    store: &Store,
+    case: &Case,
+    worker: Option<&Worker>,
+    child: Option<&ChildStatus>,
+) -> Result<Incident, output::OutputError> {
+    let name = child.map(|child| child.name.as_str()).or(case.name.as_deref());
+    let incident = store.begin(name.unwrap_or("process"), case.process_id)?;
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let reason = Reason { process_id: case.process_id, name, reason: &case.reason, at };
+    write_json(&incident, "reason.json", &reason);
+    let status = Status {
+        child,
+        connection_id: worker.map(Worker::connection_id),
+        state: worker.map(Worker::state),
+        kernel: kernel(case.process_id),
+    };
+    write_json(&incident, "status.json", &status);
+    Ok(incident)
+}
+
+fn finish(incident: &Incident, threads: Threads, tasks: &str, memory: &Memory) {
+    write(incident, "tasks.txt", tasks.as_bytes());
+    match memory.to_json() {
+        Ok(json) => write(incident, "memory.json", &json),
+        Err(error) => tracing::error!(%error, "a report could not be encoded"),
+    }
+    let threads = match threads {
+        Threads::Copied(stacks) => stacks.symbolise().to_string(),
+        Threads::Text(text) => text,
+    };
+    write(incident, "threads.txt", threads.as_bytes());
+    tracing::warn!(incident = %incident.path().display(), "kept what was found out about a process");
+}
+
+fn write_json<T: Serialize>(incident: &Incident, name: &str, report: &T) {
+    match output::to_json(report) {
+        Ok(json) => write(incident, name, &json),
+        Err(error) => tracing::error!(%error, name, "a report could not be encoded"),
+    }
+}
+
+fn write(incident: &Incident, name: &str, contents: &[u8]) {
+    if let Err(error) = incident.write(name, contents) {
+        tracing::error!(error = chain(&error), "cannot keep what was found out about a process");
+    }
+}
+
+/// The tasks of the worker, or why they are not known.
+async fn tasks(worker: Option<&Worker>, limit: Duration) -> String {
+    let Some(worker) = worker else {
+        return "no worker is connected from this process, so nothing is known of its tasks\n".to_owned();
+    };
+
+    match ask(worker, "scheduler_dump", &[], limit).await {
+        Ok(answer) => answer.text(),
+        Err(why) => format!("{why}: its executor may be blocked, and threads.txt may say by what\n"),
+    }
+}
+
+/// What lives on the worker's heap, or why that is not known.
+async fn heap(worker: Option<&Worker>, limit: Duration) -> Result<Vec<u8>, String> {
+    let worker = worker.ok_or("no worker is connected from this process")?;
+    ask(worker, "memory_dump", &[("format", "json")], limit).await?.to_json()
+}
+
+/// Asks the worker for a report, in whatever form it comes.
+async fn ask(worker: &Worker, operation: &str, parameters: &[(&str, &str)], limit: Duration) -> Result<Answer, String> {
+    let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
+    let answer = async {
+        let mut call = worker.client().call(operation, &parameters);
+        let mut chunks = String::new();
+
+        while let Some(fields) = call.next().await? {
+            chunks.push_str(&fields.get::<String>("chunk").ok().flatten().unwrap_or_default());
+        }
+
+        Ok::<_, CallError>(Answer { fields: call.finish().await?, chunks })
+    };
+
+    match timeout(limit, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(format!("the worker cannot tell: {}", chain(&error))),
+        Err(_) => Err(format!("the worker did not answer within {limit:?}")),
+    }
+}
+
+/// What the kernel says of the memory of a process, in bytes.
+fn sizes(process_id: u32) -> BTreeMap<String, u64> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{process_id}/{name}")).unwrap_or_default();
+    let sizes = |text: String| -> Vec<(String, u64)> {
+        let line = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            let kilobytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some((name.to_lowercase(), kilobytes * 1024))
+        };
+        text.lines().filter_map(line).collect()
+    };
+    sizes(read("status")).into_iter().chain(sizes(read("smaps_rollup"))).collect()
+}
+
+/// What else the kernel says of a process.
+fn kernel(process_id: u32) -> BTreeMap<String, String> {
+    const SHOWN: [&str; 8] = [
+        "State",
+        "Threads",
+        "FDSize",
+        "SigPnd",
+        "ShdPnd",
+        "voluntary_ctxt_switches",
+        "nonvoluntary_ctxt_switches",
+        "VmRSS",
+    ];
+    let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).unwrap_or_default();
+    let fields = status.lines().filter_map(|line| line.split_once(":\t"));
+    fields
+        .filter(|(name, _)| SHOWN.contains(name))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+
+    message
+}

@@ -1,0 +1,123 @@
+//! Workers that are ended for what they do, for the tests of the black box: `acs-incident SCENARIO`
+
+#![forbid(unsafe_code)]
+
+use std::{
+    future::pending,
+    hint::black_box,
+    process::ExitCode,
+    sync::{Arc, Barrier, Mutex},
+    thread,
+    time::Duration,
+};
+
+use async_container_supervisor::{
+    Application, BlackBox, BoxError, Command, Instance, Probe, Service, diagnostics::tasks, monitors::MemoryMonitor,
+};
+
+const LIMIT: Duration = Duration::from_millis(700);
+
+fn main() -> ExitCode {
+    let scenario = std::env::args().nth(1).unwrap_or_default();
+    let application = Application::new("incident").supervisor(|server| {
+        let monitor = MemoryMonitor::new().interval(Duration::from_millis(100)).maximum_size_limit(120 << 20);
+        server.monitor(monitor)
+    });
+    let application = match scenario.as_str() {
+        "without" => application.without_black_box(),
+        "few" => application.black_box(BlackBox::new("kept").count_limit(2)),
+        // A supervisor that looks for longer than it may.
+        "slow" => application.supervisor(|server| server.examiner(Forever)),
+        _ => application,
+    };
+    if scenario == "foreign" {
+        let probe = Probe::exec(Command::new("false")).period(Duration::from_millis(100));
+        let service =
+            Service::command("foreign", Command::new("sleep").argument("1000000")).count(1).liveness_probe(probe);
+        return application.service(service).run();
+    }
+    let work = move |instance: Instance| {
+        let scenario = scenario.clone();
+        async move {
+            if scenario == "stuck" {
+                tasks::spawn("load configuration", load_configuration()).await?;
+            }
+            instance.ready()?;
+            // The worker is to have been registered when it goes wrong.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            match scenario.as_str() {
+                "deadlock" => deadlock(),
+                "spin" => spin_without_end(),
+                "leak" => leak(),
+                _ => block_the_executor(),
+            }
+            instance.shutdown().await;
+            Ok::<(), BoxError>(())
+        }
+    };
+    let service = Service::new("worker", work).count(1).health_check_timeout(LIMIT).startup_timeout(LIMIT * 2);
+    application.service(service.supervised()).run()
+}
+
+/// Waits for what nobody sends.
+async fn load_configuration() {
+    pending::<()>().await
+}
+
+/// The executor and another thread, which wait for each other, for ever.
+fn deadlock() {
+    let (accounts, ledger) = (Arc::new(Mutex::new(1)), Arc::new(Mutex::new(2)));
+    let both = Arc::new(Barrier::new(2));
+    let (its_accounts, its_ledger, its_both) = (accounts.clone(), ledger.clone(), both.clone());
+    thread::spawn(move || transfer_to_ledger(&its_accounts, &its_ledger, &its_both));
+    transfer_to_accounts(&accounts, &ledger, &both);
+}
+
+#[inline(never)]
+fn transfer_to_ledger(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
+    let from = accounts.lock();
+    both.wait();
+    let to = ledger.lock();
+    black_box((from, to)).0.ok();
+}
+
+#[inline(never)]
+fn transfer_to_accounts(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
+    let from = ledger.lock();
+    both.wait();
+    let to = accounts.lock();
+    black_box((from, to)).0.ok();
+}
+
+#[inline(never)]
+fn spin_without_end() {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[inline(never)]
+fn block_the_executor() {
+    loop {
+        thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+/// Keeps more than it may.
+#[inline(never)]
+fn leak() {
+    std::mem::forget(black_box(vec![1_u8; 200 << 20]));
+}
+
+/// Looks, and never comes to an end.
+struct Forever;
+
+impl async_container_supervisor::server::Examiner for Forever {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(1000)
+    }
+
+    fn examine(&self, _: async_container_supervisor::server::Case) -> async_container_supervisor::server::Examination {
+        Box::pin(pending())
+    }
+}

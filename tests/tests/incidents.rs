@@ -1,0 +1,165 @@
+//! What is kept of processes that were ended for what they did: reading it has to tell what was wrong.
+
+use std::{
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use async_container_supervisor_tests::{Dir, Program, Supervisor, wait_for};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn start(dir: &Dir, scenario: &str) -> io::Result<Program> {
+    dir.example("acs-incident")?.arg(scenario).start()
+}
+
+/// The directories of all incidents, the earliest first.
+fn incidents(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    found.sort();
+    Ok(found)
+}
+
+/// An incident of which all was written: the stacks come last.
+fn complete(dir: &Dir) -> io::Result<PathBuf> {
+    let directory = dir.file("incidents");
+    wait_for("an incident", LIMIT, || {
+        Ok(incidents(&directory)?.into_iter().find(|incident| incident.join("threads.txt").is_file()))
+    })
+}
+
+fn json(path: &Path) -> io::Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+/// Runs a scenario until there is an incident, and gives what it says of the threads and tasks.
+fn reports(scenario: &str) -> io::Result<(String, String, Value)> {
+    let dir = Dir::new()?;
+    let _program = start(&dir, scenario)?;
+    let incident = complete(&dir)?;
+    let read = |name: &str| std::fs::read_to_string(incident.join(name));
+    Ok((read("threads.txt")?, read("tasks.txt")?, json(&incident.join("reason.json"))?))
+}
+
+#[test]
+fn a_blocked_executor_is_named() -> io::Result<()> {
+    let (threads, tasks, reason) = reports("blocked")?;
+    assert!(threads.contains("block_the_executor") && threads.contains("acs-incident.rs"), "{threads}");
+    assert!(tasks.contains("did not answer"), "{tasks}");
+    assert!(reason["reason"].as_str().unwrap().contains("health check"), "{reason}");
+    assert_eq!(reason["name"], "worker#1");
+    Ok(())
+}
+
+#[test]
+fn both_sides_of_a_deadlock_are_named() -> io::Result<()> {
+    let (threads, ..) = reports("deadlock")?;
+    assert!(threads.contains("transfer_to_ledger") && threads.contains("transfer_to_accounts"), "{threads}");
+    assert!(threads.contains("waits for a mutex"), "{threads}");
+    Ok(())
+}
+
+#[test]
+fn a_spin_is_named() -> io::Result<()> {
+    let (threads, ..) = reports("spin")?;
+    let spinning = threads.find("spin_without_end").unwrap_or_else(|| panic!("{threads}"));
+    assert!(threads[..spinning].rfind(": running").is_some(), "{threads}");
+    Ok(())
+}
+
+#[test]
+fn a_stuck_await_is_named_with_where_it_was_spawned() -> io::Result<()> {
+    let (threads, tasks, reason) = reports("stuck")?;
+    assert!(tasks.contains("load configuration") && tasks.contains("acs-incident.rs"), "{tasks}");
+    assert!(reason["reason"].as_str().unwrap().contains("start-up"), "{reason}");
+    assert!(threads.contains("waits for events"), "{threads}");
+    Ok(())
+}
+
+#[test]
+fn a_leak_is_told_by_what_the_process_takes() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = start(&dir, "leak")?;
+    let incident = complete(&dir)?;
+    let memory = json(&incident.join("memory.json"))?;
+    assert!(memory["process"]["vmrss"].as_u64() > Some(120 << 20), "{memory}");
+    assert!(memory["process"]["private_dirty"].as_u64() > Some(100 << 20), "{memory}");
+    assert!(memory["heap"].is_object() || memory["heap_unknown"].is_string(), "{memory}");
+    Ok(())
+}
+
+#[test]
+fn everybody_is_told_where_it_is_and_nobody_else_can_read_it() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start(&dir, "blocked")?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let path = wait_for("the incident of the child", LIMIT, || {
+        let children = supervisor.ask("children", json!({}))?;
+        let child = children["children"].as_array().into_iter().flatten().find(|child| child["name"] == "worker#1");
+        Ok(child.and_then(|child| child["last_incident"].as_str().map(PathBuf::from)))
+    })?;
+    program.wait_for_stderr(&path.display().to_string(), LIMIT)?;
+    let threads = path.join("threads.txt");
+    wait_for("its stacks", LIMIT, || Ok(threads.is_file().then_some(())))?;
+
+    assert_eq!(path.metadata()?.mode() & 0o777, 0o700);
+    assert_eq!(path.parent().unwrap().metadata()?.mode() & 0o777, 0o700);
+    for name in ["reason.json", "status.json", "threads.txt", "tasks.txt", "memory.json"] {
+        assert_eq!(path.join(name).metadata()?.mode() & 0o777, 0o600, "{name}");
+    }
+    let status = json(&path.join("status.json"))?;
+    assert_eq!(status["child"]["service"], "worker");
+    assert_eq!(status["state"]["name"], "worker");
+    Ok(())
+}
+
+#[test]
+fn another_program_is_looked_at_from_outside() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = start(&dir, "foreign")?;
+    let incident = complete(&dir)?;
+    let threads = std::fs::read_to_string(incident.join("threads.txt"))?;
+    assert!(threads.contains("sleep 1000000") && threads.contains("waits for a time to pass"), "{threads}");
+    Ok(())
+}
+
+#[test]
+fn only_so_many_are_kept() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = start(&dir, "few")?;
+    let directory = dir.file("kept");
+    let first = wait_for("the first incident", LIMIT, || Ok(incidents(&directory)?.into_iter().next()))?;
+    wait_for("the end of the first incident", LIMIT, || Ok((!first.exists()).then_some(())))?;
+    assert!(incidents(&directory)?.len() <= 2);
+    Ok(())
+}
+
+#[test]
+fn the_kill_waits_no_longer_than_it_may() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start(&dir, "slow")?;
+    program.wait_for_stderr("having the child looked at before it is killed", LIMIT)?;
+    let start = Instant::now();
+    program.wait_for_stderr("killed by SIGKILL", LIMIT)?;
+    let waited = start.elapsed();
+    // The deadline is 2 s; the rest is for a machine that is busy with other tests.
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert!(waited > Duration::from_secs(1), "nobody was waited for: {waited:?}");
+    Ok(())
+}
+
+#[test]
+fn without_a_black_box_nothing_is_kept() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start(&dir, "without")?;
+    program.wait_for_stderr("killed by SIGKILL", LIMIT)?;
+    assert!(incidents(&dir.file("incidents"))?.is_empty());
+    Ok(())
+}
