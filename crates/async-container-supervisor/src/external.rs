@@ -40,6 +40,8 @@ fn of_supervisor(server: Server, link: Option<Link>) -> Server {
     server
         .operation(THREAD_DUMP, move |request| thread_dump(request, workers.clone(), link.clone()))
         .require(THREAD_DUMP, Role::Diagnose)
+        // For monitors, which want to know it of workers that hang.
+        .outside(THREAD_DUMP, |process_id| Ok(ExternalDump::new(process_id).take()?.to_string()))
 }
 
 #[derive(Serialize)]

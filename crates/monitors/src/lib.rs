@@ -6,8 +6,8 @@
 //! "what would you do?" without a process in danger. [`Status`] is what it shows to a person.
 //!
 //! With the feature `memory`, `MemoryMonitor` restarts workers that grew too large; with
-//! `process`, `ProcessMonitor` measures every process of the application. Both are on by default,
-//! and both read `/proc` through `sample`. With `utilization`, `UtilizationMonitor` adds up what workers
+//! `process`, `ProcessMonitor` measures every process of the application; with `health`, `HealthMonitor` restarts
+//! workers that do not answer. These are on by default, and the first two read `/proc` through `sample`. With `utilization`, `UtilizationMonitor` adds up what workers
 //! count in shared memory. Without features this crate is the trait and its types
 //! alone: someone who writes a monitor depends on
 //! `async-container-monitors = { version = "…", default-features = false }` and builds next to nothing.
@@ -74,6 +74,8 @@ mod call;
 mod metrics;
 mod monitor;
 
+#[cfg(feature = "health")]
+pub mod health;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "process")]
@@ -90,9 +92,11 @@ pub use call::{Answer, Call, CallFailure};
 pub use metrics::{Family, Kind, Sample, Value};
 pub use monitor::{Event, Monitor, Status, Worker};
 
+#[cfg(feature = "health")]
+pub use health::HealthMonitor;
 #[cfg(feature = "memory")]
 pub use memory::MemoryMonitor;
 #[cfg(feature = "process")]
-pub use process::{ProcessMetrics, ProcessMonitor};
+pub use process::{ProcessMemory, ProcessMetrics, ProcessMonitor};
 #[cfg(feature = "utilization")]
 pub use utilization::{ServiceUtilization, UtilizationMonitor};

@@ -12,13 +12,13 @@ use crate::{
     Action, Monitor, Status, Worker,
     monitor::SHORTEST_INTERVAL,
     roster::Roster,
-    sample::{self, Directory, Stat},
+    sample::{self, Directory, Memory, Stat},
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Proportional sizes are measured as often as this part of the time allows: 1 in 1,000.
-const PROPORTIONAL_SHARE: u32 = 1_000;
+/// Memory is looked at closely as often as this part of the time allows: 1 in 1,000.
+const CLOSE_SHARE: u32 = 1_000;
 
 /// Measures every process of the application, and reports each in one structured log event.
 ///
@@ -26,7 +26,8 @@ const PROPORTIONAL_SHARE: u32 = 1_000;
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
 /// A check reads `stat` of every process that is visible, 10–20 µs each, since only that tells
-/// who belongs to the tree. The proportional size is read for the tree alone and costs a
+/// who belongs to the tree. Threads, descriptors and switches are read for the tree alone, at 10–20 µs a process and a thread.
+/// So is where the memory is, which costs a
 /// thousand times as much for a large process; it is refreshed so rarely that it takes at most a
 /// thousandth of the time, which for a process of 4 GB means once in 46 seconds.
 ///
@@ -70,9 +71,9 @@ struct Known {
     at: Duration,
     processor_time: Duration,
     utilization: f64,
-    proportional_size: Option<u64>,
-    /// When the proportional size may be measured again.
-    proportional_due: Duration,
+    memory: Option<ProcessMemory>,
+    /// When the memory may be looked at closely again.
+    memory_due: Duration,
 }
 
 /// What was measured of one process. Sizes are in bytes; times serialise as seconds.
@@ -104,6 +105,31 @@ pub struct ProcessMetrics {
     pub elapsed_time: Duration,
     /// Its command line, cut to 4 KiB, or the name of its executable if that is empty.
     pub command: String,
+    /// How many threads it has.
+    pub threads: u64,
+    /// How many file descriptors it has open; nothing for a process of another user.
+    pub open_files: Option<u64>,
+    /// How often its threads waited for something, those that are there now.
+    pub voluntary_switches: u64,
+    /// How often they had to give way to others.
+    pub involuntary_switches: u64,
+    /// How often it used memory that was not mapped yet, and was there.
+    pub minor_faults: u64,
+    /// How often it used memory that had to be read from disk or swap.
+    pub major_faults: u64,
+    /// Where its memory is; nothing for a process of another user. For a large process it may be some checks old.
+    pub memory: Option<ProcessMemory>,
+}
+
+/// Where the memory of a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ProcessMemory {
+    /// How many mappings its address space has.
+    pub map_count: u64,
+    /// The sizes, in bytes.
+    #[serde(flatten)]
+    pub sizes: Memory,
 }
 
 impl Default for ProcessMonitor {
@@ -249,27 +275,36 @@ fn measure(process_id: u32, previous: &HashMap<Identity, Known>) -> io::Result<(
         at: at.saturating_sub(elapsed_time),
         processor_time: Duration::ZERO,
         utilization: 0.0,
-        proportional_size: None,
-        proportional_due: Duration::ZERO,
+        memory: None,
+        memory_due: Duration::ZERO,
     });
     known.advance(at, stat.processor_time);
-    if at >= known.proportional_due {
-        known.proportional_size = directory.memory().ok().map(|memory| memory.proportional_size);
+    if at >= known.memory_due {
+        let map_count = directory.map_count().unwrap_or(0);
+        known.memory = directory.memory().ok().map(|sizes| ProcessMemory { map_count, sizes });
         let cost = sample::uptime().saturating_sub(at);
-        known.proportional_due = at + cost * PROPORTIONAL_SHARE;
+        known.memory_due = at + cost * CLOSE_SHARE;
     }
+    let switches = directory.switches()?;
 
     let metrics = ProcessMetrics {
         process_id,
         parent_process_id: stat.parent_process_id,
         process_group_id: stat.process_group_id,
         processor_utilization: known.utilization,
-        total_size: known.proportional_size.unwrap_or(stat.resident_size),
+        total_size: known.memory.map_or(stat.resident_size, |memory| memory.sizes.proportional_size),
         virtual_size: stat.virtual_size,
         resident_size: stat.resident_size,
         processor_time: stat.processor_time,
         elapsed_time,
         command,
+        threads: stat.threads,
+        open_files: directory.open_files().ok(),
+        voluntary_switches: switches.voluntary,
+        involuntary_switches: switches.involuntary,
+        minor_faults: stat.minor_faults,
+        major_faults: stat.major_faults,
+        memory: known.memory,
     };
     Ok((metrics, identity, known))
 }
@@ -319,6 +354,7 @@ fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
 }
 
 fn log(metrics: &ProcessMetrics) {
+    let memory = metrics.memory;
     tracing::info!(
         process_id = metrics.process_id,
         parent_process_id = metrics.parent_process_id,
@@ -330,6 +366,17 @@ fn log(metrics: &ProcessMetrics) {
         processor_time = metrics.processor_time.as_secs_f64(),
         elapsed_time = metrics.elapsed_time.as_secs_f64(),
         command = metrics.command,
+        threads = metrics.threads,
+        open_files = metrics.open_files,
+        voluntary_switches = metrics.voluntary_switches,
+        involuntary_switches = metrics.involuntary_switches,
+        minor_faults = metrics.minor_faults,
+        major_faults = metrics.major_faults,
+        map_count = memory.map(|memory| memory.map_count),
+        private_size = memory.map(|memory| memory.sizes.private_size),
+        shared_size = memory.map(|memory| memory.sizes.shared_size),
+        anonymous_size = memory.map(|memory| memory.sizes.anonymous_size),
+        swap_size = memory.map(|memory| memory.sizes.swap_size),
         "process metrics captured"
     );
 }
@@ -380,8 +427,8 @@ mod tests {
             at: seconds(100),
             processor_time: seconds(10),
             utilization: 0.25,
-            proportional_size: None,
-            proportional_due: Duration::ZERO,
+            memory: None,
+            memory_due: Duration::ZERO,
         };
         known.advance(seconds(100) + Duration::from_millis(1), seconds(10) + Duration::from_millis(10));
         assert_eq!(known.utilization, 0.25);

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    diagnosis::Wanted,
+    diagnosis::{Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
     monitor::Wish,
@@ -41,6 +41,7 @@ const DIAGNOSES: usize = 4;
 pub(crate) struct Means {
     pub(crate) registry: Arc<Registry>,
     pub(crate) root: Arc<dyn Root>,
+    pub(crate) outside: Outside,
     pub(crate) events: Arc<Events>,
     /// Who looks at processes before that.
     pub(crate) examiners: Examiners,
@@ -75,7 +76,7 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                 tasks.spawn(async move {
                     // It is never closed, so there is always a permit.
                     let _permit = diagnoses.acquire().await;
-                    wanted.carry_out(&means.registry, &means.events).await;
+                    wanted.carry_out(&means.registry, &means.outside, &means.events).await;
                 });
             }
             Some(Wish::Call(call, parameters, reply)) => {
@@ -123,7 +124,7 @@ impl Means {
 
         if let Some(wanted) = diagnosis.filter(|_| !urgent) {
             tokio::select! {
-                () = wanted.carry_out(&self.registry, &self.events) => {}
+                () = wanted.carry_out(&self.registry, &self.outside, &self.events) => {}
                 () = exited(&process) => return,
                 () = mark.hurry.notified() => {
                     urgent = true;

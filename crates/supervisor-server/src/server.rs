@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     access::{Access, Role},
+    diagnosis::Outside,
     error::ServeError,
     events::Events,
     examine::{Examiner, Examiners},
@@ -49,6 +50,7 @@ const FAREWELL: Duration = Duration::from_millis(250);
 pub struct Server {
     monitors: Vec<(Box<dyn Monitor>, Option<Make>)>,
     restarts_at_once: usize,
+    outside: Outside,
     operations: Operations,
     root: Arc<dyn Root>,
     access: Access,
@@ -67,6 +69,7 @@ impl Server {
         Self {
             monitors: Vec::new(),
             restarts_at_once: RESTARTS_AT_ONCE,
+            outside: Outside::new(),
             operations: Operations::new(),
             root: Arc::new(ParentProcess::new()),
             access: Access::default(),
@@ -91,6 +94,17 @@ impl Server {
     pub fn monitor_with<M: Monitor>(mut self, mut make: impl FnMut() -> M + Send + 'static) -> Self {
         let monitor = Box::new(make());
         self.monitors.push((monitor, Some(Box::new(move || Box::new(make())))));
+        self
+    }
+
+    /// Sets how to find out from outside what a worker does not say itself when a monitor wants to know it, because it hangs or
+    /// knows no such operation. `look` is given its process id and gives text; it may block. What a worker is given of the time
+    /// for a diagnostic is half of it then.
+    pub fn outside<F>(mut self, operation: impl Into<String>, look: F) -> Self
+    where
+        F: Fn(u32) -> Result<String, Box<dyn std::error::Error + Send + Sync>> + Send + Sync + 'static,
+    {
+        self.outside.insert(operation.into(), Arc::new(look));
         self
     }
 
@@ -211,7 +225,7 @@ impl Server {
         let restarts = Semaphore::new(self.restarts_at_once);
         let examiners = Examiners::new(self.examiner, events.clone());
         tasks.spawn(examiners.clone().attend(root.clone()));
-        let means = Means { registry, root, events: events.clone(), examiners, restarts };
+        let means = Means { registry, root, outside: self.outside, events: events.clone(), examiners, restarts };
         tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);

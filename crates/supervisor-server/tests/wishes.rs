@@ -181,3 +181,21 @@ async fn what_a_person_asks_for_does_not_wait_behind_monitors() {
     client.ask(json!({"id": 2, "do": "replace", "process_id": own})).await;
     assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "asked for".into())));
 }
+
+#[tokio::test]
+async fn what_a_worker_does_not_say_is_looked_for_from_outside() {
+    let (monitor, want) = teller();
+    let server = Server::new().monitor(monitor).outside("thread_dump", |process_id| Ok(format!("of {process_id}")));
+    let server = TestServer::start(server);
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let mut subscriber = server.lines().await;
+    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
+    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+    let own = std::process::id();
+    let dump = Diagnosis::new(own, "thread_dump").timeout(Duration::from_millis(400)).to(Destination::Event);
+    want.send(vec![Action::Diagnose(dump)]).unwrap();
+    call(&mut worker, "thread_dump").await;
+    let event = subscriber.hear().await;
+    assert_eq!(event["result"]["data"], format!("of {own}"), "{event}");
+}

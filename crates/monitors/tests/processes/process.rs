@@ -129,16 +129,47 @@ fn status_is_in_bytes_and_seconds() {
         [
             "command",
             "elapsed_time",
+            "involuntary_switches",
+            "major_faults",
+            "memory",
+            "minor_faults",
+            "open_files",
             "parent_process_id",
             "process_group_id",
             "process_id",
             "processor_time",
             "processor_utilization",
             "resident_size",
+            "threads",
             "total_size",
             "virtual_size",
+            "voluntary_switches",
         ]
     );
+    let mut keys: Vec<_> = process["memory"].as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "anonymous_size",
+            "map_count",
+            "private_clean_size",
+            "private_dirty_size",
+            "private_size",
+            "proportional_size",
+            "proportional_swap_size",
+            "referenced_size",
+            "resident_size",
+            "shared_clean_size",
+            "shared_dirty_size",
+            "shared_size",
+            "swap_size",
+        ]
+    );
+    let memory = |key: &str| process["memory"][key].as_u64().unwrap();
+    assert!(memory("anonymous_size") > 20_000_000 && memory("private_dirty_size") > 20_000_000, "{process}");
+    assert_eq!(memory("private_size"), memory("private_clean_size") + memory("private_dirty_size"));
+    assert!(memory("map_count") > 10, "{process}");
     let size = |key: &str| process[key].as_u64().unwrap();
     assert!(size("resident_size") > 20_000_000 && size("virtual_size") > size("resident_size"));
     assert!(size("total_size") > 20_000_000 && size("total_size") <= size("resident_size") + (4 << 20));
@@ -146,4 +177,26 @@ fn status_is_in_bytes_and_seconds() {
     assert!(process["processor_time"].as_f64().unwrap() < 600.0);
     assert_eq!(process["parent_process_id"], std::process::id());
     assert!(process["command"].as_str().unwrap().ends_with(" --exact helper::helper --nocapture --test-threads=1"));
+}
+
+#[test]
+fn threads_descriptors_switches_and_faults_are_counted() {
+    let mut helper = Helper::spawn();
+    let (mut monitor, receiver) = monitor(helper.process_id());
+    monitor.check(Instant::now());
+    let before = receiver.recv().unwrap();
+    for _ in 0..3 {
+        helper.spawn_child();
+    }
+    helper.run("burn");
+    helper.run("allocate 20000000");
+    monitor.check(Instant::now());
+    let after = receiver.recv().unwrap();
+    assert_eq!(after.threads, before.threads + 1, "the one that burns");
+    // The standard input of each child.
+    assert_eq!(after.open_files, before.open_files.map(|files| files + 3));
+    // It waited for each command.
+    assert!(after.voluntary_switches >= before.voluntary_switches + 5, "{before:?} {after:?}");
+    assert!(after.minor_faults > before.minor_faults + 100, "{before:?} {after:?}");
+    assert!(after.memory.unwrap().sizes.referenced_size > 0);
 }

@@ -1,0 +1,516 @@
+//! Restarts workers that do not answer.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Action, Answer, Call, CallFailure, Destination, Diagnosis, Event, Monitor, Restart, Status, Worker,
+    monitor::SHORTEST_INTERVAL,
+};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+const DEFAULT_WARN_AFTER: Duration = Duration::from_secs(1);
+const DEFAULT_DUMP_AFTER: Duration = Duration::from_secs(5);
+const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a thread dump may take.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After this time a restart that was asked for, of a worker that is still there and silent, is asked for again.
+const COOLDOWN: Duration = Duration::from_secs(30);
+
+/// Nobody's id. A call of it goes the way of all calls but for the worker's part, and so shows what that takes.
+const NOBODY: &str = "";
+
+/// Asks every worker for a `ping` at each check, and watches how long the answer takes.
+///
+/// A worker answers from the runtime that does its work, so the round trip includes the lag of its executor: one that
+/// computes without ever waiting, or blocks all its threads, answers late, or never. By thresholds, one that does not answer
+///
+/// 1. is [warned](Self::warn_after) of, in the log and by an event `health`;
+/// 2. is asked for a [thread dump](Self::dump_after), which also a process that is stuck may be able to give;
+/// 3. is [restarted](Self::restart_after), [one at a time](Self::restarts_at_once).
+///
+/// What the supervisor itself takes for a call is measured at each check as well, and subtracted. While that is above half of the
+/// first threshold, as on a host that is overloaded or was suspended, no worker is judged: it is not their silence.
+///
+/// An event `health` has `connection_id`, `process_id`, `name`, `state` (`slow`, or `well` when it answers again) and
+/// `round_trip` in seconds, so far or in the end.
+///
+/// # Status
+///
+/// Under the key `health`; times are in seconds:
+///
+/// ```json
+/// {
+///   "warn_after": 1.0, "dump_after": 5.0, "restart_after": 30.0, "supervisor_lag": 0.0001,
+///   "workers": [
+///     {"connection_id": "8c1f", "process_id": 4242, "name": "web", "state": "well",
+///      "round_trip": 0.0003, "maximum_round_trip": 0.0104, "answers": 17, "silent_for": null}
+///   ]
+/// }
+/// ```
+///
+/// `round_trip` is that of the last answer, null before the first; `silent_for` how long an answer has been missing, null
+/// if none is.
+pub struct HealthMonitor {
+    settings: Settings,
+    workers: BTreeMap<String, Health>,
+    /// When the call of nobody was made that has not come back.
+    probe: Option<Instant>,
+    /// What the supervisor takes for a call.
+    lag: Duration,
+    last_check: Option<Instant>,
+    /// Restarts that were asked for, by process id.
+    asked: HashMap<u32, Instant>,
+    /// What is to be told at once.
+    news: Vec<Action>,
+}
+
+struct Settings {
+    interval: Duration,
+    warn_after: Duration,
+    dump_after: Option<Duration>,
+    dump_to: Destination,
+    restart_after: Option<Duration>,
+    restarts_at_once: usize,
+}
+
+/// What is known of one worker.
+struct Health {
+    worker: Worker,
+    /// When the oldest call was made that it did not answer.
+    silent_since: Option<Instant>,
+    /// A call is on its way.
+    is_asked: bool,
+    round_trip: Option<Duration>,
+    maximum_round_trip: Duration,
+    answers: u64,
+    is_slow: bool,
+    was_dumped: bool,
+}
+
+impl Default for HealthMonitor {
+    fn default() -> Self {
+        Self {
+            settings: Settings {
+                interval: DEFAULT_INTERVAL,
+                warn_after: DEFAULT_WARN_AFTER,
+                dump_after: Some(DEFAULT_DUMP_AFTER),
+                dump_to: Destination::Log,
+                restart_after: Some(DEFAULT_RESTART_AFTER),
+                restarts_at_once: 1,
+            },
+            workers: BTreeMap::new(),
+            probe: None,
+            lag: Duration::ZERO,
+            last_check: None,
+            asked: HashMap::new(),
+            news: Vec::new(),
+        }
+    }
+}
+
+impl HealthMonitor {
+    /// A monitor with the default thresholds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The time between two checks, and so between two calls of a worker; at least one millisecond. A worker that has not
+    /// answered is not called again.
+    ///
+    /// Default is 5 seconds.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.settings.interval = interval.max(SHORTEST_INTERVAL);
+        self
+    }
+
+    /// How long an answer may take before that is told.
+    ///
+    /// Default is 1 second.
+    pub fn warn_after(mut self, time: Duration) -> Self {
+        self.settings.warn_after = time;
+        self
+    }
+
+    /// How long an answer may take before a thread dump is made, and where that goes. It is looked at at each check, so it may
+    /// be made later by an [interval](Self::interval).
+    ///
+    /// Default is 5 seconds, and the log.
+    pub fn dump_after(mut self, time: Duration, destination: Destination) -> Self {
+        self.settings.dump_after = Some(time);
+        self.settings.dump_to = destination;
+        self
+    }
+
+    /// Makes no thread dumps.
+    pub fn no_dump(mut self) -> Self {
+        self.settings.dump_after = None;
+        self
+    }
+
+    /// How long an answer may take before the worker is to be restarted. It is looked at at each check.
+    ///
+    /// Default is 30 seconds.
+    pub fn restart_after(mut self, time: Duration) -> Self {
+        self.settings.restart_after = Some(time);
+        self
+    }
+
+    /// Restarts no worker.
+    pub fn no_restart(mut self) -> Self {
+        self.settings.restart_after = None;
+        self
+    }
+
+    /// How many workers may be about to be restarted at once; at least one. When many are silent, the reason is probably not
+    /// in them.
+    ///
+    /// Default is 1.
+    pub fn restarts_at_once(mut self, workers: usize) -> Self {
+        self.settings.restarts_at_once = workers.max(1);
+        self
+    }
+
+    /// Takes out of the account what was not the workers' time: this thread was not run when it was due.
+    fn forgive(&mut self, now: Instant) {
+        let Some(last) = self.last_check.replace(now) else { return };
+        let late = now.saturating_duration_since(last).saturating_sub(self.settings.interval * 2);
+        if late > self.settings.warn_after {
+            tracing::warn!(?late, "this supervisor did not run for a while: nobody's silence in that time counts");
+            for health in self.workers.values_mut() {
+                health.silent_since = health.silent_since.map(|since| (since + late).min(now));
+            }
+            self.probe = self.probe.map(|since| (since + late).min(now));
+        }
+    }
+
+    /// What the supervisor takes, as far as is known by now.
+    fn own_lag(&self, now: Instant) -> Duration {
+        self.probe.map_or(self.lag, |since| self.lag.max(now.saturating_duration_since(since)))
+    }
+
+    fn judge(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.asked.retain(|_, at| now.saturating_duration_since(*at) < 2 * COOLDOWN);
+        if self.own_lag(now) > self.settings.warn_after / 2 {
+            tracing::warn!(lag = ?self.own_lag(now), "this supervisor is slow itself: nobody is judged");
+            return;
+        }
+        let settings = &self.settings;
+        for health in self.workers.values_mut() {
+            let Some(since) = health.silent_since else { continue };
+            let silence = now.saturating_duration_since(since);
+            let (process_id, name) = (health.worker.process_id, &health.worker.name);
+            if silence >= settings.warn_after && !health.is_slow {
+                health.is_slow = true;
+                tracing::warn!(process_id, name, ?silence, "a worker does not answer");
+                actions.push(health.event("slow", silence));
+            }
+            if settings.dump_after.is_some_and(|after| silence >= after) && !health.was_dumped {
+                health.was_dumped = true;
+                let dump = Diagnosis::new(process_id, "thread_dump").timeout(DUMP_TIMEOUT);
+                actions.push(Action::Diagnose(dump.to(settings.dump_to.clone())));
+            }
+            if settings.restart_after.is_some_and(|after| silence >= after) {
+                let before = self.asked.get(&process_id).map(|at| now.saturating_duration_since(*at));
+                let may = match before {
+                    None => self.asked.len() < settings.restarts_at_once,
+                    Some(before) => before >= COOLDOWN,
+                };
+                if may {
+                    tracing::warn!(process_id, name, ?silence, "asking for a restart of a worker that does not answer");
+                    let reason = format!("no answer for {:.1} s", silence.as_secs_f64());
+                    let restart = Restart::new(process_id, reason);
+                    let restart = if before.is_some() { restart.urgent() } else { restart };
+                    actions.push(Action::Restart(restart));
+                    self.asked.insert(process_id, now);
+                }
+            }
+        }
+    }
+
+    /// Calls those that owe no answer.
+    fn call(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let patience = self.settings.restart_after.unwrap_or(DEFAULT_RESTART_AFTER).max(self.settings.interval);
+        let patience = patience + 2 * self.settings.interval;
+        if self.probe.is_none() {
+            self.probe = Some(now);
+            actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
+        }
+        for health in self.workers.values_mut().filter(|health| !health.is_asked) {
+            health.is_asked = true;
+            health.silent_since.get_or_insert(now);
+            actions.push(Action::Call(Call::new(&health.worker.id, "ping").timeout(patience)));
+        }
+    }
+
+    fn hear(&mut self, call: &Call, answer: &Result<Answer, CallFailure>, now: Instant) {
+        if call.worker_id() == NOBODY {
+            if let Some(since) = self.probe.take() {
+                self.lag = now.saturating_duration_since(since);
+            }
+            return;
+        }
+        let lag = self.own_lag(now);
+        let Some(health) = self.workers.get_mut(call.worker_id()) else { return };
+        health.is_asked = false;
+        // That it knows no such operation is an answer; that there was none, or that nobody is there any more, is not.
+        let is_answer = match answer {
+            Ok(_) => true,
+            Err(failure) => !matches!(
+                failure.class.as_str(),
+                "TimedOut" | "ConnectionClosed" | "ConnectionNotFound" | "Cancelled" | "TooManyCalls"
+            ),
+        };
+        let Some(since) = health.silent_since.filter(|_| is_answer) else { return };
+        let round_trip = now.saturating_duration_since(since).saturating_sub(lag);
+        health.silent_since = None;
+        health.answers += 1;
+        health.round_trip = Some(round_trip);
+        health.maximum_round_trip = health.maximum_round_trip.max(round_trip);
+        health.was_dumped = false;
+        let is_late = round_trip >= self.settings.warn_after;
+        let (process_id, name) = (health.worker.process_id, &health.worker.name);
+        if is_late && !health.is_slow {
+            tracing::warn!(process_id, name, ?round_trip, "a worker was slow to answer");
+            self.news.push(health.event("slow", round_trip));
+        }
+        if health.is_slow || is_late {
+            tracing::info!(process_id, name, ?round_trip, "a worker answers again");
+            self.news.push(health.event("well", round_trip));
+        }
+        health.is_slow = false;
+    }
+}
+
+impl Health {
+    fn event(&self, state: &'static str, round_trip: Duration) -> Action {
+        Action::Event(Event::new(
+            "health",
+            HealthEvent {
+                connection_id: self.worker.id.clone(),
+                process_id: self.worker.process_id,
+                name: self.worker.name.clone(),
+                state,
+                round_trip: round_trip.as_secs_f64(),
+            },
+        ))
+    }
+}
+
+impl Monitor for HealthMonitor {
+    fn name(&self) -> &str {
+        "health"
+    }
+
+    fn interval(&self) -> Duration {
+        self.settings.interval
+    }
+
+    fn register(&mut self, worker: &Worker) {
+        let health = self.workers.entry(worker.id.clone()).or_insert_with(|| Health {
+            worker: worker.clone(),
+            silent_since: None,
+            is_asked: false,
+            round_trip: None,
+            maximum_round_trip: Duration::ZERO,
+            answers: 0,
+            is_slow: false,
+            was_dumped: false,
+        });
+        health.worker = worker.clone();
+    }
+
+    fn remove(&mut self, worker: &Worker) {
+        self.workers.remove(&worker.id);
+        // It was restarted, or has gone otherwise, if none of its connections is left.
+        if self.workers.values().all(|health| health.worker.process_id != worker.process_id) {
+            self.asked.remove(&worker.process_id);
+        }
+    }
+
+    fn answered(&mut self, call: &Call, answer: Result<Answer, CallFailure>) {
+        self.hear(call, &answer, Instant::now());
+    }
+
+    fn react(&mut self, _: Instant) -> Vec<Action> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn check(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = std::mem::take(&mut self.news);
+        self.forgive(now);
+        self.judge(now, &mut actions);
+        self.call(now, &mut actions);
+        actions
+    }
+
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        let workers = self.workers.values().map(|health| {
+            let silence = health.silent_since.map(|since| now.saturating_duration_since(since));
+            WorkerStatus {
+                connection_id: health.worker.id.clone(),
+                process_id: health.worker.process_id,
+                name: health.worker.name.clone(),
+                state: if health.is_slow { "slow" } else { "well" },
+                round_trip: health.round_trip.map(|time| time.as_secs_f64()),
+                maximum_round_trip: health.maximum_round_trip.as_secs_f64(),
+                answers: health.answers,
+                silent_for: silence.map(|time| time.as_secs_f64()),
+            }
+        });
+        Box::new(HealthStatus {
+            warn_after: self.settings.warn_after.as_secs_f64(),
+            dump_after: self.settings.dump_after.map(|time| time.as_secs_f64()),
+            restart_after: self.settings.restart_after.map(|time| time.as_secs_f64()),
+            supervisor_lag: self.own_lag(now).as_secs_f64(),
+            workers: workers.collect(),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct HealthStatus {
+    warn_after: f64,
+    dump_after: Option<f64>,
+    restart_after: Option<f64>,
+    supervisor_lag: f64,
+    workers: Vec<WorkerStatus>,
+}
+
+#[derive(Serialize)]
+struct WorkerStatus {
+    connection_id: String,
+    process_id: u32,
+    name: String,
+    state: &'static str,
+    round_trip: Option<f64>,
+    maximum_round_trip: f64,
+    answers: u64,
+    silent_for: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct HealthEvent {
+    connection_id: String,
+    process_id: u32,
+    name: String,
+    state: &'static str,
+    round_trip: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn worker(id: &str, process_id: u32) -> Worker {
+        Worker { id: id.into(), process_id, name: "web".into() }
+    }
+
+    /// Checks, and answers those calls at once that are of these.
+    fn check(monitor: &mut HealthMonitor, now: Instant, answering: &[&str]) -> Vec<Action> {
+        let mut others = Vec::new();
+        for action in monitor.check(now) {
+            match action {
+                Action::Call(call) if answering.contains(&call.worker_id()) => {
+                    let failure = CallFailure::new("UnknownOperation", "it knows no ping, and answers all the same");
+                    monitor.hear(&call, &Err(failure), now + Duration::from_millis(2));
+                }
+                Action::Call(_) => {}
+                action => others.push(action),
+            }
+        }
+        others
+    }
+
+    fn monitor() -> HealthMonitor {
+        let mut monitor = HealthMonitor::new().interval(SECOND);
+        monitor.register(&worker("a", 7));
+        monitor.register(&worker("b", 8));
+        monitor
+    }
+
+    #[test]
+    fn who_answers_is_left_alone() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        for second in 0..100 {
+            assert_eq!(check(&mut monitor, start + second * SECOND, &[NOBODY, "a", "b"]), []);
+        }
+        assert_eq!(monitor.workers["a"].answers, 100);
+    }
+
+    #[test]
+    fn silence_is_told_looked_into_and_ended() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        let mut seen = Vec::new();
+        for second in 0..=45 {
+            for action in check(&mut monitor, start + second * SECOND, &[NOBODY, "b"]) {
+                seen.push((second, action));
+            }
+        }
+        let what: Vec<_> = seen
+            .iter()
+            .map(|(second, action)| match action {
+                Action::Event(event) => (*second, event.name().to_owned()),
+                Action::Diagnose(diagnosis) => (*second, diagnosis.operation().to_owned()),
+                Action::Restart(restart) => (*second, format!("{} {}", restart.process_id, restart.reason)),
+                action => panic!("{action:?}"),
+            })
+            .collect();
+        let expected = [(1, "health"), (5, "thread_dump"), (30, "7 no answer for 30.0 s")];
+        assert_eq!(what, expected.map(|(second, text)| (second, text.to_owned())));
+        monitor.remove(&worker("a", 7));
+        assert!(monitor.asked.is_empty());
+    }
+
+    #[test]
+    fn one_at_a_time_is_restarted_and_again_if_that_does_not_help() {
+        let (mut monitor, start) = (monitor().no_dump(), Instant::now());
+        let mut restarts = Vec::new();
+        for second in 0..=65 {
+            for action in check(&mut monitor, start + second * SECOND, &[NOBODY]) {
+                if let Action::Restart(restart) = action {
+                    restarts.push((second, restart.process_id, restart.urgent));
+                }
+            }
+        }
+        assert_eq!(restarts, [(30, 7, false), (60, 7, true)]);
+    }
+
+    #[test]
+    fn nobody_is_judged_while_the_supervisor_is_slow_itself() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        for second in 0..=60 {
+            assert_eq!(check(&mut monitor, start + second * SECOND, &[]), [], "not even the call of nobody came back");
+        }
+        assert!(monitor.own_lag(start + 60 * SECOND) >= 60 * SECOND);
+    }
+
+    #[test]
+    fn the_time_in_which_the_supervisor_did_not_run_is_not_theirs() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        assert_eq!(check(&mut monitor, start, &[NOBODY]), []);
+        let resumed = start + 3600 * SECOND;
+        let actions = check(&mut monitor, resumed, &[NOBODY]);
+        assert!(!actions.iter().any(|action| matches!(action, Action::Restart(_))), "{actions:?}");
+    }
+
+    #[test]
+    fn who_answers_late_was_slow_and_is_well() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        let call = Call::new("a", "ping");
+        check(&mut monitor, start, &[NOBODY, "b"]);
+        monitor.hear(&call, &Err(CallFailure::new("UnknownOperation", "")), start + 3 * SECOND);
+        let states: Vec<String> = monitor.react(start).iter().map(|action| format!("{action:?}")).collect();
+        assert_eq!(states.len(), 2, "slow and well: {states:?}");
+        assert!(monitor.workers["a"].maximum_round_trip > 2 * SECOND);
+    }
+}

@@ -1,0 +1,135 @@
+//! Workers that can be asked to misbehave, and monitors that watch them: `acs-leaks SCENARIO`
+
+#![forbid(unsafe_code)]
+
+use std::{convert::Infallible, io::Read as _, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
+
+use async_container_supervisor::{
+    Application, BoxError, Instance, Service,
+    monitors::{Destination, HealthMonitor, MemoryMonitor},
+    protocol::{Failure, Operations},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// Where a worker ends by itself: what would be the limit of its container.
+const HARD_LIMIT: usize = 1 << 30;
+const HARD_LIMIT_STATUS: i32 = 99;
+
+/// What was leaked.
+static LEAKED: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+fn main() -> ExitCode {
+    let scenario = std::env::args().nth(1).unwrap_or_default();
+    let is_stubborn = scenario == "stubborn";
+    let watches_health = scenario == "health";
+    Application::new("leaks")
+        .graceful_stop(Duration::from_secs(1))
+        .service(Service::new("worker", move |instance| work(instance, is_stubborn)).count(1).supervised())
+        .worker(|_, worker| worker.operations(operations()))
+        .supervisor(move |supervisor| match watches_health {
+            true => supervisor.monitor(health()),
+            false => supervisor.monitor(memory(&scenario)),
+        })
+        .run()
+}
+
+fn memory(scenario: &str) -> MemoryMonitor {
+    let memory = MemoryMonitor::new().interval(Duration::from_millis(500));
+    match scenario {
+        "large" | "stubborn" => memory.maximum_size_limit(300 * MEBIBYTE),
+        "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
+        "together" => memory.interval(Duration::from_millis(100)).total_size_limit(700 * MEBIBYTE),
+        "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
+        "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),
+        "diagnosed" => memory.maximum_size_limit(300 * MEBIBYTE).diagnostic(
+            "thread_dump",
+            Duration::from_secs(60),
+            Destination::Directory(".".into()),
+        ),
+        _ => memory,
+    }
+}
+
+fn health() -> HealthMonitor {
+    HealthMonitor::new()
+        .interval(Duration::from_millis(100))
+        .warn_after(Duration::from_millis(400))
+        .dump_after(Duration::from_millis(600), Destination::Directory(".".into()))
+        .restart_after(Duration::from_secs(2))
+}
+
+async fn work(instance: Instance, is_stubborn: bool) -> Result<(), BoxError> {
+    instance.ready()?;
+    // One that never asks whether it is to end is ended; this one is told, and does not care.
+    instance.shutdown().await;
+    if is_stubborn {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Accepted {
+    accepted: bool,
+}
+
+#[derive(Deserialize)]
+struct Leak {
+    /// Bytes a second.
+    rate: usize,
+    /// Bytes.
+    #[serde(default)]
+    until: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct ReadFile {
+    path: PathBuf,
+}
+
+fn operations() -> Operations {
+    Operations::new()
+        .typed("leak", |leak: Leak| async move {
+            tokio::spawn(leak_on(leak));
+            Ok::<_, Failure>(Accepted { accepted: true })
+        })
+        .typed("read", |file: ReadFile| async move {
+            let mut buffer = vec![0; 1 << 20];
+            let mut file = std::fs::File::open(file.path)?;
+            while file.read(&mut buffer)? > 0 {}
+            Ok::<_, Failure>(Accepted { accepted: true })
+        })
+        .operation("hang", |_| async {
+            tokio::spawn(async { hang_for_ever() });
+            Ok::<_, Failure>(Accepted { accepted: true })
+        })
+}
+
+#[inline(never)]
+fn hang_for_ever() -> Infallible {
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+/// Leaks at that rate, in steps of a fiftieth of a second, and ends the process where it would be ended.
+async fn leak_on(leak: Leak) {
+    let start = Instant::now();
+    let step = leak.rate / 50;
+    for number in 1.. {
+        sleep_until(start + Duration::from_millis(20) * number).await;
+        let mut leaked = LEAKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Not zeros, for which the kernel would give no memory.
+        leaked.push(vec![1; step]);
+        let total = leaked.len() * step;
+        if total >= HARD_LIMIT {
+            std::process::exit(HARD_LIMIT_STATUS);
+        }
+        if leak.until.is_some_and(|until| total >= until) {
+            return;
+        }
+    }
+}

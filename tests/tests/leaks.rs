@@ -1,0 +1,308 @@
+//! Workers that really leak, hang and refuse to end, and the monitors that are to notice: with real memory.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, Worker, wait_for};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MEBIBYTE: u64 = 1 << 20;
+
+/// A scenario of the fixture, and its worker.
+fn start(dir: &Dir, scenario: &str) -> io::Result<(Program, Supervisor, Worker)> {
+    let mut program = dir.example("acs-leaks")?.arg(scenario).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    Ok((program, supervisor, workers[0].clone()))
+}
+
+fn leak(supervisor: &mut Supervisor, worker: &Worker, rate: u64, until: Option<u64>) -> io::Result<()> {
+    let answer = supervisor.forward(worker, json!({"do": "leak", "rate": rate, "until": until}))?;
+    assert_eq!(answer["accepted"], true);
+    Ok(())
+}
+
+/// What the root says about the worker.
+fn child(supervisor: &mut Supervisor) -> io::Result<Value> {
+    let children = supervisor.ask("children", json!({}))?;
+    let child = children["children"].as_array().into_iter().flatten().find(|child| child["name"] == "worker#1");
+    child.cloned().ok_or_else(|| io::Error::other(format!("there is no worker: {children}")))
+}
+
+/// What the root says about the worker once it was replaced.
+fn replaced(program: &mut Program, supervisor: &mut Supervisor) -> io::Result<Value> {
+    program.wait_for("the replacement of the worker", LIMIT, || {
+        let child = child(supervisor)?;
+        let is_new =
+            child["restarts"].as_u64() > Some(0) && child["state"] == "ready" && child["last_exit"].is_string();
+        Ok(is_new.then_some(child))
+    })
+}
+
+/// What a monitor shows.
+fn monitor(supervisor: &mut Supervisor, name: &str) -> io::Result<Value> {
+    let responses = supervisor.call("status", json!({}))?;
+    let found = responses.iter().find_map(|response| response.get(name)).cloned();
+    found.ok_or_else(|| io::Error::other(format!("there is no monitor {name}: {responses:?}")))
+}
+
+#[test]
+fn a_fast_leak_is_caught_before_a_hard_limit() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "large")?;
+    // By itself it would end at 1 GiB, with another status.
+    leak(&mut supervisor, &worker, 200 * MEBIBYTE, None)?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    let reason = child["last_exit"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("memory limit 300.0 MiB, was "), "{child}");
+    assert_eq!((&child["last_exit_cause"], &child["exits"]["memory"]), (&json!("memory"), &json!(1)), "{child}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let at = child["last_exit_at"].as_f64().unwrap_or_default();
+    assert!(at <= now && at > now - LIMIT.as_secs_f64(), "{child}");
+    assert!(child["time_to_ready"].as_f64() > Some(0.0), "{child}");
+    program.wait_for_stderr("cause=\"memory\"", LIMIT)?;
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn a_slow_leak_is_noticed_by_its_growth_and_another_worker_is_ready_first() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "growing")?;
+    leak(&mut supervisor, &worker, 20 * MEBIBYTE, Some(300 * MEBIBYTE))?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    let reason = child["last_exit"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("memory grew 3 times by more than 8.0 MiB, to "), "{child}");
+    assert_eq!(child["restarts"], 1, "{child}");
+    let stderr = program.stderr();
+    let at = |text: &str| stderr.find(text).unwrap_or_else(|| panic!("'{text}' was not logged: {stderr}"));
+    let taken_over = at("a successor takes over");
+    assert!(stderr[..taken_over].matches("child is ready child=\"worker#1\"").count() == 2, "{stderr}");
+    assert!(taken_over < at("child stopped child=\"worker#1\""), "{stderr}");
+    let children = supervisor.ask("children", json!({}))?;
+    assert_eq!(children["children"].as_array().map(Vec::len), Some(2), "the supervisor and one worker: {children}");
+    let workers = supervisor.wait_for_workers("the new worker", LIMIT, |workers| workers.len() == 1)?;
+    assert_eq!(child["process_id"], workers[0].pid);
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_ignores_the_signal_is_killed() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "stubborn")?;
+    leak(&mut supervisor, &worker, 200 * MEBIBYTE, Some(320 * MEBIBYTE))?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    let reason = child["last_exit"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("memory limit 300.0 MiB, was ") && reason.ends_with(", killed by SIGKILL"), "{child}");
+    Ok(())
+}
+
+#[test]
+fn a_limit_below_the_size_at_the_start_is_said_and_no_kill_loop() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, _) = start(&dir, "impossible")?;
+    let line = program.wait_for_stderr("from its start on: restarts do not help, so it is left alone", LIMIT)?;
+    assert!(line.contains("memory limit 256.0 KiB, was "), "{line}");
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    // It lives through checks that would have been the end of it.
+    program.wait_for("checks", LIMIT, || {
+        let status = monitor(&mut supervisor, "memory")?;
+        let process = &status["processes"][0];
+        Ok((process["process_id"] == workers[0].pid && process["sample_count"].as_u64() > Some(20)).then_some(()))
+    })?;
+    let child = child(&mut supervisor)?;
+    assert_eq!((&child["restarts"], &child["exits"]), (&json!(1), &json!({"memory": 1})), "{child}");
+    Ok(())
+}
+
+#[test]
+fn a_diagnostic_is_kept_of_what_is_replaced() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "diagnosed")?;
+    leak(&mut supervisor, &worker, 100 * MEBIBYTE, Some(320 * MEBIBYTE))?;
+    replaced(&mut program, &mut supervisor)?;
+    let dump = kept(&dir, &format!("worker-{}-thread_dump-", worker.pid))?
+        .unwrap_or_else(|| panic!("no thread dump: {}", program.stderr()));
+    assert!(fs::read_to_string(&dump)?.contains("thread"), "{}", dump.display());
+    Ok(())
+}
+
+/// The file in the directory whose name begins so.
+fn kept(dir: &Dir, prefix: &str) -> io::Result<Option<PathBuf>> {
+    let entries = fs::read_dir(dir.path())?.collect::<io::Result<Vec<_>>>()?;
+    let found = entries.iter().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    Ok(found.map(|entry| entry.path()))
+}
+
+#[test]
+fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "health")?;
+    program.wait_for("an answer", LIMIT, || {
+        let status = monitor(&mut supervisor, "health")?;
+        let worker = &status["workers"][0];
+        Ok((worker["answers"].as_u64() > Some(0) && worker["round_trip"].as_f64() < Some(0.4)).then_some(()))
+    })?;
+    supervisor.forward(&worker, json!({"do": "hang"}))?;
+    program.wait_for_stderr("a worker does not answer", LIMIT)?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    assert!(child["last_exit"].as_str().unwrap_or_default().starts_with("no answer for "), "{child}");
+    assert_eq!(child["last_exit_cause"], "health");
+    // A worker that hangs answers no operation: it was looked at from outside, if this machine allows that.
+    let prefix = format!("worker-{}-thread_dump-", worker.pid);
+    match wait_for("the dump", LIMIT, || {
+        let failed = program.stderr().contains("a diagnostic came to nothing");
+        Ok(kept(&dir, &prefix)?.map(Some).or(failed.then_some(None)))
+    })? {
+        Some(dump) => {
+            let text = wait_for("the whole dump", LIMIT, || {
+                Ok(Some(fs::read_to_string(&dump)?).filter(|text| text.ends_with('\n')))
+            })?;
+            assert!(text.contains("hang_for_ever"), "{text}");
+        }
+        None => eprintln!("skipped: this machine does not let the supervisor look into its workers"),
+    }
+    let workers = supervisor.wait_for_workers("the new worker", LIMIT, |workers| workers.len() == 1)?;
+    program.wait_for("an answer of the new one", LIMIT, || {
+        let status = monitor(&mut supervisor, "health")?;
+        let worker = &status["workers"][0];
+        Ok((worker["process_id"] == workers[0].pid && worker["state"] == "well").then_some(()))
+    })?;
+    Ok(())
+}
+
+/// A process that has so much memory and shares it with its child; both register as workers.
+const SHARING: &str = r#"
+import json, os, socket, sys
+held = bytearray(b"\x01") * int(sys.argv[1])
+name = "parent" if os.fork() else "child"
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("supervisor.ipc")
+state = {"process_id": os.getpid(), "name": name}
+connection.sendall((json.dumps({"id": 2, "do": "register", "state": state}) + "\n").encode())
+for line in connection.makefile():
+    pass
+"#;
+
+#[test]
+fn memory_that_a_fork_shares_counts_once() -> io::Result<()> {
+    let has_python = Command::new("python3").args(["-c", ""]).stdin(Stdio::null()).status();
+    if !has_python.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no python3");
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, _) = start(&dir, "together")?;
+    let shared = 512 * MEBIBYTE;
+    let _sharing = dir.command("python3").args(["-c", SHARING, &shared.to_string()]).start()?;
+    supervisor.wait_for_workers("both", LIMIT, |workers| workers.len() == 3)?;
+    // They have it resident twice, and that is more than the limit, so it is looked at closely.
+    let status = program.wait_for("the sizes", LIMIT, || {
+        let status = monitor(&mut supervisor, "memory")?;
+        let is_measured =
+            processes(&status).filter(|process| process["current_shared_size"].as_u64() > Some(shared / 2));
+        Ok((is_measured.count() == 2).then_some(status))
+    })?;
+    let resident: u64 = processes(&status).filter_map(|process| process["current_resident_size"].as_u64()).sum();
+    let total = status["total_size"].as_u64().unwrap_or_default();
+    assert!(resident > 2 * shared && total > shared && total < 700 * MEBIBYTE, "{status}");
+    for process in processes(&status).filter(|process| process["name"] != "worker") {
+        let size = process["current_size"].as_u64().unwrap_or_default();
+        assert!(size > shared / 2 && size < shared * 3 / 4, "half of it each: {status}");
+    }
+    live_through_checks(&mut program, &mut supervisor, 10)?;
+    assert!(!program.stderr().contains("asking for a restart"), "{}", program.stderr());
+    Ok(())
+}
+
+fn processes(status: &Value) -> impl Iterator<Item = &Value> {
+    status["processes"].as_array().into_iter().flatten()
+}
+
+/// Waits until the memory monitor has looked at everything so many times more.
+fn live_through_checks(program: &mut Program, supervisor: &mut Supervisor, checks: u64) -> io::Result<()> {
+    let mut count = || -> io::Result<u64> {
+        let status = monitor(supervisor, "memory")?;
+        Ok(processes(&status).filter_map(|process| process["sample_count"].as_u64()).max().unwrap_or_default())
+    };
+    let before = count()?;
+    program.wait_for("checks", LIMIT, || Ok((count()? >= before + checks).then_some(())))
+}
+
+/// A cgroup whose memory is limited, removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    /// Says so where this user may not make one.
+    fn make(limit: u64) -> Option<Group> {
+        let name = format!("acs-leaks-{}", std::process::id());
+        let made = [("memory/", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(|(mount, file)| {
+            let path = Path::new("/sys/fs/cgroup").join(mount).join(&name);
+            fs::create_dir(&path).ok()?;
+            let group = Group(path);
+            fs::write(group.0.join(file), limit.to_string()).ok().map(|()| group)
+        });
+        if made.is_none() {
+            eprintln!("skipped: this user may not make a cgroup that limits memory");
+        }
+        made
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let removed = wait_for("the end of a cgroup", LIMIT, || Ok(fs::remove_dir(&self.0).is_ok().then_some(())));
+        if let Err(error) = removed {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn page_cache_is_not_mistaken_for_exhaustion() -> io::Result<()> {
+    const TMPFS: i64 = 0x0102_1994;
+    let limit = 256 * MEBIBYTE;
+    let Some(group) = Group::make(limit) else { return Ok(()) };
+    let dir = Dir::new()?;
+    if rustix::fs::statfs(dir.path())?.f_type as i64 == TMPFS {
+        eprintln!("skipped: temporary files are in memory here");
+        return Ok(());
+    }
+    // Twice as much as there is memory, and in no cache.
+    let mut file = File::create(dir.file("large"))?;
+    (0..512).try_for_each(|_| file.write_all(&vec![1; MEBIBYTE as usize]))?;
+    file.sync_all()?;
+    rustix::fs::fadvise(file.as_fd(), 0, None, rustix::fs::Advice::DontNeed)?;
+
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" free", group.0.display());
+    let fixture = async_container_supervisor_tests::example("acs-leaks")?;
+    let mut program =
+        dir.command("sh").args(["-c", &script]).arg(fixture).env("ASYNC_CONTAINER_CGROUP", "none").start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    supervisor.forward(&workers[0], json!({"do": "read", "path": dir.file("large")}))?;
+    let host = program.wait_for("a full cache", LIMIT, || {
+        let host = monitor(&mut supervisor, "memory")?["host"].clone();
+        Ok((host["free_size"].as_u64() < Some(100 * MEBIBYTE)).then_some(host))
+    })?;
+    assert_eq!(host["total_size"], limit, "{host}");
+    assert!(host["available_size"].as_u64() > Some(150 * MEBIBYTE), "{host}");
+    live_through_checks(&mut program, &mut supervisor, 10)?;
+    assert!(!program.stderr().contains("asking for a restart"), "{}", program.stderr());
+
+    // And what is really taken is noticed.
+    leak(&mut supervisor, &workers[0], 100 * MEBIBYTE, Some(170 * MEBIBYTE))?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    let reason = child["last_exit"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("memory available ") && reason.contains("minimum 100.0 MiB"), "{child}");
+    drop(program);
+    Ok(())
+}
