@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         .supervisor(|supervisor| {
             supervisor
                 .monitor(UtilizationMonitor::new().interval(Duration::from_secs(1)))
-                .monitor(ProcessMonitor::new().interval(Duration::from_secs(10)))
+                .monitor(ProcessMonitor::new().interval(Duration::from_secs(5)))
                 .monitor(MemoryMonitor::new().maximum_size_limit(500 << 20))
         });
     match arguments.metrics {

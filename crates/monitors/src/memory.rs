@@ -2,6 +2,7 @@
 
 mod footprint;
 mod futility;
+mod metrics;
 mod report;
 mod rules;
 mod settings;
@@ -19,7 +20,7 @@ use self::{
     settings::Settings,
 };
 use crate::{
-    Action, Event, Monitor, Restart, Status, Worker,
+    Action, Event, Family, Monitor, Restart, Status, Worker,
     roster::{Entry, Roster},
     sample::{self, HostMemory, Pressure, Process},
 };
@@ -463,7 +464,18 @@ impl Monitor for MemoryMonitor {
         actions
     }
 
+    fn metrics(&self) -> Vec<Family> {
+        metrics::families(&self.report())
+    }
+
     fn status(&self) -> Status {
+        Box::new(self.report())
+    }
+}
+
+impl MemoryMonitor {
+    /// What the last check found.
+    fn report(&self) -> MemoryStatus {
         let settings = &self.settings;
         let process = |(process_id, entry): (u32, &Entry<Watch>)| {
             let Entry { name, state, start_time, .. } = entry;
@@ -485,7 +497,7 @@ impl Monitor for MemoryMonitor {
         };
         let candidates: Vec<Candidate> =
             self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
-        Box::new(MemoryStatus {
+        MemoryStatus {
             maximum_size_limit: settings.maximum_size_limit,
             threshold_size: settings.threshold_size,
             increase_limit: settings.increase_limit,
@@ -496,7 +508,7 @@ impl Monitor for MemoryMonitor {
             pressure: self.pressure,
             host: self.host,
             processes: self.roster.iter().map(process).collect(),
-        })
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Measures every process of the application.
 
+mod metrics;
+
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -241,6 +243,10 @@ impl Monitor for ProcessMonitor {
             self.processes.push(metrics);
         }
         Vec::new()
+    }
+
+    fn metrics(&self) -> Vec<crate::Family> {
+        metrics::families(&self.processes)
     }
 
     fn status(&self) -> Status {

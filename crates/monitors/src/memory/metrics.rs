@@ -1,0 +1,49 @@
+//! What the memory monitor knows, as numbers.
+
+use super::report::MemoryStatus;
+use crate::metrics::Family;
+
+/// The families of a report. What there is no limit for, and what could not be read, is left out.
+pub(super) fn families(status: &MemoryStatus) -> Vec<Family> {
+    let gauge = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
+    let mut size = gauge("memory_size", "The memory of a worker, what is shared counted in part.");
+    let mut resident = gauge("memory_resident_size", "The resident memory of a worker, what is shared counted whole.");
+    let mut private = gauge("memory_private_size", "The memory of a worker that it shares with nobody.");
+    let mut maximum = gauge("memory_maximum_size", "The most memory that a worker was seen to have.");
+    let mut increases = Family::gauge("memory_increases", "How often a worker grew by more than the threshold.");
+    let mut restarting = Family::gauge("memory_restarting", "Whether the replacement of a worker was asked for.");
+
+    for process in &status.processes {
+        let process_id = process.process_id.to_string();
+        let labels = [("process_id", process_id.as_str()), ("name", process.name.as_str())];
+        size.push(labels, process.current_size);
+        resident.push(labels, process.current_resident_size);
+        private.push(labels, process.current_private_size);
+        maximum.push(labels, process.maximum_size);
+        increases.push(labels, process.increase_count);
+        restarting.push(labels, process.restarting);
+    }
+
+    let mut families = vec![size, resident, private, maximum, increases, restarting];
+    families.push(
+        gauge("memory_total_size", "The memory of all workers, what they share counted once.").with(status.total_size),
+    );
+    let optional = [
+        ("memory_size_limit", "The limit for one worker.", status.maximum_size_limit),
+        ("memory_total_size_limit", "The limit for all workers.", status.total_size_limit),
+        ("memory_free_size_minimum", "What is to be left on the host, or in the cgroup.", status.free_size_minimum),
+        ("memory_host_size", "The memory of the host, or of the cgroup.", status.host.map(|host| host.total_size)),
+        ("memory_host_available_size", "What of that can be had.", status.host.map(|host| host.available_size)),
+        ("memory_host_swap_size", "The swap space.", status.host.map(|host| host.swap_total_size)),
+        ("memory_host_swap_used_size", "What of that is used.", status.host.map(|host| host.swap_used_size)),
+    ];
+    if let Some(pressure) = status.pressure {
+        let help = "The part of the last ten seconds in which some programs, or all, waited for memory.";
+        let mut family = Family::gauge("memory_pressure", help).unit("ratio");
+        family.push([("who", "some")], pressure.some);
+        family.push([("who", "all")], pressure.full);
+        families.push(family);
+    }
+    families.extend(optional.into_iter().filter_map(|(name, help, value)| Some(gauge(name, help).with(value?))));
+    families
+}

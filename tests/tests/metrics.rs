@@ -1,0 +1,214 @@
+//! What Prometheus is told of a real application.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc, wait_for};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Families that are there in some circumstances only, which these tests do not bring about.
+const SOMETIMES: [&str; 4] = [
+    "acs_child_next_start_timestamp_seconds",
+    "acs_memory_total_size_limit_bytes",
+    "acs_memory_free_size_minimum_bytes",
+    "acs_memory_pressure_ratio",
+];
+
+/// The body of an answer to `GET /metrics`.
+fn scrape(mut stream: impl io::Read + io::Write, accept: &str) -> io::Result<String> {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 OK\r\n") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(answer)),
+    }
+}
+
+fn scrape_unix(path: &Path) -> io::Result<String> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    scrape(stream, "application/openmetrics-text")
+}
+
+/// The types of families by their names.
+fn types(text: &str) -> BTreeMap<&str, &str> {
+    text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect()
+}
+
+/// The value of the first sample that begins so and has all of these labels.
+fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let samples = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    let mut samples = samples.filter(|line| labels.iter().all(|label| line.contains(label)));
+    samples.next()?.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// The table of the page: types by names.
+fn documented() -> io::Result<BTreeMap<String, String>> {
+    let page = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md"))?;
+    let row = |line: &str| {
+        let (name, rest) = line.strip_prefix("| `acs_")?.split_once("` | ")?;
+        let (kind, _) = rest.split_once(" | ")?;
+        // As OpenMetrics has it, the family of a counter is named without its end.
+        let name = if kind == "counter" { name.strip_suffix("_total")? } else { name };
+        (!name.contains("NAME")).then(|| (format!("acs_{name}"), kind.to_owned()))
+    };
+    Ok(page.lines().filter_map(row).collect())
+}
+
+fn start(dir: &Dir, metrics: &str) -> io::Result<(Program, Supervisor)> {
+    let arguments = ["--listen", "127.0.0.1:0", "--workers", "2", "--metrics", metrics];
+    let mut program = dir.example("utilization")?.args(arguments).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
+    Ok((program, supervisor))
+}
+
+/// Where the listener of that name is.
+fn address(program: &mut Program, name: &str) -> io::Result<String> {
+    let line = program.wait_for_stderr(&format!("listening listener=\"{name}\""), LIMIT)?;
+    let address = line.split("address=\"").nth(1).and_then(|rest| rest.split('"').next());
+    address.map(str::to_owned).ok_or_else(|| io::Error::other(line.clone()))
+}
+
+fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let process = proc::process(pid).ok_or_else(|| io::Error::other(format!("there is no process {pid}")))?;
+    process.signal(signal).map(drop)
+}
+
+/// Reads the text by the parser of the Python client of Prometheus. Nothing is checked, and the reason printed, where there
+/// is none.
+fn is_understood(text: &str, module: &str) -> io::Result<()> {
+    let script = format!(
+        "import sys\n\
+         try:\n    from {module} import text_string_to_metric_families as parse\n\
+         except ImportError: sys.exit(77)\n\
+         families = list(parse(sys.stdin.read()))\n\
+         samples = [sample for family in families for sample in family.samples]\n\
+         assert len(samples) > 50, len(samples)\n\
+         keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in samples]\n\
+         assert len(keys) == len(set(keys)), 'a series is there twice'\n"
+    );
+    let mut command = Command::new("python3");
+    let child = command.args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = child else {
+        eprintln!("skipped: there is no python3 to read metrics with");
+        return Ok(());
+    };
+    // It may have ended already, without reading.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
+    let output = child.wait_with_output()?;
+    match output.status.code() {
+        Some(0) => {}
+        Some(77) => eprintln!("skipped: this python3 has no package prometheus_client"),
+        _ => panic!("{}\n{text}", String::from_utf8_lossy(&output.stderr)),
+    }
+    Ok(())
+}
+
+#[test]
+fn everything_that_is_documented_is_told_and_nothing_else() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor) = start(&dir, "unix:metrics.ipc")?;
+    let path = dir.path().join("metrics.ipc");
+    let mut connection = TcpStream::connect(address(&mut program, "echo")?)?;
+    connection.write_all(b"hello\n")?;
+    connection.read_exact(&mut [0; 6])?;
+
+    let workers = supervisor.workers()?;
+    let is_counted = |text: &str| value(text, "acs_utilization_requests_total", &["service=\"echo\""]) == Some(1.0);
+    let text = wait_for("what was counted", LIMIT, || Ok(Some(scrape_unix(&path)?).filter(|text| is_counted(text))))?;
+    assert_eq!(value(&text, "acs_utilization_connections_active", &["service=\"echo\""]), Some(1.0), "{text}");
+    assert_eq!(value(&text, "acs_utilization_workers", &["service=\"echo\""]), Some(2.0), "{text}");
+    assert_eq!(value(&text, "acs_workers", &["service=\"echo\""]), Some(2.0), "{text}");
+    assert_eq!(value(&text, "acs_root_ready", &[]), Some(1.0), "{text}");
+    let ready = value(&text, "acs_child_time_to_ready_seconds", &["child=\"echo#1\"", "generation=\"1\""]);
+    assert!(ready.is_some_and(|seconds| seconds > 0.0 && seconds < 30.0), "{text}");
+
+    // What happens is counted.
+    signal(workers[0].pid, Signal::KILL)?;
+    let labels = ["child=\"echo#1\"", "service=\"echo\""];
+    let exits = |text: &str| labels_of(text, "acs_child_exits_total", &labels).len();
+    let text = wait_for("the end of a worker, and the others' checks", LIMIT, || {
+        let text = scrape_unix(&path)?;
+        let is_restarted = value(&text, "acs_child_restarts_total", &labels) == Some(1.0);
+        let is_checked = value(&text, "acs_process_size_bytes", &["child=\"echo#2\""]).is_some();
+        Ok((is_restarted && is_checked && exits(&text) > 0).then_some(text))
+    })?;
+    assert_eq!(exits(&text), 1, "one cause: {text}");
+    assert!(value(&text, "acs_child_last_exit_timestamp_seconds", &labels) > Some(1.7e9), "{text}");
+
+    supervisor.ask("ping", json!({}))?;
+    supervisor.ask("no_such_operation", json!({})).expect_err("nobody knows it");
+    let text = scrape_unix(&path)?;
+    assert!(value(&text, "acs_calls_total", &["operation=\"ping\""]) >= Some(1.0), "{text}");
+    assert_eq!(
+        value(&text, "acs_calls_ended_total", &["operation=\"other\"", "outcome=\"failed\""]),
+        Some(1.0),
+        "{text}"
+    );
+    let (all, within) = ("acs_call_duration_seconds_count", "acs_call_duration_seconds_bucket");
+    let pings = value(&text, all, &["operation=\"ping\""]);
+    assert!(pings >= Some(1.0) && pings == value(&text, within, &["operation=\"ping\"", "le=\"+Inf\""]), "{text}");
+
+    let (told, documented) = (types(&text), documented()?);
+    let counted: BTreeSet<&str> = told.keys().copied().filter(|name| name.starts_with("acs_utilization_")).collect();
+    let expected =
+        ["connections", "connections_active", "requests", "workers"].map(|name| format!("acs_utilization_{name}"));
+    assert!(counted.iter().eq(expected.iter()), "{counted:?}");
+    for (name, kind) in told.iter().filter(|(name, _)| !counted.contains(*name)) {
+        assert_eq!(documented.get(*name).map(String::as_str), Some(*kind), "{name} in docs/metrics.md");
+    }
+    for (name, kind) in documented.iter().filter(|(name, _)| !SOMETIMES.contains(&name.as_str())) {
+        assert_eq!(told.get(name.as_str()), Some(&kind.as_str()), "{name} of docs/metrics.md");
+    }
+
+    is_understood(&text, "prometheus_client.openmetrics.parser")?;
+    is_understood(&scrape(UnixStream::connect(&path)?, "*/*")?, "prometheus_client.parser")?;
+
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    assert!(!path.exists(), "the socket goes with the application");
+    Ok(())
+}
+
+/// The samples that begin so and have all of these labels.
+fn labels_of<'a>(text: &'a str, name: &str, labels: &[&str]) -> Vec<&'a str> {
+    let samples = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')));
+    samples.filter(|line| labels.iter().all(|label| line.contains(label))).collect()
+}
+
+#[test]
+fn a_tcp_address_outlives_the_supervisor() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor) = start(&dir, "127.0.0.1:0")?;
+    let address = address(&mut program, "metrics")?;
+    let text = scrape(TcpStream::connect(&address)?, "*/*")?;
+    assert_eq!(value(&text, "acs_child_restarts_total", &["child=\"supervisor#1\""]), Some(0.0), "{text}");
+
+    let process_id = supervisor.ask("ping", json!({}))?["process_id"].as_u64().unwrap_or_default();
+    signal(process_id as u32, Signal::KILL)?;
+    // Connections are never refused, but those that were made to the one that is gone have no answer.
+    let text = wait_for("the next supervisor", LIMIT, || {
+        let stream = TcpStream::connect(&address)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        Ok(scrape(stream, "*/*")
+            .ok()
+            .filter(|text| value(text, "acs_child_restarts_total", &["child=\"supervisor#1\""]) == Some(1.0)))
+    })?;
+    assert!(value(&text, "acs_supervisor_uptime_seconds", &[]).is_some(), "{text}");
+
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
