@@ -26,14 +26,17 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    path::Path,
     sync::{
-        Mutex, OnceLock, TryLockError,
+        Arc, Mutex, OnceLock, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
+    report::{Measure, Profile},
+    symbols::{Frame, Place, Symbols},
     sys::{
         capture::{Captured, Pool},
         ranges, signal,
@@ -142,6 +145,8 @@ impl CpuProfile {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CpuSamples {
+    /// When that was begun.
+    pub at: SystemTime,
     /// For how long samples were taken.
     pub duration: Duration,
     /// How many a thread that runs all the time gets a second.
@@ -150,7 +155,7 @@ pub struct CpuSamples {
     pub lost: u64,
     stacks: HashMap<(String, Vec<u64>), u64>,
     threads_left_out: usize,
-    unwinder: std::sync::Arc<Unwinder>,
+    unwinder: Arc<Unwinder>,
 }
 
 impl CpuSamples {
@@ -184,10 +189,53 @@ impl CpuSamples {
         notes
     }
 
+    /// The samples as a report, with the functions looked up, below the names of the threads. It may take a second.
+    pub fn profile(&self) -> Profile {
+        let measures = vec![Measure::new("samples", "count"), Measure::new("cpu", "nanoseconds")];
+        let mut profile = Profile::new("Processor time", measures);
+        let period = u64::try_from(self.period().as_nanos()).unwrap_or(u64::MAX);
+        let mut notes = self.notes();
+        let mut threads: HashMap<&str, Arc<Place>> = HashMap::new();
+
+        for (thread, addresses, count) in self.stacks() {
+            // Stacks are told apart by their addresses, so each name needs one: at the end, where no code is.
+            let address = u64::MAX - threads.len() as u64;
+            let label = threads.entry(thread).or_insert_with(|| named(thread, address)).clone();
+            let mut places = Symbols::shared().resolve(self.unwinder.modules(), addresses);
+
+            if let Some(note) = self.note(&places).filter(|note| !notes.iter().any(|known| known == note)) {
+                notes.push(note.to_owned());
+            }
+
+            places.push(label);
+            profile.add(places, &[count, count.saturating_mul(period)]);
+        }
+
+        let header = profile.header_mut();
+        header.at = self.at;
+        header.duration = self.duration;
+        header.period = Some((Measure::new("cpu", "nanoseconds"), period));
+        header.notes = notes;
+        profile
+    }
+
+    /// What a better build of the program would add. What libraries lack, nobody can change.
+    fn note(&self, places: &[Arc<Place>]) -> Option<&'static str> {
+        let program = std::env::current_exe().ok()?;
+        let own = |place: &&Arc<Place>| place.module.as_deref().is_some_and(|module| Path::new(module) == program);
+        places.iter().filter(own).find_map(|place| place.note)
+    }
+
     /// What was mapped in the process meanwhile.
     pub fn unwinder(&self) -> &Unwinder {
         &self.unwinder
     }
+}
+
+/// What stands for a thread at the outer end of its stacks.
+fn named(thread: &str, address: u64) -> Arc<Place> {
+    let frame = Frame { function: format!("thread {thread}").into(), ..Frame::default() };
+    Arc::new(Place { address, module: None, frames: vec![frame], note: None })
 }
 
 fn pool() -> io::Result<&'static Pool> {
@@ -208,7 +256,7 @@ struct Round {
     period: Duration,
     start: Instant,
     timers: HashMap<u32, (String, Option<ThreadTimer>)>,
-    unwinder: std::sync::Arc<Unwinder>,
+    unwinder: Arc<Unwinder>,
     cache: Cache,
     stacks: HashMap<(String, Vec<u64>), u64>,
 }
@@ -287,6 +335,7 @@ impl Round {
         self.stop();
         let lost = signal::end_sampling();
         CpuSamples {
+            at: SystemTime::now() - duration,
             duration,
             frequency: 0,
             lost,

@@ -11,6 +11,7 @@ use std::{
 
 use async_container_diagnostics::{
     cpu::{CpuProfile, CpuProfileError, CpuSamples},
+    report::Format,
     symbols::Symbols,
 };
 
@@ -84,6 +85,12 @@ fn what_runs_is_seen_and_what_waits_is_not() {
         if burning >= 10 {
             assert!(with(&samples, "cpu::idle") <= samples.count() / 10);
             assert!(samples.stacks().any(|(thread, ..)| thread == "burning"));
+            let profile = samples.profile();
+            let folded = String::from_utf8(profile.to_bytes(Format::Folded).unwrap()).unwrap();
+            assert!(
+                folded.lines().any(|line| line.starts_with("thread burning;") && line.contains("cpu::burn")),
+                "{folded}"
+            );
             assert!(samples.notes().is_empty(), "{:?}", samples.notes());
             return;
         }

@@ -124,12 +124,19 @@ fn children(root: &Value, style: Style) -> String {
             Cell::optional(child["process_id"].as_u64()),
             Cell::painted(state, workers::paint(state)),
             Cell::optional(child["restarts"].as_u64()),
-            Cell::optional(child["last_exit"].as_str()),
+            Cell::optional(last_exit(child)),
             Cell::optional(child["next_start"].as_f64().map(|at| next_start(at, now))),
         ]);
     }
 
     table.render(style)
+}
+
+/// How a child ended the last time, and where what was found about it before that is kept.
+fn last_exit(child: &Value) -> Option<String> {
+    let how = child["last_exit"].as_str()?;
+    let incident = child["last_incident"].as_str();
+    Some(incident.map_or_else(|| how.to_owned(), |path| format!("{how}; see {path}")))
 }
 
 /// When something is to be started, in seconds since 1970, as seen from now.
