@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use async_container_supervisor::diagnostics::memory::{Allocator, Mode};
 use async_container_supervisor::monitors::{MemoryMonitor, ProcessMonitor};
 use async_container_supervisor::protocol::{Failure, Operations};
 use async_container_supervisor::{Application, BoxError, Instance, Service};
@@ -21,6 +22,10 @@ use tokio::net::TcpStream;
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 const MEMORY_LIMIT: u64 = 100 << 20;
 const LEAK: usize = 1 << 20;
+
+// So that `acs memory-sample` and `acs memory-dump` can tell where it leaks.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::system().record_from_start(Mode::SAMPLED);
 
 #[derive(Parser)]
 struct Arguments {

@@ -1,6 +1,8 @@
 //! The operations that look into the process.
 
+mod allocator;
 mod delivery;
+mod memory;
 mod tasks;
 mod threads;
 
@@ -28,7 +30,25 @@ impl Worker {
 
 /// All of them.
 fn operations() -> Operations {
-    Operations::new().operation("thread_dump", threads::dump).operation("scheduler_dump", tasks::dump)
+    let profile = allocator::Profile::default();
+    let (start, stop) = (profile.clone(), profile);
+    let mut operations = Operations::new()
+        .operation("thread_dump", threads::dump)
+        .operation("scheduler_dump", tasks::dump)
+        .operation("memory_sample", memory::sample)
+        .streaming("memory_dump", memory::dump);
+
+    // The second names are those of the original, for which it is garbage that is profiled.
+    for (start_name, stop_name) in
+        [("allocator_profile_start", "allocator_profile_stop"), ("garbage_profile_start", "garbage_profile_stop")]
+    {
+        let (start, stop) = (start.clone(), stop.clone());
+        operations = operations
+            .operation(start_name, move |request| start.clone().start(request))
+            .operation(stop_name, move |request| stop.clone().stop(request));
+    }
+
+    operations
 }
 
 /// Runs what blocks on a thread of its own: neither the runtime, nor its pool of threads, which may all be taken by what is

@@ -65,6 +65,7 @@ impl Deref for Section {
 struct Line<'a> {
     addresses: Range<u64>,
     executable: bool,
+    shared: bool,
     offset: u64,
     id: FileId,
     name: &'a str,
@@ -83,7 +84,8 @@ impl Modules {
         let maps = fs::read(folder.join("maps")).map_err(|source| UnwindError::Mappings { process_id, source })?;
         // Names may be any bytes. One that is none in UTF-8 only looks odd in the report.
         let maps = String::from_utf8_lossy(&maps);
-        let lines: Vec<Line<'_>> = maps.lines().filter_map(Line::parse).collect();
+        // What is shared is a file that somebody reads, such as the ones that are read here, and no module.
+        let lines: Vec<Line<'_>> = maps.lines().filter_map(Line::parse).filter(|line| !line.shared).collect();
         let mut modules = Vec::new();
 
         // All mappings of a file follow each other, but for anonymous ones in between.
@@ -273,6 +275,7 @@ impl<'a> Line<'a> {
         Some(Line {
             addresses: number(start)?..number(end)?,
             executable: permissions.contains('x'),
+            shared: permissions.contains('s'),
             offset: number(offset)?,
             id: FileId { device, inode: inode.parse().ok()? },
             name: rest.trim_start(),
@@ -316,5 +319,17 @@ mod tests {
         assert_eq!(Path::new(&**module.name()), std::env::current_exe().unwrap());
         assert!(modules.find(0).is_none());
         assert!(module.contents.as_ref().unwrap().sections.iter().any(|section| section.0 == ".eh_frame"));
+    }
+
+    #[test]
+    fn files_that_are_read_are_no_part_of_a_module() {
+        let before = Modules::of_this_process().unwrap();
+        let mapped: Vec<Mapped> =
+            before.iter().filter_map(|module| Mapped::file(&fs::File::open(module.path()).ok()?).ok()).collect();
+        assert!(!mapped.is_empty());
+        let after = Modules::of_this_process().unwrap();
+        assert_eq!(before, after);
+        let ends: Vec<_> = after.iter().map(|module| module.addresses()).collect();
+        assert!(ends.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ends:?}");
     }
 }

@@ -3,38 +3,14 @@
 use std::path::PathBuf;
 
 use async_container_diagnostics::output::{self, OutputError};
+pub(super) use async_container_diagnostics::report::Format;
 use async_container_protocol::{Failure, Fields, Request, class};
 use serde::{Serialize, Serializer};
-
-/// The form of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Json,
-    Text,
-    #[allow(dead_code)]
-    Pprof,
-    #[allow(dead_code)]
-    Folded,
-    #[allow(dead_code)]
-    Svg,
-}
-
-impl Format {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-            Self::Pprof => "pprof",
-            Self::Folded => "folded",
-            Self::Svg => "svg",
-        }
-    }
-}
 
 /// What every diagnostic takes beside its own parameters: `path`, `log` and `format`.
 #[derive(Clone, Debug)]
 pub(super) struct Delivery {
-    path: Option<PathBuf>,
+    pub(super) path: Option<PathBuf>,
     log: Option<String>,
     pub(super) format: Format,
 }
