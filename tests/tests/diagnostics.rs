@@ -70,6 +70,55 @@ fn a_blocked_executor_is_named_from_outside() -> io::Result<()> {
 }
 
 #[test]
+fn a_profile_shows_where_the_time_goes_in_any_form() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (_program, mut supervisor, worker) = start(&dir, "spin")?;
+    wait_for("a profile that shows what runs", LIMIT, || {
+        let answer = supervisor.forward(&worker, json!({"do": "cpu_profile", "duration": 0.5}))?;
+        let folded = answer["data"].as_str().unwrap_or_default();
+        Ok(folded
+            .lines()
+            .any(|line| line.contains("thread spinner;") && line.contains("spin_without_end"))
+            .then_some(()))
+    })?;
+
+    for (format, begin) in [("json", ""), ("text", ""), ("svg", "<?xml"), ("pprof", "H4sI")] {
+        let call = json!({"do": "cpu_profile", "duration": 0.1, "format": format});
+        let data = supervisor.forward(&worker, call)?["data"].clone();
+        // The form that is no text is base64 here.
+        assert!(data.as_str().map_or(data.is_object(), |text| text.starts_with(begin)), "{format}: {data}");
+    }
+
+    let refused = supervisor.forward(&worker, json!({"do": "cpu_profile", "duration": 1, "frequency": 5000}));
+    assert!(refused.unwrap_err().to_string().contains("from 1 to 1000"));
+    Ok(())
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_nothing_running() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (_program, mut supervisor, worker) = start(&dir, "")?;
+    let profile = json!({"do": "cpu_profile", "duration": 1000});
+    let threads = format!("/proc/{}/task", worker.pid);
+    let is_profiled = || {
+        let names = std::fs::read_dir(&threads)?
+            .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("comm")).ok());
+        io::Result::Ok(names.into_iter().any(|name| name.trim() == "diagnostics"))
+    };
+    // A client that asks, and is gone before there can be an answer.
+    let mut leaving = std::os::unix::net::UnixStream::connect(dir.socket())?;
+    let call = json!({"id": 2, "do": "forward", "connection_id": worker.connection, "operation": profile});
+    io::Write::write_all(&mut leaving, format!("{call}\n").as_bytes())?;
+    wait_for("the profile", LIMIT, || Ok(is_profiled()?.then_some(())))?;
+    drop(leaving);
+    wait_for("the end of the profile", LIMIT, || Ok((!is_profiled()?).then_some(())))?;
+    let timers = std::fs::read_to_string(format!("/proc/{}/timers", worker.pid)).unwrap_or_default();
+    assert_eq!(timers, "");
+    supervisor.forward(&worker, json!({"do": "cpu_profile", "duration": 0.05}))?;
+    Ok(())
+}
+
+#[test]
 fn reports_go_where_they_are_to_go() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, worker) = start(&dir, "")?;

@@ -1,6 +1,7 @@
 //! The operations that look into the process.
 
 mod allocator;
+mod cpu;
 mod delivery;
 mod memory;
 mod tasks;
@@ -18,13 +19,13 @@ use crate::Worker;
 const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
 
 impl Worker {
-    /// Adds the operations that look into the process: `thread_dump`, `scheduler_dump` and their like. Those that the process cannot do answer
-    /// with class `NotSupported`, and say what it takes.
+    /// Adds the operations that look into the process: `thread_dump`, `scheduler_dump`, `cpu_profile` and their like. Those
+    /// that the process cannot do answer with class `NotSupported`, and say what it takes.
     ///
     /// They show names of functions and files, and what system calls were given: who may call them is for the supervisor to
     /// say, by the role `diagnose`.
     pub fn diagnostics(self) -> Self {
-        self.operations(operations())
+        self.operations(operations().operation("cpu_profile", cpu::profile))
     }
 }
 

@@ -60,7 +60,7 @@ impl Delivery {
 
     /// A report for programs, as this delivery needs it.
     pub(super) fn structured<T: Serialize + ?Sized>(&self, report: &T) -> Result<Report, Failure> {
-        if self.path.is_none() && self.log.is_none() {
+        if self.path.is_none() {
             return Ok(Report::Map(Fields::new(report)?));
         }
 
@@ -74,7 +74,7 @@ impl Delivery {
             match &report {
                 Report::Text(text) => tracing::info!(data = %text, "{message}"),
                 Report::Bytes(bytes) => tracing::info!(bytes = bytes.len(), "{message}: a report that is no text"),
-                Report::Map(_) => {}
+                Report::Map(fields) => tracing::info!(data = ?fields, "{message}"),
             }
         }
 

@@ -25,11 +25,16 @@ pub(super) async fn dump(request: Request) -> Result<Answer, Failure> {
 }
 
 fn options() -> Result<Options, Failure> {
-    let Some(signal) = std::env::var_os(SIGNAL) else { return Ok(Options::new()) };
+    Ok(signal()?.map_or_else(Options::new, |signal| Options::new().signal(signal)))
+}
+
+/// The signal that is set, if one is.
+pub(super) fn signal() -> Result<Option<i32>, Failure> {
+    let Some(signal) = std::env::var_os(SIGNAL) else { return Ok(None) };
     let signal = signal.to_str().and_then(|signal| signal.parse().ok()).ok_or_else(|| {
         Failure::not_supported(format!("{SIGNAL} is {signal:?}, and has to be the number of a real-time signal"))
     })?;
-    Ok(Options::new().signal(signal))
+    Ok(Some(signal))
 }
 
 fn failed(error: ThreadDumpError) -> Failure {
