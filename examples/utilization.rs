@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use async_container_supervisor::monitors::{MemoryMonitor, ProcessMonitor, UtilizationMonitor};
+use async_container_supervisor::monitors::{HealthMonitor, MemoryMonitor, ProcessMonitor, UtilizationMonitor};
 use async_container_supervisor::utilization::{self, Metric};
 use async_container_supervisor::{Address, Application, BoxError, Instance, Service};
 use clap::Parser;
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
             supervisor
                 .monitor(UtilizationMonitor::new().interval(Duration::from_secs(1)))
                 .monitor(ProcessMonitor::new().interval(Duration::from_secs(5)))
+                .monitor(HealthMonitor::new().interval(Duration::from_secs(1)))
                 .monitor(MemoryMonitor::new().maximum_size_limit(500 << 20))
         });
     match arguments.metrics {

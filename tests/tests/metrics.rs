@@ -142,7 +142,9 @@ fn everything_that_is_documented_is_told_and_nothing_else() -> io::Result<()> {
     let text = wait_for("the end of a worker, and the others' checks", LIMIT, || {
         let text = scrape_unix(&path)?;
         let is_restarted = value(&text, "acs_child_restarts_total", &labels) == Some(1.0);
-        let is_checked = value(&text, "acs_process_size_bytes", &["child=\"echo#2\""]).is_some();
+        let is_checked = ["acs_process_size_bytes", "acs_health_round_trip_seconds", "acs_memory_size_bytes"]
+            .iter()
+            .all(|name| value(&text, name, &["child=\"echo#2\""]).is_some());
         Ok((is_restarted && is_checked && exits(&text) > 0).then_some(text))
     })?;
     assert_eq!(exits(&text), 1, "one cause: {text}");

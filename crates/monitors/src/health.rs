@@ -1,5 +1,7 @@
 //! Restarts workers that do not answer.
 
+mod metrics;
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
@@ -8,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Action, Answer, Call, CallFailure, Destination, Diagnosis, Event, Monitor, Restart, Status, Worker,
+    Action, Answer, Call, CallFailure, Destination, Diagnosis, Event, Family, Monitor, Restart, Status, Worker,
     monitor::SHORTEST_INTERVAL,
 };
 
@@ -350,7 +352,18 @@ impl Monitor for HealthMonitor {
         actions
     }
 
+    fn metrics(&self) -> Vec<Family> {
+        metrics::families(&self.report())
+    }
+
     fn status(&self) -> Status {
+        Box::new(self.report())
+    }
+}
+
+impl HealthMonitor {
+    /// How all of them are now.
+    fn report(&self) -> HealthStatus {
         let now = Instant::now();
         let workers = self.workers.values().map(|health| {
             let silence = health.silent_since.map(|since| now.saturating_duration_since(since));
@@ -365,13 +378,13 @@ impl Monitor for HealthMonitor {
                 silent_for: silence.map(|time| time.as_secs_f64()),
             }
         });
-        Box::new(HealthStatus {
+        HealthStatus {
             warn_after: self.settings.warn_after.as_secs_f64(),
             dump_after: self.settings.dump_after.map(|time| time.as_secs_f64()),
             restart_after: self.settings.restart_after.map(|time| time.as_secs_f64()),
             supervisor_lag: self.own_lag(now).as_secs_f64(),
             workers: workers.collect(),
-        })
+        }
     }
 }
 

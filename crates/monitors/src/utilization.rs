@@ -290,7 +290,9 @@ impl UtilizationMonitor {
 
     fn services(&self) -> impl Iterator<Item = ServiceUtilization> {
         let services = self.services.iter().map(|(name, service)| {
-            let metrics = service.sums.iter().filter_map(|sum| Some((sum.name.clone(), sum.value?)));
+            // What nobody counts any more, but somebody did: the sum of nothing, as long as there are workers.
+            let nothing = (service.worker_count > 0).then_some(Number::Unsigned(0));
+            let metrics = service.sums.iter().filter_map(|sum| Some((sum.name.clone(), sum.value.or(nothing)?)));
             let (name, worker_count) = (name.clone(), service.worker_count);
             ServiceUtilization { name, worker_count, metrics: Metrics::new(metrics.collect()) }
         });

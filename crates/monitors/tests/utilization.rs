@@ -208,7 +208,8 @@ fn totals_do_not_go_back_when_a_worker_is_killed() {
     let mut second = Helper::spawn("2", "web");
     second.add("requests_total", 10);
     register(&mut monitor, &second.worker, second.answer());
-    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": {"requests_total": 18}}));
+    let metrics = json!({"requests_active": 0, "requests_total": 18});
+    assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": metrics}));
 }
 
 #[test]

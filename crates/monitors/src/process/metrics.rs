@@ -6,36 +6,78 @@ use crate::metrics::{Family, Value};
 /// What of a command line is shown: enough to know it, and no more, since every other one is another series.
 const COMMAND: usize = 64;
 
+/// A metric, and what it is of a process. What is not known of one is left out.
+type Column = (Family, fn(&ProcessMetrics) -> Option<Value>);
+
 /// The families of processes.
 pub(super) fn families(processes: &[ProcessMetrics]) -> Vec<Family> {
-    let bytes = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
-    let mut families = [
-        bytes("process_size", "The memory that a process accounts for, what is shared counted in part."),
-        bytes("process_resident_size", "The resident memory of a process, what is shared counted whole."),
-        bytes("process_virtual_size", "The address space of a process."),
-        Family::gauge("process_utilization", "The processors that a process kept busy since the check before.")
-            .unit("ratio"),
-        Family::counter("process_cpu", "The processor time of a process, user and system.").unit("seconds"),
-        Family::gauge("process_elapsed", "The time since a process was started.").unit("seconds"),
-    ];
+    let mut switches =
+        Family::gauge("process_context_switches", "How often the threads of a process gave way to others.");
+    let mut faults = Family::counter("process_page_faults", "How often a process used memory that was not mapped yet.");
+    let mut columns = columns();
 
     for process in processes {
         let process_id = process.process_id.to_string();
         let command: String = process.command.chars().take(COMMAND).collect();
         let labels = [("process_id", process_id.as_str()), ("command", command.as_str())];
-        let values = [
-            Value::from(process.total_size),
-            process.resident_size.into(),
-            process.virtual_size.into(),
-            process.processor_utilization.into(),
-            process.processor_time.as_secs_f64().into(),
-            process.elapsed_time.as_secs_f64().into(),
-        ];
+        let with_kind = |kind| labels.into_iter().chain([("kind", kind)]);
 
-        for (family, value) in families.iter_mut().zip(values) {
-            family.push(labels, value);
+        for (family, value) in &mut columns {
+            if let Some(value) = value(process) {
+                family.push(labels, value);
+            }
         }
+
+        switches.push(with_kind("voluntary"), process.voluntary_switches);
+        switches.push(with_kind("involuntary"), process.involuntary_switches);
+        faults.push(with_kind("minor"), process.minor_faults);
+        faults.push(with_kind("major"), process.major_faults);
     }
 
-    families.into()
+    columns.into_iter().map(|(family, _)| family).chain([switches, faults]).collect()
+}
+
+fn columns() -> [Column; 13] {
+    let bytes = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
+    [
+        (bytes("process_size", "The memory that a process accounts for, what is shared counted in part."), |process| {
+            Some(process.total_size.into())
+        }),
+        (
+            bytes("process_resident_size", "The resident memory of a process, what is shared counted whole."),
+            |process| Some(process.resident_size.into()),
+        ),
+        (bytes("process_virtual_size", "The address space of a process."), |process| Some(process.virtual_size.into())),
+        (bytes("process_private_size", "The memory of a process that it shares with nobody."), |process| {
+            Some(process.memory?.sizes.private_size.into())
+        }),
+        (bytes("process_shared_size", "The memory of a process that others have, too."), |process| {
+            Some(process.memory?.sizes.shared_size.into())
+        }),
+        (bytes("process_anonymous_size", "The memory of a process that belongs to no file."), |process| {
+            Some(process.memory?.sizes.anonymous_size.into())
+        }),
+        (bytes("process_swap_size", "The memory of a process that is in swap space."), |process| {
+            Some(process.memory?.sizes.swap_size.into())
+        }),
+        (Family::gauge("process_mappings", "How many mappings the address space of a process has."), |process| {
+            Some(process.memory?.map_count.into())
+        }),
+        (
+            Family::gauge("process_utilization", "The processors that a process kept busy since the check before.")
+                .unit("ratio"),
+            |process| Some(process.processor_utilization.into()),
+        ),
+        (
+            Family::counter("process_cpu", "The processor time of a process, user and system.").unit("seconds"),
+            |process| Some(process.processor_time.as_secs_f64().into()),
+        ),
+        (Family::gauge("process_elapsed", "The time since a process was started.").unit("seconds"), |process| {
+            Some(process.elapsed_time.as_secs_f64().into())
+        }),
+        (Family::gauge("process_threads", "How many threads a process has."), |process| Some(process.threads.into())),
+        (Family::gauge("process_open_files", "How many descriptors a process has open."), |process| {
+            Some(process.open_files?.into())
+        }),
+    ]
 }
