@@ -12,8 +12,14 @@ use std::{
 };
 
 use async_container_supervisor::{
-    Application, BlackBox, BoxError, Command, Instance, Probe, Service, diagnostics::tasks, monitors::MemoryMonitor,
+    Application, BlackBox, BoxError, Command, Instance, Probe, Service,
+    diagnostics::{memory::Allocator, tasks},
+    monitors::MemoryMonitor,
 };
+
+/// So that what lives on the heap is known, if `ACS_MEMORY_SAMPLING` says so.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator::system();
 
 const LIMIT: Duration = Duration::from_millis(700);
 
@@ -25,6 +31,8 @@ fn main() -> ExitCode {
     });
     let application = match scenario.as_str() {
         "without" => application.without_black_box(),
+        // What lives on the heap is read with all debugging information, in a debug build, on a machine that tests others, too.
+        "leak" => application.black_box(BlackBox::default().deadline(Duration::from_secs(20))),
         "few" => application.black_box(BlackBox::new("kept").count_limit(2)),
         // A supervisor that looks for longer than it may.
         "slow" => application.supervisor(|server| server.examiner(Forever)),
@@ -106,7 +114,9 @@ fn block_the_executor() {
 /// Keeps more than it may.
 #[inline(never)]
 fn leak() {
-    std::mem::forget(black_box(vec![1_u8; 200 << 20]));
+    for _ in 0..200 {
+        std::mem::forget(black_box(vec![1_u8; 1 << 20]));
+    }
 }
 
 /// Looks, and never comes to an end.

@@ -15,7 +15,10 @@ use async_container_diagnostics::{
 use async_container_protocol::{CallError, Fields};
 use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Workers};
 use serde::Serialize;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
 /// Looks at a process before it is ended for what it did not do, or for what it uses, and keeps what it found.
 ///
@@ -112,8 +115,8 @@ impl Examiner for Recorder {
             status.children.values().find(|child| child.process_id == Some(case.process_id)).cloned()
         });
         // Something is left for what follows the last answer.
-        let limit = self.deadline.mul_f64(0.75);
-        Box::pin(async move { record(store, case, worker, child, limit).await })
+        let until = Instant::now() + self.deadline.mul_f64(0.9);
+        Box::pin(async move { record(store, case, worker, child, until).await })
     }
 }
 
@@ -192,7 +195,7 @@ async fn record(
     case: Case,
     worker: Option<Worker>,
     child: Option<ChildStatus>,
-    limit: Duration,
+    until: Instant,
 ) -> Option<PathBuf> {
     let process_id = case.process_id;
     let begun = {
@@ -211,24 +214,17 @@ async fn record(
         }
     };
 
+    // A thread that waits for a device does not stop, and must not take all of the time.
+    let stopping = until.saturating_duration_since(Instant::now()) / 3;
     // First, so that what the worker does in order to answer is not in the picture.
     let stacks = spawn_blocking(move || {
-        let stacks = ExternalDump::new(process_id).deadline(limit / 3).stacks();
+        let stacks = ExternalDump::new(process_id).deadline(stopping).stacks();
         (stacks.map_err(|error| chain(&error)), sizes(process_id))
     });
-    let stacks = stacks.await;
-    let (tasks, heap) = tokio::join!(tasks(worker.as_ref(), limit / 2), heap(worker.as_ref(), limit / 2));
-    let (stacks, sizes) = stacks.unwrap_or_else(|error| (Err(error.to_string()), BTreeMap::new()));
-    let threads = match (stacks, &worker) {
-        (Ok(stacks), _) => Threads::Copied(Box::new(stacks)),
-        // Not from outside, so from within, if that still works.
-        (Err(outside), Some(worker)) => match ask(worker, "thread_dump", &[], limit / 4).await {
-            Ok(answer) => Threads::Text(answer.text()),
-            Err(inside) => Threads::Text(format!("nothing is known of its threads: {outside}; {inside}\n")),
-        },
-        (Err(outside), None) => Threads::Text(format!("nothing is known of its threads: {outside}\n")),
-    };
-
+    let (stacks, sizes) = stacks.await.unwrap_or_else(|error| (Err(error.to_string()), BTreeMap::new()));
+    let worker = worker.as_ref();
+    let (threads, tasks, heap) =
+        tokio::join!(threads(stacks, worker, until), tasks(worker, until), heap(worker, until));
     let path = incident.path().to_owned();
     let memory = Memory { process: sizes, heap };
     // The process is not needed for what follows, which may take a second, and may end meanwhile.
@@ -289,26 +285,43 @@ fn write(incident: &Incident, name: &str, contents: &[u8]) {
     }
 }
 
+/// The stacks that were copied from outside. If they could not be, what the worker says itself, or why nothing is known.
+async fn threads(stacks: Result<Stacks, String>, worker: Option<&Worker>, until: Instant) -> Threads {
+    let outside = match stacks {
+        Ok(stacks) => return Threads::Copied(Box::new(stacks)),
+        Err(outside) => outside,
+    };
+    let Some(worker) = worker else {
+        return Threads::Text(format!("nothing is known of its threads: {outside}\n"));
+    };
+
+    match ask(worker, "thread_dump", &[], until).await {
+        Ok(answer) => Threads::Text(answer.text()),
+        Err(inside) => Threads::Text(format!("nothing is known of its threads: {outside}; {inside}\n")),
+    }
+}
+
 /// The tasks of the worker, or why they are not known.
-async fn tasks(worker: Option<&Worker>, limit: Duration) -> String {
+async fn tasks(worker: Option<&Worker>, until: Instant) -> String {
     let Some(worker) = worker else {
         return "no worker is connected from this process, so nothing is known of its tasks\n".to_owned();
     };
 
-    match ask(worker, "scheduler_dump", &[], limit).await {
+    match ask(worker, "scheduler_dump", &[], until).await {
         Ok(answer) => answer.text(),
         Err(why) => format!("{why}: its executor may be blocked, and threads.txt may say by what\n"),
     }
 }
 
 /// What lives on the worker's heap, or why that is not known.
-async fn heap(worker: Option<&Worker>, limit: Duration) -> Result<Vec<u8>, String> {
+async fn heap(worker: Option<&Worker>, until: Instant) -> Result<Vec<u8>, String> {
     let worker = worker.ok_or("no worker is connected from this process")?;
-    ask(worker, "memory_dump", &[("format", "json")], limit).await?.to_json()
+    ask(worker, "memory_dump", &[("format", "json")], until).await?.to_json()
 }
 
 /// Asks the worker for a report, in whatever form it comes.
-async fn ask(worker: &Worker, operation: &str, parameters: &[(&str, &str)], limit: Duration) -> Result<Answer, String> {
+async fn ask(worker: &Worker, operation: &str, parameters: &[(&str, &str)], until: Instant) -> Result<Answer, String> {
+    let start = Instant::now();
     let parameters: BTreeMap<&str, &str> = parameters.iter().copied().collect();
     let answer = async {
         let mut call = worker.client().call(operation, &parameters);
@@ -321,10 +334,10 @@ async fn ask(worker: &Worker, operation: &str, parameters: &[(&str, &str)], limi
         Ok::<_, CallError>(Answer { fields: call.finish().await?, chunks })
     };
 
-    match timeout(limit, answer).await {
+    match timeout_at(until, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(format!("the worker cannot tell: {}", chain(&error))),
-        Err(_) => Err(format!("the worker did not answer within {limit:?}")),
+        Err(_) => Err(format!("the worker did not answer within {:.1} s", start.elapsed().as_secs_f64())),
     }
 }
 
