@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::TcpStream,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -35,6 +36,21 @@ fn utilization(dir: &Dir, what: &str, is_wanted: impl Fn(&Value) -> bool) -> io:
         let monitor = responses.into_iter().find_map(|mut response| response.get_mut("utilization").map(Value::take));
         Ok(monitor.filter(|monitor| is_wanted(monitor)))
     })
+}
+
+/// The metrics of a process, read by the program in docs/utilization.md. Nothing, and the reason printed, without a Python.
+fn read_in_python(pid: u32, descriptor: i64) -> io::Result<Option<Value>> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/utilization.md"))?;
+    let program = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap_or_default();
+    let program = format!("{program}\nimport json\nprint(json.dumps(dict(read({pid}, {descriptor}))))\n");
+    match Command::new("python3").args(["-c", &program]).stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => Ok(Some(serde_json::from_slice(&output.stdout)?)),
+        Ok(output) => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
+        Err(error) => {
+            eprintln!("skipped: there is no python3 to read metrics with: {error}");
+            Ok(None)
+        }
+    }
 }
 
 fn signal(pid: u32, signal: Signal) -> io::Result<()> {
@@ -76,6 +92,13 @@ fn what_workers_count_is_seen_and_survives_everybody() -> io::Result<()> {
     let answer = supervisor.forward(counting, json!({"do": "utilization"}))?;
     assert_eq!(answer["schema"][0], json!(["connections_total", "u64", 64]));
     assert_eq!(answer["path"], json!(format!("/proc/{}/fd/{}", counting.pid, answer["descriptor"])));
+    // Another language reads it by the page alone.
+    let descriptor = answer["descriptor"].as_i64().unwrap_or(-1);
+    if let Some(read) = read_in_python(counting.pid, descriptor)? {
+        let own = seen["workers"].as_array().into_iter().flatten().find(|one| one["process_id"] == json!(counting.pid));
+        assert_eq!(Some(&read), own.map(|own| &own["metrics"]));
+    }
+
     let refused = supervisor.forward(counting, json!({"do": "setup_utilization_observer", "path": "a", "size": 1}));
     let refused = refused.expect_err("nobody has it write elsewhere").to_string();
     assert!(refused.contains("NotSupported") && refused.contains("call 'utilization'"), "{refused}");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Below this, checks would be all that the supervisor does.
-#[cfg(any(feature = "memory", feature = "process", feature = "health"))]
+#[cfg(any(feature = "memory", feature = "process", feature = "health", feature = "utilization"))]
 pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a monitor shows of itself: any value that serialises, usually to a map.
