@@ -23,7 +23,7 @@ mod storm;
 mod tasks;
 mod utilization;
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{path::Path, process::ExitCode, thread, time::Duration};
 
 use async_container_supervisor_tests::{Dir, Launch};
 
@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Exit with status 1 if a target is missed
     #[arg(long)]
     check: bool,
+    /// Compare calls with those of other libraries as well, which have to be built for it
+    #[arg(long)]
+    peers: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -118,7 +121,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
     if !built {
         return Err("nothing was measured, because the release did not build".into());
     }
-    let program = workspace::metadata()?.target_directory.join("release").join("xtask");
+    let target_directory = workspace::metadata()?.target_directory;
+    if arguments.peers && !build_peers(&target_directory)? {
+        return Err("nothing was measured, because what to compare with did not build".into());
+    }
+    let program = target_directory.join("release").join("xtask");
     let mut measure = std::process::Command::new(&program);
     measure.args(["measure", arguments.what.name()]);
     if arguments.json {
@@ -127,7 +134,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
     if arguments.check {
         measure.arg("--check");
     }
+    if arguments.peers {
+        measure.arg("--peers");
+    }
     Ok(if workspace::succeeds(&mut measure)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where the programs of other libraries are built, below the folder of everything that is built.
+const PEERS: &str = "peers";
+
+fn build_peers(target_directory: &Path) -> Result<bool> {
+    let mut build = workspace::cargo();
+    build.args(["build", "--release", "--locked", "--manifest-path", "xtask/peers/Cargo.toml", "--target-dir"]);
+    workspace::succeeds(build.arg(target_directory.join(PEERS)))
+}
+
+/// The program of other libraries, beside this one.
+fn peers() -> Result<std::path::PathBuf> {
+    let own = std::env::current_exe()?;
+    let target_directory = own.ancestors().nth(2).ok_or("this program lies in no folder")?;
+    Ok(target_directory.join(PEERS).join("release").join("peers"))
 }
 
 /// Measures, beside the programs that `run` has built.
@@ -141,7 +167,7 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
         Subject::Stop => start::measure_stop()?,
         Subject::Storm => storm::measure()?,
         Subject::Failing => failing::measure()?,
-        Subject::Rpc => rpc::measure()?,
+        Subject::Rpc => rpc::measure(arguments.peers)?,
         Subject::Crowd => crowd::measure()?,
         Subject::Soak => soak::measure()?,
         Subject::Idle => idle::measure()?,

@@ -1,6 +1,7 @@
 //! A Unix socket that wakes nobody for nothing.
 
 use std::{
+    cell::RefCell,
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream as StdStream,
     pin::Pin,
@@ -11,6 +12,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::UnixStream,
 };
+
+/// How much is read by way of memory that all connections of a thread share.
+const SCRATCH: usize = 8 << 10;
+
+thread_local! {
+    /// To read into a buffer of one's own without `unsafe`, it has to be filled with zeros first. For a message of a few bytes
+    /// that is more work than to read it, and to copy it costs nothing beside.
+    static SCRATCH_SPACE: RefCell<[u8; SCRATCH]> = const { RefCell::new([0; SCRATCH]) };
+}
 
 /// A connected Unix socket, for a [`Driver`](crate::Driver).
 ///
@@ -92,17 +102,27 @@ impl AsyncRead for Socket {
 
         loop {
             let mut ready = ready!(stream.poll_read_ready(cx))?;
-            let room = buffer.initialize_unfilled();
-            let length = room.len();
+            let mut stream = stream.get_ref();
 
-            match stream.get_ref().read(room) {
+            let (length, result) = match buffer.remaining() {
+                0..=SCRATCH => SCRATCH_SPACE.with_borrow_mut(|scratch| {
+                    let room = &mut scratch[..buffer.remaining()];
+                    let result = stream.read(room).inspect(|count| buffer.put_slice(&room[..*count]));
+                    (room.len(), result)
+                }),
+                length => {
+                    let result = stream.read(buffer.initialize_unfilled());
+                    (length, result.inspect(|count| buffer.advance(*count)))
+                }
+            };
+
+            match result {
                 Ok(count) => {
                     // Less than there was room for is all there is. What comes now is told of anew.
                     if count < length {
                         ready.clear_ready();
                     }
 
-                    buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),

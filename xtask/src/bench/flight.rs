@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_container_protocol::{Client, Driver, Operations, Request, Settings, Side, Socket};
-use async_container_supervisor_tests::Dir;
+use async_container_supervisor_tests::{Dir, Program};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -41,6 +41,7 @@ const FORWARDS: usize = 5_000;
 const FLIGHT_RATIO: f64 = 0.35;
 const CONNECTIONS_RATIO: f64 = 0.6;
 const FORWARD_RATIO: f64 = 2.2;
+const TARPC_RATIO: f64 = 5.0;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -98,7 +99,7 @@ impl Echo {
 }
 
 /// Adds what is measured here to the report.
-pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker: &str) -> Result<()> {
+pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker: &str, with_peers: bool) -> Result<()> {
     let (socket, raw) = (dir.file("calls"), dir.file("raw"));
     let mut server = own(dir, "calls")?.arg("--socket").arg(&socket).arg("--raw").arg(&raw).start()?;
     server.wait_for(
@@ -109,7 +110,11 @@ pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker:
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 
     let mut times: [Vec<Duration>; 4] = Default::default();
+    let mut tarpc = if with_peers { Some(Tarpc::start(dir)?) } else { None };
     for _ in 0..ROUNDS {
+        if let Some(tarpc) = &mut tarpc {
+            tarpc.round()?;
+        }
         let [flight_raw, flight, many_raw, many] = &mut times;
         flight_raw.push(runtime.block_on(windowed(&raw))?);
         flight.push(runtime.block_on(calls(&socket, 1, IN_FLIGHT))?);
@@ -128,6 +133,16 @@ pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker:
         report.row(Row { what, unit: Unit::Thousands, floor: Some(floor / 1e3), ours: ours / 1e3, target });
     }
 
+    if let Some(mut tarpc) = tarpc {
+        report.row(Row {
+            what: format!("calls a second, {IN_FLIGHT} in flight, tarpc"),
+            unit: Unit::Thousands,
+            floor: Some(tarpc.calls_a_second() / 1e3),
+            ours: flight / 1e3,
+            target: Some(Target::AtLeastRatio(TARPC_RATIO)),
+        });
+    }
+
     let (direct, forward) = runtime.block_on(forwards(supervisor, worker))?;
     report.row(Row {
         what: "a forward, in place of a direct call, p50".to_owned(),
@@ -137,6 +152,42 @@ pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker:
         target: Some(Target::Ratio(FORWARD_RATIO)),
     });
     Ok(())
+}
+
+/// The same calls, in the same encoding and over a Unix socket, by tarpc: `xtask/peers`.
+struct Tarpc {
+    program: PathBuf,
+    socket: PathBuf,
+    times: Vec<Duration>,
+    _server: Program,
+}
+
+impl Tarpc {
+    fn start(dir: &Dir) -> Result<Self> {
+        let (program, socket) = (super::peers()?, dir.file("tarpc"));
+        let mut server = dir.command(&program).arg("server").arg(&socket).with_input().start()?;
+        server.wait_for("the server of tarpc", START_LIMIT, || {
+            Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
+        })?;
+        Ok(Self { program, socket, times: Vec::new(), _server: server })
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let mut client = process::Command::new(&self.program);
+        client.arg("client").arg(&self.socket).args([CALLS.to_string(), IN_FLIGHT.to_string()]);
+        let output = client.stderr(process::Stdio::inherit()).output()?;
+        if !output.status.success() {
+            return Err(format!("the client of tarpc ended with {}", output.status).into());
+        }
+        let seconds: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
+        self.times.push(Duration::from_secs_f64(seconds));
+        Ok(())
+    }
+
+    fn calls_a_second(&mut self) -> f64 {
+        self.times.sort();
+        CALLS as f64 / percentile(&self.times, 0.5).as_secs_f64()
+    }
 }
 
 /// So many messages are on their way at any time; as many go out as come in.

@@ -30,7 +30,7 @@ const ROUND: usize = 1_000;
 const WARM_UP: usize = 2_000;
 
 /// What a call may take in terms of the echo of as many bytes.
-const RATIO: f64 = 1.3;
+const RATIO: f64 = 1.2;
 
 /// How long an answer may take before the measuring gives up.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// `{"id": 2, "do": "status"}`, framed. One call is made at a time, so that each may have the same id.
 const REQUEST: &[u8] = b"\0\0\0\x0f\x82\xa2id\x02\xa2do\xa6status";
 
-pub(super) fn measure() -> Result<Report> {
+pub(super) fn measure(with_peers: bool) -> Result<Report> {
     pin_to_one_processor()?;
     let dir = Dir::new()?;
     let mut program = dir.example("simple")?.args(["--workers", &WORKERS.to_string()]).start()?;
@@ -127,7 +127,7 @@ pub(super) fn measure() -> Result<Report> {
             });
         }
     }
-    flight::measure(&mut report, &dir, &socket, &worker)?;
+    flight::measure(&mut report, &dir, &socket, &worker, with_peers)?;
     Ok(report)
 }
 
