@@ -6,7 +6,7 @@
 //!
 //! Tasks are spawned by `tasks::spawn`, which gives them names. The dump shows them as a tree; for each that waits, it names
 //! the `await` at which it does: the waiter for a lock that the cook keeps, the cook for a delivery that nobody sends. The
-//! baker is named as blocking its executor, with the thread that it keeps; `acs thread-dump kitchen` shows what that does.
+//! baker is named as blocking its executor, with the thread that it keeps and the function in which it does.
 
 use std::process::ExitCode;
 use std::sync::Arc;

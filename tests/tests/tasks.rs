@@ -52,7 +52,11 @@ fn an_await_that_is_stuck_is_named_with_its_place() -> io::Result<()> {
 fn a_task_that_blocks_its_executor_is_named() -> io::Result<()> {
     let dir = Dir::new()?;
     let (_program, mut supervisor, worker) = start(&dir, "one of two blocked")?;
-    let text = dump_with(&mut supervisor, &worker, &["1 task blocks its executor:", "BLOCKS ITS EXECUTOR, on thread"])?;
+    let text = dump_with(
+        &mut supervisor,
+        &worker,
+        &["1 task blocks its executor:", "BLOCKS ITS EXECUTOR, on thread", "block_the_executor at "],
+    )?;
     assert!(text.lines().any(|line| line.contains("\"blocker\" at ") && line.contains("BLOCKS")), "{text}");
 
     let dump = supervisor.forward(&worker, json!({"do": "scheduler_dump", "format": "json", "stacks": false}))?;

@@ -27,7 +27,7 @@
 //!
 //! - **A blocked executor.** A task whose poll does not return, because it computes or waits in a call that blocks, keeps its
 //!   executor from all other tasks of that thread. It is shown as *running*, with the time since the poll began and the
-//!   thread that it runs on, whose functions a [thread dump](crate::threads) shows. The dump has to be taken on another
+//!   thread that it runs on; with `Options::stacks`, also with the functions that it is in. The dump has to be taken on another
 //!   thread, for instance one that was made for that: [`TaskDump::take`] needs no runtime, and waits for nothing.
 //! - **An executor that does not come to a task.** One that was woken and is not polled is shown as *woken*. If no task is
 //!   running for long, something that is not registered blocks the executor, or it has too much to do.

@@ -78,6 +78,7 @@ pub fn signals() -> std::ops::RangeInclusive<i32> {
 pub struct Options {
     deadline: Duration,
     signal: Option<i32>,
+    only: Option<Vec<u32>>,
 }
 
 impl Options {
@@ -85,7 +86,7 @@ impl Options {
 
     /// The defaults.
     pub fn new() -> Self {
-        Self { deadline: Self::DEADLINE, signal: None }
+        Self { deadline: Self::DEADLINE, signal: None, only: None }
     }
 
     /// Sets how long to wait for threads to answer. It takes as long only if some cannot: threads that have no processor for
@@ -99,6 +100,13 @@ impl Options {
     /// Default is one that the program has no handler for, searched for from `SIGRTMAX - 3` downwards.
     pub fn signal(mut self, signal: i32) -> Self {
         self.signal = Some(signal);
+        self
+    }
+
+    /// Leaves all other threads alone. Default is to ask all.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn only(mut self, ids: Vec<u32>) -> Self {
+        self.only = Some(ids);
         self
     }
 

@@ -190,6 +190,16 @@ fn a_blocked_executor_does_not_hold_the_dump_up() {
     });
     runtime.block_on(has_begun).unwrap();
 
+    let (dump, task) = wait_for(&with_stacks().deadline(Duration::from_millis(100)), "in its way", |task| {
+        task.is_late && !task.runs_at.is_empty()
+    });
+    let is_within = |frame: &Frame| frame.function.contains("a_blocked_executor_does_not_hold_the_dump_up");
+    assert!(
+        task.runs_at.iter().any(is_within) && !task.runs_at.iter().any(|frame| frame.function.contains("harness")),
+        "{dump}"
+    );
+    assert!(dump.to_string().contains("runs "), "{dump}");
+
     let limit = Duration::from_millis(50);
     let dump = Options::new().stacks(1000).deadline(limit).take();
     assert!(dump.notes.iter().any(|note| note.contains("did not come to be polled within 50 ms")), "{dump}");

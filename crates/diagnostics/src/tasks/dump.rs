@@ -22,6 +22,8 @@ pub struct Options {
     stacks: usize,
     #[cfg(feature = "stacks")]
     deadline: Duration,
+    #[cfg(feature = "stacks")]
+    threads: crate::threads::Options,
 }
 
 impl Options {
@@ -37,6 +39,8 @@ impl Options {
             stacks: 0,
             #[cfg(feature = "stacks")]
             deadline: Self::DEADLINE,
+            #[cfg(feature = "stacks")]
+            threads: crate::threads::Options::new().deadline(Self::DEADLINE),
         }
     }
 
@@ -49,7 +53,10 @@ impl Options {
 
     /// Also shows where tasks wait, for so many of them, those that have been idle for longest. Default is none.
     ///
-    /// To find out, each of these tasks is polled once more by its executor, which every future has to put up with, and its
+    /// For tasks that block their executor, it shows the functions that they are in, by a [dump](crate::threads) of their
+    /// threads, whatever the limit is.
+    ///
+    /// To find out where others wait, each of these tasks is polled once more by its executor, which every future has to put up with, and its
     /// stack is walked while what it waits for takes note of its waker: some ten microseconds for each. The dump then waits
     /// for them, see [`deadline`](Self::deadline), and looks symbols up: it is for a thread that may block, and not for one
     /// that polls tasks.
@@ -64,6 +71,14 @@ impl Options {
     #[cfg(feature = "stacks")]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Sets how to look at the threads of tasks that block their executor: by which signal, for instance. Default is what
+    /// [`threads::Options`](crate::threads::Options) has, but for a deadline of 250 ms.
+    #[cfg(feature = "stacks")]
+    pub fn threads(mut self, options: crate::threads::Options) -> Self {
+        self.threads = options;
         self
     }
 
@@ -99,6 +114,7 @@ impl Options {
         #[cfg(feature = "stacks")]
         if self.stacks > 0 {
             self.add_stacks(&records, &mut tasks, &mut notes);
+            self.add_what_blocks(&records, &mut tasks, &mut notes);
         }
         #[cfg(not(feature = "stacks"))]
         let _ = &mut tasks;
@@ -156,6 +172,39 @@ impl Options {
             age: reading.seconds(age),
             #[cfg(feature = "stacks")]
             waits_at: Vec::new(),
+            #[cfg(feature = "stacks")]
+            runs_at: Vec::new(),
+        }
+    }
+
+    /// Looks at the threads of tasks that block their executor.
+    #[cfg(feature = "stacks")]
+    fn add_what_blocks(&self, records: &[std::sync::Arc<Record>], tasks: &mut [Task], notes: &mut Vec<String>) {
+        let blocking = |task: &Task| task.is_late && task.state == State::Running;
+        let ids: Vec<u32> =
+            tasks.iter().filter(|task| blocking(task)).filter_map(|task| Some(task.thread.as_ref()?.id)).collect();
+
+        if ids.is_empty() {
+            return;
+        }
+
+        let dump = match self.threads.clone().only(ids).take() {
+            Ok(dump) => dump,
+            Err(error) => {
+                notes.push(format!("what blocks an executor is not shown: {error}"));
+                return;
+            }
+        };
+
+        for (record, task) in records.iter().zip(tasks).filter(|(_, task)| blocking(task)) {
+            let thread = dump.threads.iter().find(|thread| Some(thread.id) == task.thread.as_ref().map(|its| its.id));
+            let Some(thread) = thread else { continue };
+
+            // The thread may do something else by now.
+            if record.counters.polls.load(Relaxed) + 1 == task.polls && record.counters.is_polled() {
+                let own = thread.frames.iter().position(is_own).unwrap_or(thread.frames.len());
+                task.runs_at = thread.frames[..own].to_vec();
+            }
         }
     }
 
@@ -261,19 +310,26 @@ fn excuse_those_that_poll_others(tasks: &mut [Task]) {
     }
 }
 
+/// Whether a function is one of those that poll tasks here. When it was inlined, it has a name without a path, but a file.
+#[cfg(feature = "stacks")]
+fn is_own(frame: &Frame) -> bool {
+    let here = file!().trim_end_matches("dump.rs");
+    frame.function.trim_start_matches('<').starts_with(concat!(env!("CARGO_CRATE_NAME"), "::tasks::"))
+        || frame.file.as_ref().is_some_and(|file| file.contains(here))
+}
+
 /// What of a stack belongs to the program: neither how the waker got cloned, nor how functions of the standard library
 /// pass a poll on.
 #[cfg(feature = "stacks")]
 fn of_the_task<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<Frame> {
     const MODULES: [&str; 5] = [concat!(env!("CARGO_CRATE_NAME"), "::"), "core::", "alloc::", "std::", "__rust_try"];
     const SOURCES: [&str; 3] = ["/library/core/src/", "/library/alloc/src/", "/library/std/src/"];
-    // Functions that were inlined have a name without a path, but a file.
-    let own = file!().trim_end_matches("dump.rs");
     let is_passed_on = |frame: &&Frame| {
         let function = frame.function.trim_start_matches(['<', '&']);
         let file = frame.file.as_deref().unwrap_or_default();
-        MODULES.iter().any(|module| function.starts_with(module))
-            || SOURCES.iter().chain([&own]).any(|source| file.contains(source))
+        is_own(frame)
+            || MODULES.iter().any(|module| function.starts_with(module))
+            || SOURCES.iter().any(|source| file.contains(source))
     };
     frames.filter(|frame| !is_passed_on(frame)).cloned().collect()
 }
@@ -379,6 +435,11 @@ pub struct Task {
     #[cfg(feature = "stacks")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waits_at: Vec<Vec<Frame>>,
+    /// Where it is, if it blocks its executor and [stacks](Options::stacks) were asked for: the functions, the innermost
+    /// first.
+    #[cfg(feature = "stacks")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runs_at: Vec<Frame>,
 }
 
 /// A thread that polls a task.

@@ -69,6 +69,15 @@ pub(super) struct Counters {
     wanted: AtomicU32,
 }
 
+impl Counters {
+    /// Whether it is being polled.
+    #[cfg(feature = "stacks")]
+    pub(super) fn is_polled(&self) -> bool {
+        let started = self.started.load(Relaxed);
+        self.ended.load(Relaxed) < started
+    }
+}
+
 /// The task that made another one.
 #[derive(Clone, Debug)]
 pub(super) struct Parent {

@@ -251,17 +251,22 @@ fn write_group(formatter: &mut Formatter<'_>, indent: usize, group: &[&Task]) ->
     }
 
     #[cfg(feature = "stacks")]
+    if !first.runs_at.is_empty() {
+        write_stack(formatter, indent, "runs", &first.runs_at)?;
+    }
+
+    #[cfg(feature = "stacks")]
     for stack in &first.waits_at {
-        write_stack(formatter, indent, stack)?;
+        write_stack(formatter, indent, "waits at", stack)?;
     }
 
     Ok(())
 }
 
-/// Writes where a task waits, from the function of a library that it called. What that does inside is left to reports for
+/// Writes where a task is, from the function of a library that it called. What that does inside is left to reports for
 /// programs.
 #[cfg(feature = "stacks")]
-fn write_stack(formatter: &mut Formatter<'_>, indent: usize, stack: &[Frame]) -> fmt::Result {
+fn write_stack(formatter: &mut Formatter<'_>, indent: usize, what: &str, stack: &[Frame]) -> fmt::Result {
     // What a macro of a library has put into a function belongs to the line that is in the function's own file.
     let is_doubled = |(number, frame): &(usize, &Frame)| {
         is_of_a_library(frame) && stack.get(number + 1).is_some_and(|next| own_name(next) == own_name(frame))
@@ -277,8 +282,8 @@ fn write_stack(formatter: &mut Formatter<'_>, indent: usize, stack: &[Frame]) ->
     let shown = stack.get(inner.saturating_sub(1)..).unwrap_or_default();
 
     for (number, frame) in shown.iter().take(FRAME_LIMIT).enumerate() {
-        let lead = if number == 0 { "waits at" } else { "      in" };
-        write!(formatter, "{:indent$}    {lead} {}", "", own_name(frame))?;
+        let lead = if number == 0 { what } else { "in" };
+        write!(formatter, "{:indent$}    {lead:>8} {}", "", own_name(frame))?;
 
         if let (Some(file), Some(line)) = (&frame.file, frame.line) {
             // A crate and its version say all that there is to say.

@@ -58,7 +58,10 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     let start = Instant::now();
     pool.prepare(ranges::read().map_err(threads)?);
     let mut round = Round::new(pool, signal, &unwinder, start + options.deadline);
-    let ids = tasks(process_id).map_err(threads)?;
+    let ids = match &options.only {
+        Some(ids) => ids.clone(),
+        None => tasks(process_id).map_err(threads)?,
+    };
     let found = round.run(process_id, &ids);
     let duration = start.elapsed();
     let longest_stop = round.longest_stop;

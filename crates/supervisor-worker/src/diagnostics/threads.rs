@@ -24,7 +24,8 @@ pub(super) async fn dump(request: Request) -> Result<Answer, Failure> {
     .await
 }
 
-fn options() -> Result<Options, Failure> {
+/// How the process is to be interrupted.
+pub(super) fn options() -> Result<Options, Failure> {
     Ok(signal()?.map_or_else(Options::new, |signal| Options::new().signal(signal)))
 }
 
