@@ -94,7 +94,6 @@ pub struct ChildStatus {
 /// A piece of news from the root.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "one lives for a moment, while it is written or read")]
 pub(crate) enum Update {
     Root(RootStatus),
     Child(Box<ChildStatus>),
