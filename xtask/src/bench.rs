@@ -3,6 +3,7 @@
 //! Each figure stands beside a floor: what the cheapest program that could do the same takes on this machine, at
 //! the same time. `bench` builds everything as a release and has the release of this program `measure`.
 
+mod allocator;
 pub(crate) mod bare_loop;
 pub(crate) mod crowd;
 mod diagnostics;
@@ -117,6 +118,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             utilization::PROGRAM,
             "--example",
             tasks::PROGRAM,
+            "--example",
+            allocator::BARE,
+            "--example",
+            allocator::WRAPPED,
         ]))?;
     if !built {
         return Err("nothing was measured, because the release did not build".into());
