@@ -28,6 +28,7 @@
 
 mod artifact;
 mod dir;
+mod picture;
 pub mod proc;
 mod program;
 mod supervisor;
@@ -36,6 +37,7 @@ mod wait;
 
 pub use artifact::{binary, example};
 pub use dir::Dir;
+pub use picture::svg;
 pub use program::{Launch, Program};
 pub use rustix::process::Signal;
 pub use supervisor::{Supervisor, Worker};

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod pictures;
 mod test;
 mod tidy;
 mod workspace;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Show a real application survive everything that can happen to it
     Demo(demo::Arguments),
+    /// Make the pictures of the guides, from the running program
+    Pictures,
     /// Run all tests of the workspace; arguments are passed on to the test runner
     Test(test::Arguments),
     /// Check all that a change must satisfy, from formatting to tests
@@ -57,6 +60,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Pictures => pictures::run(),
         Command::Test(arguments) => test::run(&arguments),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),

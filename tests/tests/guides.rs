@@ -1,0 +1,298 @@
+//! Every command of every guide, run as a reader would, and what it prints compared with what the guide shows.
+//!
+//! A block of `console` is a terminal: a line that begins with `$ ` is a command, and what follows is what it prints. A command
+//! that ends with ` &` goes on beside the others, and what is shown is what it logs, among other things. `cargo run --example`
+//! and `acs` are the programs of this workspace; `kill %1` ends the first that goes on. All blocks of a page run in one directory, one after the other.
+//!
+//! Two lines are the same if their words are, where process ids, sizes, times and the like stand for each other; `…` stands for
+//! anything, on a line of its own for any lines. `BLESS_GUIDES=1` writes what is printed into the pages.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use async_container_supervisor_tests::{Dir, Program, Signal, binary, example};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Commands that only look, and may have to look again until what the page shows has come about.
+const LOOKS: [&str; 7] = [
+    "acs memory-sample",
+    "acs memory-dump",
+    "acs status",
+    "acs workers",
+    "acs ready",
+    "acs --format json status",
+    "curl ",
+];
+
+/// How long they look.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Programs that are not to be had on the machine of a test. A page shows them in blocks of `sh`, which are not run.
+const ELSEWHERE: [&str; 9] =
+    ["systemctl", "journalctl", "kubectl", "docker", "install", "sudo", "cargo", "source", "go tool pprof"];
+
+struct Page {
+    path: PathBuf,
+    lines: Vec<String>,
+}
+
+/// A command of a page, and the lines below it.
+struct Step {
+    command: String,
+    /// Where what it prints is shown.
+    shown: std::ops::Range<usize>,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+impl Page {
+    fn read(name: &str) -> io::Result<Self> {
+        let path = root().join("docs").join(name);
+        let lines = std::fs::read_to_string(&path)?.lines().map(str::to_owned).collect();
+        Ok(Self { path, lines })
+    }
+
+    /// The lines of each block of that language.
+    fn blocks(&self, language: &str) -> Vec<std::ops::Range<usize>> {
+        let fence = format!("```{language}");
+        let starts = self.lines.iter().enumerate().filter(|(_, line)| **line == fence).map(|(index, _)| index + 1);
+        let end = |start: usize| start + self.lines[start..].iter().take_while(|line| *line != "```").count();
+        starts.map(|start| start..end(start)).collect()
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for block in self.blocks("console") {
+            let commands: Vec<usize> = block.clone().filter(|index| self.lines[*index].starts_with("$ ")).collect();
+            for (number, index) in commands.iter().enumerate() {
+                let end = commands.get(number + 1).copied().unwrap_or(block.end);
+                steps.push(Step { command: self.lines[*index][2..].to_owned(), shown: index + 1..end });
+            }
+        }
+        steps
+    }
+}
+
+const UNITS: [&str; 15] =
+    ["kB", "MB", "ns", "us", "ms", "s", "min", "h", "d", "B", "KiB", "MiB", "GiB", "µs", "seconds"];
+
+/// A line with what differs from run to run made the same: numbers of more than one digit, or with a unit.
+fn normal(line: &str) -> String {
+    let mut words = line.split_whitespace().peekable();
+    let mut text: Vec<String> = Vec::new();
+    while let Some(word) = words.next() {
+        let core = core(word);
+        let unit = words.peek().map_or("", |next| self::core(next));
+        let mut normal = match is_number(core) {
+            true if UNITS.contains(&unit) => words.next().unwrap_or_default().replace(unit, "N"),
+            true if core.len() > 1 => word.replace(core, "N"),
+            _ if is_name(core) => word.replace(core, "N"),
+            _ => word.to_owned(),
+        };
+        // `3 min 12 s` is one number.
+        if normal.starts_with('N') && text.last().is_some_and(|last| last == "N") {
+            text.pop();
+        }
+        text.push(std::mem::take(&mut normal));
+    }
+    text.join(" ")
+}
+
+fn core(word: &str) -> &str {
+    word.trim_matches(|character: char| "(),:;\"[]".contains(character))
+}
+
+fn is_number(word: &str) -> bool {
+    word.chars().any(|character| character.is_ascii_digit())
+        && word.chars().all(|character| character.is_ascii_digit() || ".%+-_".contains(character))
+}
+
+/// Whether this is the beginning of a connection id, or a moment.
+fn is_name(word: &str) -> bool {
+    let is_id = word.len() == 8 && word.chars().all(|character| character.is_ascii_hexdigit());
+    is_id || word.len() >= 20 && word.contains('T') && word.ends_with('Z')
+}
+
+/// Whether one line is shown by another, in which `…` stands for anything.
+fn is_shown(shown: &str, printed: &str) -> bool {
+    let (shown, printed) = (normal(shown), normal(printed));
+    let mut parts = shown.split('…');
+    let Some(mut rest) = parts.next().and_then(|first| printed.strip_prefix(first)) else { return false };
+    let mut last = None;
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+        last = Some(part);
+    }
+    rest.is_empty() || last.is_some_and(|part| part.is_empty() || printed.ends_with(part))
+}
+
+/// Whether the lines are those that are shown.
+fn are_shown(shown: &[String], printed: &[&str]) -> bool {
+    match shown.split_first() {
+        None => printed.is_empty(),
+        Some((first, rest)) if first.trim() == "…" => {
+            (0..=printed.len()).any(|from| are_shown(rest, &printed[from..]))
+        }
+        Some((first, rest)) => {
+            printed.split_first().is_some_and(|(line, others)| is_shown(first, line) && are_shown(rest, others))
+        }
+    }
+}
+
+/// The command with the programs of this workspace in it.
+fn resolved(command: &str) -> io::Result<String> {
+    let Some(arguments) = command.strip_prefix("cargo run --example ") else {
+        return Ok(command.to_owned());
+    };
+    let (name, arguments) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    Ok(format!("exec {} {}", example(name)?.display(), arguments.trim_start_matches("-- ")))
+}
+
+/// Runs a command to its end, and gives what it printed.
+fn run(dir: &Dir, command: &str) -> io::Result<String> {
+    let acs = binary("acs")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folder = acs.parent().unwrap_or(Path::new("."));
+    let output = Command::new("sh")
+        .args(["-c", &format!("exec 2>&1; {}", resolved(command)?)])
+        .current_dir(dir.path())
+        .env("PATH", format!("{}:{path}", folder.display()))
+        .env_remove("ACS_SOCKET")
+        .stdin(Stdio::null())
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a page, and returns what differs; or writes what was printed into it.
+fn check(name: &str) -> io::Result<()> {
+    let mut page = Page::read(name)?;
+    let dir = Dir::new()?;
+    let mut programs: Vec<Program> = Vec::new();
+    let mut printed = Vec::new();
+    let is_blessed = std::env::var_os("BLESS_GUIDES").is_some();
+
+    for step in page.steps() {
+        let shown = &page.lines[step.shown.clone()];
+        if let Some(command) = step.command.strip_suffix(" &") {
+            let mut program = dir.command("sh").args(["-c", &resolved(command)?]).start()?;
+            for line in shown.iter().filter(|line| line.trim() != "…") {
+                program.wait_for_stderr(line.trim_matches('…').trim(), LIMIT)?;
+            }
+            programs.push(program);
+            printed.push(None);
+            continue;
+        }
+
+        if let Some(number) = step.command.strip_prefix("kill %") {
+            let number: usize = number.parse().map_err(io::Error::other)?;
+            programs[number - 1].signal(Signal::TERM)?;
+            programs[number - 1].wait(LIMIT)?;
+            printed.push(None);
+            continue;
+        }
+
+        let start = Instant::now();
+        let may_wait = LOOKS.iter().any(|look| step.command.starts_with(look));
+        let text = loop {
+            let text = run(&dir, &step.command)?;
+            let is_right = are_shown(shown, &text.lines().collect::<Vec<_>>());
+            if is_right || !may_wait || start.elapsed() > PATIENCE || is_blessed && start.elapsed().as_secs() >= 3 {
+                break text;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+
+        if is_blessed {
+            let is_right = are_shown(shown, &text.lines().collect::<Vec<_>>());
+            printed.push((!is_right).then_some(text));
+            continue;
+        }
+
+        assert!(
+            are_shown(shown, &text.lines().collect::<Vec<_>>()),
+            "docs/{name}: $ {}\nprints:\n{text}\nbut the page shows:\n{}",
+            step.command,
+            shown.join("\n")
+        );
+    }
+
+    if is_blessed {
+        for (step, text) in page.steps().into_iter().zip(printed).rev() {
+            if let Some(text) = text {
+                page.lines.splice(step.shown, text.lines().map(str::to_owned));
+            }
+        }
+        std::fs::write(&page.path, page.lines.join("\n") + "\n")?;
+    }
+    Ok(())
+}
+
+macro_rules! guides {
+    ($($test:ident: $page:literal,)*) => {
+        $(
+            #[test]
+            fn $test() -> io::Result<()> {
+                check($page)
+            }
+        )*
+
+        const PAGES: &[&str] = &[$($page),*];
+    };
+}
+
+guides! {
+    getting_started: "getting-started.md",
+    containers: "containers.md",
+    memory_monitor: "memory-monitor.md",
+    process_monitor: "process-monitor.md",
+    diagnostics: "diagnostics.md",
+    writing_a_monitor: "writing-a-monitor.md",
+    custom_operations: "custom-operations.md",
+    acs: "acs.md",
+    operations: "operations.md",
+    systemd: "systemd.md",
+    kubernetes: "kubernetes.md",
+    migrating: "migrating.md",
+}
+
+#[test]
+fn every_page_is_linked_and_what_is_not_run_could_not_be() -> io::Result<()> {
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    for entry in std::fs::read_dir(root().join("docs"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".md") else { continue };
+        assert!(readme.contains(&format!("docs/{name}")), "the README does not link docs/{name}");
+        // These are checked by tests of their own.
+        if ["protocol", "parity", "metrics", "utilization"].contains(&stem) {
+            continue;
+        }
+        let page = Page::read(&name)?;
+        assert!(page.steps().is_empty() || PAGES.contains(&name.as_str()), "docs/{name} is not run by a test");
+        for index in page.blocks("sh").into_iter().flatten() {
+            let line = page.lines[index].trim();
+            let is_elsewhere = ELSEWHERE.iter().any(|program| line.starts_with(program));
+            assert!(line.is_empty() || line.starts_with('#') || is_elsewhere, "docs/{name} could run: {line}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn lines_are_compared_by_their_words() {
+    assert!(is_shown("supervisor 0.1.0, pid 4711, up 3 min 12 s", "supervisor 0.2.0, pid 12, up 27 ms"));
+    assert!(is_shown("worker#1  4711  9.8 MiB", "worker#1 99  1023 KiB"));
+    assert!(!is_shown("worker#1 ready", "worker#2 ready") && !is_shown("generation 2", "generation 3"));
+    assert!(is_shown("a … c", "a b b c") && is_shown("… c", "c c") && !is_shown("a … c", "a b d"));
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(are_shown(&lines("a\n…\nc"), &["a", "x", "y", "c"]) && !are_shown(&lines("a\nc"), &["a", "b", "c"]));
+}
