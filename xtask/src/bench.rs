@@ -22,6 +22,7 @@ mod stamps;
 mod start;
 mod storm;
 mod tasks;
+mod threads;
 mod utilization;
 
 use std::{path::Path, process::ExitCode, thread, time::Duration};
@@ -122,6 +123,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             allocator::BARE,
             "--example",
             allocator::WRAPPED,
+            "--example",
+            threads::PROGRAM,
         ]))?;
     if !built {
         return Err("nothing was measured, because the release did not build".into());
