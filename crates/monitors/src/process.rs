@@ -14,10 +14,14 @@ use crate::{
     Action, Monitor, Status, Worker,
     monitor::SHORTEST_INTERVAL,
     roster::Roster,
-    sample::{self, Directory, Memory, Stat},
+    sample::{self, Directory, Memory, Stat, Switches},
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What takes a look at more than one file of a process is measured anew in this part of the interval, of as many as that is
+/// enough for, and of the others in turn: 1 in 200.
+const LOOK_SHARE: u32 = 200;
 
 /// Memory is looked at closely as often as this part of the time allows: 1 in 1,000.
 const CLOSE_SHARE: u32 = 1_000;
@@ -27,11 +31,11 @@ const CLOSE_SHARE: u32 = 1_000;
 /// The application is the tree below [its root](Self::root_process_id), the root included, and
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
-/// A check reads `stat` of every process that is visible, 10–20 µs each, since only that tells
-/// who belongs to the tree. Threads, descriptors and switches are read for the tree alone, at 10–20 µs a process and a thread.
-/// So is where the memory is, which costs a
-/// thousand times as much for a large process; it is refreshed so rarely that it takes at most a
-/// thousandth of the time, which for a process of 4 GB means once in 46 seconds.
+/// A check reads `stat` of every process that is visible, 10–20 µs each, since only that tells who belongs to the tree. For
+/// the tree alone, the command, the descriptors, the switches and the memory are read at the first check of a process, and
+/// then as far as a two hundredth of the interval goes, in turn: at the default interval that is all of a few thousand, at
+/// one second the hundred that were not looked at for longest. Of a process that is large, looking at the memory is
+/// dear; it is done so rarely that it takes at most a thousandth of the time, which for 4 GB means once in 46 seconds.
 ///
 /// # Status
 ///
@@ -67,12 +71,14 @@ pub struct ProcessMonitor {
 }
 
 /// What is remembered of a process from one check to the next.
-#[derive(Clone, Copy)]
 struct Known {
     /// The clock of the last utilization, and the processor time used by then.
     at: Duration,
     processor_time: Duration,
     utilization: f64,
+    /// What takes a look at more than one file, and when that was.
+    details: Option<Details>,
+    looked: Duration,
     memory: Option<ProcessMemory>,
     /// When the memory may be looked at closely again.
     memory_due: Duration,
@@ -231,15 +237,37 @@ impl Monitor for ProcessMonitor {
         });
         process_ids.extend(elsewhere.map(|(process_id, _)| process_id));
 
-        let previous = std::mem::take(&mut self.known);
+        let mut previous = std::mem::take(&mut self.known);
         self.processes.clear();
-        for process_id in process_ids {
+        let look_until = Instant::now() + self.interval / LOOK_SHARE;
+        let found: Vec<&Stat> = process_ids.iter().filter_map(|process_id| stats.get(process_id)).collect();
+        // Those that were not looked at for longest first: beyond the budget, all have their turn.
+        let mut turns: Vec<(Duration, u32)> =
+            found.iter().filter_map(|stat| Some((previous.get(&identity(stat))?.looked, stat.process_id))).collect();
+        turns.sort_unstable();
+        let mut measured: HashMap<u32, ProcessMetrics> = HashMap::new();
+        for (_, process_id) in turns {
+            if Instant::now() >= look_until {
+                break;
+            }
+            let Some(stat) = stats.get(&process_id) else { continue };
+            let Some(known) = previous.get_mut(&identity(stat)) else { continue };
             // It may have ended since it was listed, or not be ours to read.
-            let Ok((metrics, identity, known)) = measure(process_id, &previous) else {
-                continue;
+            if let Ok(metrics) = measure(stat.clone(), known, true) {
+                measured.insert(process_id, metrics);
+            }
+        }
+        for stat in found {
+            let mut known = previous.remove(&identity(stat)).unwrap_or_else(|| Known::new(stat));
+            let metrics = match measured.remove(&stat.process_id) {
+                Some(metrics) => metrics,
+                None => match measure(stat.clone(), &mut known, false) {
+                    Ok(metrics) => metrics,
+                    Err(_) => continue,
+                },
             };
             (self.emit)(&metrics);
-            self.known.insert(identity, known);
+            self.known.insert(identity(stat), known);
             self.processes.push(metrics);
         }
         Vec::new()
@@ -265,36 +293,28 @@ struct ProcessStatus {
 
 type Identity = (u32, u64);
 
-fn measure(process_id: u32, previous: &HashMap<Identity, Known>) -> io::Result<(ProcessMetrics, Identity, Known)> {
-    let directory = Directory::open(process_id)?;
-    let stat = directory.stat()?;
-    if stat.ended {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let command = directory.command()?;
+fn measure(stat: Stat, known: &mut Known, may_look: bool) -> io::Result<ProcessMetrics> {
     let at = sample::uptime();
-    let elapsed_time = stat.elapsed_time(at);
-    let identity = (process_id, stat.start_time);
-
-    // The first time, as if it had been seen when it was started.
-    let mut known = previous.get(&identity).copied().unwrap_or(Known {
-        at: at.saturating_sub(elapsed_time),
-        processor_time: Duration::ZERO,
-        utilization: 0.0,
-        memory: None,
-        memory_due: Duration::ZERO,
-    });
     known.advance(at, stat.processor_time);
-    if at >= known.memory_due {
-        let map_count = directory.map_count().unwrap_or(0);
-        known.memory = directory.memory().ok().map(|sizes| ProcessMemory { map_count, sizes });
-        let cost = sample::uptime().saturating_sub(at);
-        known.memory_due = at + cost * CLOSE_SHARE;
+    if known.details.is_none() || may_look {
+        let directory = Directory::open(stat.process_id)?;
+        known.details = Some(Details {
+            command: directory.command()?,
+            switches: directory.switches()?,
+            open_files: directory.open_files().ok(),
+        });
+        known.looked = at;
+        if at >= known.memory_due {
+            let before = sample::uptime();
+            let map_count = directory.map_count().unwrap_or(0);
+            known.memory = directory.memory().ok().map(|sizes| ProcessMemory { map_count, sizes });
+            known.memory_due = at + sample::uptime().saturating_sub(before) * CLOSE_SHARE;
+        }
     }
-    let switches = directory.switches()?;
+    let details = known.details.clone().unwrap_or_default();
 
-    let metrics = ProcessMetrics {
-        process_id,
+    Ok(ProcessMetrics {
+        process_id: stat.process_id,
         parent_process_id: stat.parent_process_id,
         process_group_id: stat.process_group_id,
         processor_utilization: known.utilization,
@@ -302,20 +322,45 @@ fn measure(process_id: u32, previous: &HashMap<Identity, Known>) -> io::Result<(
         virtual_size: stat.virtual_size,
         resident_size: stat.resident_size,
         processor_time: stat.processor_time,
-        elapsed_time,
-        command,
+        elapsed_time: stat.elapsed_time(at),
+        command: details.command,
         threads: stat.threads,
-        open_files: directory.open_files().ok(),
-        voluntary_switches: switches.voluntary,
-        involuntary_switches: switches.involuntary,
+        open_files: details.open_files,
+        voluntary_switches: details.switches.voluntary,
+        involuntary_switches: details.switches.involuntary,
         minor_faults: stat.minor_faults,
         major_faults: stat.major_faults,
         memory: known.memory,
-    };
-    Ok((metrics, identity, known))
+    })
+}
+
+/// What takes a look at more than one file.
+#[derive(Clone, Default)]
+struct Details {
+    command: String,
+    switches: Switches,
+    open_files: Option<u64>,
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.process_id, stat.start_time)
 }
 
 impl Known {
+    /// Of the first time, as if it had been seen when it was started.
+    fn new(stat: &Stat) -> Self {
+        let at = sample::uptime();
+        Self {
+            at: at.saturating_sub(stat.elapsed_time(at)),
+            processor_time: Duration::ZERO,
+            utilization: 0.0,
+            details: None,
+            looked: Duration::ZERO,
+            memory: None,
+            memory_due: Duration::ZERO,
+        }
+    }
+
     /// Processor time counts in ticks of 10 ms, so over less than a few of them the utilization
     /// would be noise.
     const SHORTEST: Duration = Duration::from_millis(50);
@@ -332,7 +377,8 @@ impl Known {
 }
 
 fn read_all() -> io::Result<HashMap<u32, Stat>> {
-    let stats = sample::process_ids()?.filter_map(|process_id| Some((process_id, Stat::read(process_id).ok()?)));
+    let stats = sample::process_ids()?
+        .filter_map(|process_id| Some((process_id, Stat::read(process_id).ok().filter(|stat| !stat.ended)?)));
     Ok(stats.collect())
 }
 
@@ -433,6 +479,8 @@ mod tests {
             at: seconds(100),
             processor_time: seconds(10),
             utilization: 0.25,
+            details: None,
+            looked: Duration::ZERO,
             memory: None,
             memory_due: Duration::ZERO,
         };
