@@ -125,6 +125,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
             allocator::WRAPPED,
             "--example",
             threads::PROGRAM,
+            "--example",
+            monitors::PROGRAM,
         ]))?;
     if !built {
         return Err("nothing was measured, because the release did not build".into());

@@ -114,8 +114,10 @@ pub trait Monitor: Send + 'static {
     fn name(&self) -> &str;
 
     /// The time between two checks; never zero. Checks are aligned to the wall clock modulo the interval, so
-    /// that the samples of several supervisors can be laid side by side.
-    fn interval(&self) -> Duration;
+    /// that the samples of several supervisors can be laid side by side. Default is 1 second.
+    fn interval(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 
     /// The names of its own events: those that it emits beside `leak`, `metrics`, `health` and `diagnosis`. Whoever subscribes can
     /// ask for them by these names. Default is none.
@@ -156,6 +158,11 @@ pub trait Monitor: Send + 'static {
     }
 
     /// What this monitor knows, for `status`. It should show what the last check found rather
-    /// than measure anew: people and dashboards ask as often as they like.
-    fn status(&self) -> Status;
+    /// than measure anew: people and dashboards ask as often as they like. Default is nothing, as an empty map.
+    fn status(&self) -> Status {
+        #[derive(Serialize)]
+        struct Nothing {}
+
+        Box::new(Nothing {})
+    }
 }
