@@ -25,10 +25,13 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time a restart that was asked for, of a worker that is still there and silent, is asked for again.
 const COOLDOWN: Duration = Duration::from_secs(30);
 
+/// In so many parts of the interval workers are called, so that they do not all wake at once.
+const PARTS: u32 = 10;
+
 /// Nobody's id. A call of it goes the way of all calls but for the worker's part, and so shows what that takes.
 const NOBODY: &str = "";
 
-/// Asks every worker for a `ping` at each check, and watches how long the answer takes.
+/// Asks every worker for a `ping` in each interval, and watches how long the answer takes.
 ///
 /// A worker answers from the runtime that does its work, so the round trip includes the lag of its executor: one that
 /// computes without ever waiting, or blocks all its threads, answers late, or never. By thresholds, one that does not answer
@@ -71,6 +74,8 @@ pub struct HealthMonitor {
     asked: HashMap<u32, Instant>,
     /// What is to be told at once.
     news: Vec<Action>,
+    /// How many workers have registered so far.
+    registered: u32,
 }
 
 struct Settings {
@@ -89,6 +94,10 @@ struct Health {
     silent_since: Option<Instant>,
     /// A call is on its way.
     is_asked: bool,
+    /// In which part of the interval it is called.
+    part: u32,
+    /// When it is called next.
+    due: Option<Instant>,
     round_trip: Option<Duration>,
     maximum_round_trip: Duration,
     answers: u64,
@@ -113,6 +122,7 @@ impl Default for HealthMonitor {
             last_check: None,
             asked: HashMap::new(),
             news: Vec::new(),
+            registered: 0,
         }
     }
 }
@@ -123,8 +133,8 @@ impl HealthMonitor {
         Self::default()
     }
 
-    /// The time between two checks, and so between two calls of a worker; at least one millisecond. A worker that has not
-    /// answered is not called again.
+    /// The time between two calls of a worker; at least one millisecond. A worker that has not answered is not called again. All
+    /// workers have their turns within it, in ten parts: so often thresholds are looked at.
     ///
     /// Default is 5 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {
@@ -140,8 +150,8 @@ impl HealthMonitor {
         self
     }
 
-    /// How long an answer may take before a thread dump is made, and where that goes. It is looked at at each check, so it may
-    /// be made later by an [interval](Self::interval).
+    /// How long an answer may take before a thread dump is made, and where that goes. It is looked at ten times in an
+    /// [interval](Self::interval).
     ///
     /// Default is 5 seconds, and the log.
     pub fn dump_after(mut self, time: Duration, destination: Destination) -> Self {
@@ -244,7 +254,13 @@ impl HealthMonitor {
             self.probe = Some(now);
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
-        for health in self.workers.values_mut().filter(|health| !health.is_asked) {
+        let interval = self.settings.interval;
+        for health in self.workers.values_mut() {
+            let due = *health.due.get_or_insert(now + interval * health.part / PARTS);
+            if now < due || health.is_asked {
+                continue;
+            }
+            health.due = Some((due + interval).max(now));
             health.is_asked = true;
             health.silent_since.get_or_insert(now);
             actions.push(Action::Call(Call::new(&health.worker.id, "ping").timeout(patience)));
@@ -311,11 +327,17 @@ impl Monitor for HealthMonitor {
     }
 
     fn interval(&self) -> Duration {
-        self.settings.interval
+        (self.settings.interval / PARTS).max(SHORTEST_INTERVAL)
     }
 
     fn register(&mut self, worker: &Worker) {
+        let registered = &mut self.registered;
         let health = self.workers.entry(worker.id.clone()).or_insert_with(|| Health {
+            part: {
+                *registered = registered.wrapping_add(1);
+                (*registered - 1) % PARTS
+            },
+            due: None,
             worker: worker.clone(),
             silent_since: None,
             is_asked: false,

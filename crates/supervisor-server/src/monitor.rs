@@ -110,6 +110,8 @@ struct Inbox {
     answers: Vec<(Call, Result<Fields, Failure>)>,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
     applying: bool,
+    /// Since when it checks.
+    checking_since: Option<Instant>,
     /// Workers that the monitor has heard of.
     known: HashSet<String>,
     /// Who wants its metrics; as many as read them at the same time.
@@ -234,6 +236,13 @@ impl MonitorHandle {
         }
 
         let report = self.status.borrow();
+        // Whoever asks does not have to wait for a check that has just begun: what it will find is not known before anyway.
+        let is_checking = inbox.checking_since.is_some_and(|since| since.elapsed() < STATUS_TIMEOUT);
+
+        if is_checking && report.taken.is_some() {
+            return Some(report.fields.clone());
+        }
+
         report.taken.is_some_and(|taken| taken.elapsed() < STATUS_AGE).then(|| report.fields.clone())
     }
 

@@ -124,7 +124,7 @@ fn children(root: &Value, style: Style) -> String {
             Cell::optional(child["process_id"].as_u64()),
             Cell::painted(state, workers::paint(state)),
             Cell::optional(child["restarts"].as_u64()),
-            Cell::optional(last_exit(child)),
+            Cell::optional(last_exit(child, now)),
             Cell::optional(child["next_start"].as_f64().map(|at| next_start(at, now))),
         ]);
     }
@@ -132,11 +132,26 @@ fn children(root: &Value, style: Style) -> String {
     table.render(style)
 }
 
-/// How a child ended the last time, and where what was found about it before that is kept.
-fn last_exit(child: &Value) -> Option<String> {
-    let how = child["last_exit"].as_str()?;
-    let incident = child["last_incident"].as_str();
-    Some(incident.map_or_else(|| how.to_owned(), |path| format!("{how}; see {path}")))
+/// How a child ended, why, and when: the time of today, in UTC, or the whole date; and where what was found about it before
+/// that is kept.
+fn last_exit(child: &Value, now: Duration) -> Option<String> {
+    let mut text = child["last_exit"].as_str()?.to_owned();
+    if let Some(at) = child["last_exit_at"].as_f64() {
+        text = format!("{text}, {}", moment(at, now));
+    }
+    if let Some(path) = child["last_incident"].as_str() {
+        text = format!("{text}; see {path}");
+    }
+    Some(text)
+}
+
+fn moment(at: f64, now: Duration) -> String {
+    let at = units::timestamp(at);
+    let today = units::timestamp(now.as_secs_f64());
+    match at.split_once('T') {
+        Some((date, time)) if today.starts_with(date) => time.split('.').next().unwrap_or(time).to_owned() + "Z",
+        _ => at,
+    }
 }
 
 /// When something is to be started, in seconds since 1970, as seen from now.
@@ -228,6 +243,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_end_is_shown_with_its_reason_and_its_time() {
+        let child =
+            |at: Value| json!({"last_exit": "memory limit 512.0 MiB, was 530.1 MiB, status 0", "last_exit_at": at});
+        let now = Duration::from_secs(1_767_225_600 + 43_384);
+        let how = "memory limit 512.0 MiB, was 530.1 MiB, status 0";
+        assert_eq!(last_exit(&child(json!(1_767_225_600.5)), now), Some(format!("{how}, 00:00:00Z")));
+        assert_eq!(last_exit(&child(json!(1_767_225_599.5)), now), Some(format!("{how}, 2025-12-31T23:59:59.500Z")));
+        assert_eq!(last_exit(&child(Value::Null), now), Some(how.to_owned()));
+        assert_eq!(last_exit(&json!({"last_exit": null}), now), None);
+    }
 
     #[test]
     fn starts_are_told_from_now() {

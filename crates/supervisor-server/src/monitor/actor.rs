@@ -48,6 +48,8 @@ pub(super) struct Loop {
     failing: Option<Failing>,
     /// How many times in a row it panicked before a check came to its end.
     panics: u32,
+    /// The last request for the status that was answered.
+    reported: u64,
     /// It was said already that the monitor tells of what it may not.
     has_complained: bool,
 }
@@ -77,6 +79,7 @@ impl Loop {
             told: HashSet::new(),
             failing: None,
             panics: 0,
+            reported: 0,
             has_complained: false,
         }
     }
@@ -105,14 +108,28 @@ impl Loop {
                 self.carry_out(actions);
             }
 
-            if Instant::now() >= due && self.failing.is_none() {
+            let is_due = Instant::now() >= due && self.failing.is_none();
+
+            if is_due {
+                if !is_news {
+                    self.shared.lock().checking_since = Some(Instant::now());
+                }
+
                 self.check();
                 due = self.next_check(Some(due));
             }
 
-            self.report(request);
+            // To show everything takes the longer the more workers there are. After mere answers it is done when somebody asks.
+            if is_due || request > self.reported {
+                self.report(request);
+            } else if is_news {
+                self.status.send_modify(|report| report.taken = None);
+            }
+
             self.show_metrics();
-            self.shared.lock().applying = false;
+            let mut inbox = self.shared.lock();
+            inbox.applying = false;
+            inbox.checking_since = None;
         }
     }
 
@@ -301,6 +318,7 @@ impl Loop {
     }
 
     fn report(&mut self, request: u64) {
+        self.reported = request;
         let name = self.shared.name.clone();
         let encoded = self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status()));
         let failure = match encoded {
