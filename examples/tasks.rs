@@ -13,12 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_container_supervisor::diagnostics::tasks;
-use async_container_supervisor::{Application, BoxError, Instance, Runtime, Service};
+use async_container_supervisor::{Application, BoxError, Instance, Service};
 use tokio::sync::{Mutex, mpsc};
 
 fn main() -> ExitCode {
-    // Two threads, so that the other one can answer while the baker keeps one.
-    let kitchen = Service::new("kitchen", work).count(1).runtime(Runtime::MultiThread(2)).supervised();
+    let kitchen = Service::new("kitchen", work).count(1).supervised();
     Application::new("tasks").service(kitchen).supervisor(|supervisor| supervisor).run()
 }
 
@@ -38,7 +37,9 @@ async fn work(instance: Instance) -> Result<(), BoxError> {
         tasks::spawn(format!("waiter {number}"), async move { serve(&stove).await });
     }
 
-    tasks::spawn("baker", bake());
+    // On an executor of its own, so that this one can answer.
+    let oven = tokio::runtime::Builder::new_current_thread().build()?;
+    std::thread::spawn(move || oven.block_on(tasks::instrument("baker", bake())));
     instance.ready()?;
 
     tokio::select! {

@@ -10,11 +10,10 @@ use std::{
     time::Duration,
 };
 
-use async_container_supervisor::{Application, BoxError, Instance, Runtime, Service, diagnostics::tasks};
+use async_container_supervisor::{Application, BoxError, Instance, Service, diagnostics::tasks};
 
 fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
-    let runtime = if scenario == "one of two blocked" { Runtime::MultiThread(2) } else { Runtime::CurrentThread };
     let work = move |instance: Instance| {
         let scenario = scenario.clone();
         async move {
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
                 "deadlock" => deadlock(),
                 "spin" => drop(thread::Builder::new().name("spinner".to_owned()).spawn(spin_without_end)?),
                 "blocked" => block_the_executor(),
-                "one of two blocked" => drop(tasks::spawn("blocker", async { block_the_executor() })),
+                "another blocked" => block_another_executor()?,
                 "stuck" => stuck().await,
                 _ => {}
             }
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
             Ok::<(), BoxError>(())
         }
     };
-    let service = Service::new("worker", work).count(1).runtime(runtime).supervised();
+    let service = Service::new("worker", work).count(1).supervised();
     Application::new("wrong").service(service).supervisor(|it| it).run()
 }
 
@@ -83,6 +82,14 @@ async fn stuck() {
 
 async fn write_to_the_ledger(ledger: &tokio::sync::Mutex<u64>) {
     *ledger.lock().await += 1;
+}
+
+/// Blocks an executor of its own, so that the worker still answers. Of two threads of one runtime, the one that is left may be
+/// asleep, with nobody to wake it.
+fn block_another_executor() -> Result<(), BoxError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    thread::spawn(move || runtime.block_on(tasks::instrument("blocker", async { block_the_executor() })));
+    Ok(())
 }
 
 /// Keeps the only thread of the runtime, as a call does that was not meant for it.

@@ -51,7 +51,7 @@ fn an_await_that_is_stuck_is_named_with_its_place() -> io::Result<()> {
 #[test]
 fn a_task_that_blocks_its_executor_is_named() -> io::Result<()> {
     let dir = Dir::new()?;
-    let (_program, mut supervisor, worker) = start(&dir, "one of two blocked")?;
+    let (_program, mut supervisor, worker) = start(&dir, "another blocked")?;
     let text = dump_with(
         &mut supervisor,
         &worker,
