@@ -155,6 +155,16 @@ fn main() -> ExitCode {
                 .graceful_stop(Duration::from_millis(300))
         }
         "root-thread-supervised" => application.service(Service::thread("inner", ready).supervised()),
+        // Ends where no library can see it, right after it has logged something of no importance.
+        "exits" => {
+            let service = Service::new("exiting", |_| async {
+                for line in 1..=100 {
+                    tracing::info!(line, "last words");
+                }
+                std::process::exit(3)
+            });
+            application.service(service.count(4).restart(Restart::Never))
+        }
         // Leaves something behind that nothing but a cgroup tells whose it is.
         "cgroups" => {
             let script = r#"env -i setsid sleep 1000040 & echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec sleep 1000041"#;

@@ -167,3 +167,16 @@ fn what_a_log_has_no_room_for_is_counted() -> io::Result<()> {
     assert!(line.contains("standard error was not read in time"), "{line}");
     Ok(())
 }
+
+#[test]
+fn last_words_are_written_wherever_a_child_ends() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("exits").start()?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+    // Four instances, whose threads that write had no time to come to it.
+    let log = program.stderr();
+    for line in 1..=100 {
+        assert_eq!(log.matches(&format!("last words line={line}\n")).count(), 4, "{line}: {log}");
+    }
+    Ok(())
+}

@@ -23,6 +23,10 @@ pub(crate) fn init() {
     let writer = writer::Writer { waits: async_container::is_child() };
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colors);
     let installed = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
+    if installed {
+        // Code of a service may end its process anywhere.
+        async_container::at_exit(flush);
+    }
     if installed && invalid {
         tracing::warn!(
             variable = VARIABLE,

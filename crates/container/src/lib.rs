@@ -135,3 +135,4 @@ pub use signal::Signal;
 pub use spec::{PROCESSOR_COUNT, Readiness, Reload, Restart, Runtime, Service, Strategy, processor_count};
 pub use statistics::{Rate, Statistics, StatisticsSummary};
 pub use status::{ChildStatus, RootStatus, Status};
+pub use sys::exit::at_exit;
