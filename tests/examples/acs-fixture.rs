@@ -5,11 +5,13 @@
 use std::{future::pending, path::Path, process::ExitCode, time::Duration};
 
 use async_container_supervisor::container::{
-    Context, ExitStatus, FailureRate, Limits, Policy, PolicyChild, Reload, Strategy, Verdict, lifecycle::Failure,
+    Context, ExitStatus, FailureRate, Limits, Notify, Policy, PolicyChild, Reload, Strategy, Verdict,
+    lifecycle::Failure,
 };
 use async_container_supervisor::{
     Application, Backoff, BoxError, Command, Instance, Readiness, Restart, Service,
     container::{Resource, Stdio},
+    server::Server,
 };
 
 fn main() -> ExitCode {
@@ -165,6 +167,12 @@ fn main() -> ExitCode {
             });
             application.service(service.count(4).restart(Restart::Never))
         }
+        // Says everything that can be said to whoever started it, and what is left of the variables that name him.
+        "notify" => return notify(),
+        // Is still starting when it is asked to end, and takes its leave properly.
+        "slow-start" => application.service(Service::new("slow", take_leave).count(2)),
+        // A supervisor without an application.
+        "server" => return serve(),
         // Leaves something behind that nothing but a cgroup tells whose it is.
         "cgroups" => {
             let script = r#"env -i setsid sleep 1000040 & echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec sleep 1000041"#;
@@ -197,6 +205,10 @@ fn main() -> ExitCode {
         "hangs" => {
             application.service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
         }
+        "hangs-visibly" => application
+            .service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
+            .supervisor(|it| it)
+            .metrics("unix:metrics.ipc"),
         "stubborn" => application
             .service(Service::new("stubborn", stubborn).count(2))
             .graceful_stop(Duration::from_millis(argument.parse().unwrap_or(300))),
@@ -270,6 +282,41 @@ fn main() -> ExitCode {
         }
     };
     application.run()
+}
+
+fn notify() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let notify = Notify::open();
+    let said = [
+        notify.ready(),
+        notify.healthy(),
+        notify.reloading(),
+        notify.restarting(),
+        notify.status("at work"),
+        notify.error("out of paper"),
+        notify.stopping(),
+    ];
+    let left = ["NOTIFY_PIPE", "NOTIFY_SOCKET", "NOTIFY_LOG"].map(|name| std::env::var_os(name).is_some());
+    println!("{left:?}");
+    if said.iter().all(Result::is_ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn take_leave(instance: Instance) -> Result<(), BoxError> {
+    let shutdown = instance.shutdown();
+    say(&format!("{} is starting\n", instance.name()));
+    shutdown.await;
+    say(&format!("{} takes its leave\n", instance.name()));
+    Ok(())
+}
+
+fn serve() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let served = runtime.block_on(async {
+        let listener = tokio::net::UnixListener::bind("supervisor.ipc")?;
+        Server::new().serve(listener, pending::<()>()).await?;
+        Ok::<(), BoxError>(())
+    });
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Every run counts as a healthy one.

@@ -286,3 +286,24 @@ fn the_number_of_instances_is_that_of_processors_unless_told_otherwise() -> io::
     }
     Ok(())
 }
+
+#[test]
+fn failed_health_checks_are_counted() -> io::Result<()> {
+    use std::io::{Read as _, Write as _};
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("hangs-visibly").start()?;
+    let ask = || -> io::Result<String> {
+        let mut stream = std::os::unix::net::UnixStream::connect(dir.file("metrics.ipc"))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    program.wait_for("two failed health checks", LIMIT, || {
+        let Ok(answer) = ask() else { return Ok(None) };
+        let is_count = |line: &&str| line.contains("child_exits_total{") && line.contains("cause=\"health_check\"");
+        let count = answer.lines().find(is_count).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(count.filter(|count| *count >= 2.0))
+    })?;
+    Ok(())
+}

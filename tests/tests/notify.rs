@@ -1,9 +1,13 @@
 //! Whoever starts the root is told how it is: by a service manager's socket, a file, or a pipe.
 
-use std::{io, os::unix::net::UnixDatagram, time::Duration};
+use std::{
+    io,
+    os::{fd::AsRawFd as _, unix::net::UnixDatagram},
+    time::Duration,
+};
 
-use async_container_supervisor_tests::{Dir, Signal, proc};
-use rustix::net::sockopt::set_socket_passcred;
+use async_container_supervisor_tests::{Dir, Launch, Program, Signal, proc};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt::set_socket_passcred};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -98,5 +102,90 @@ fn a_root_below_another_one_is_ready_when_its_children_are() -> io::Result<()> {
     assert_eq!(sleepers(program.pid())?, 2);
     program.signal(Signal::INT)?;
     assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+/// What `acs-fixture notify` says, in its order.
+const SAID: [&str; 7] = [
+    r#"{"ready":true}"#,
+    r#"{"healthy":true}"#,
+    r#"{"ready":false,"reloading":true,"status":"Reloading..."}"#,
+    r#"{"ready":false,"reloading":true,"status":"Restarting..."}"#,
+    r#"{"status":"at work"}"#,
+    r#"{"status":"out of paper","errno":-1}"#,
+    r#"{"stopping":true}"#,
+];
+
+#[test]
+fn each_message_is_one_write_to_the_pipe_which_comes_before_all_others() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let manager = UnixDatagram::bind(dir.file("notify"))?;
+    manager.set_nonblocking(true)?;
+    // Unlike a pipe, it keeps what was written at once apart from what was not.
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
+    let mut program = dir
+        .example("acs-fixture")?
+        .arg("notify")
+        .env("NOTIFY_PIPE", theirs.as_raw_fd().to_string())
+        .env("NOTIFY_SOCKET", dir.file("notify"))
+        .env("NOTIFY_LOG", dir.file("notify.log"))
+        .start()?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    let mut buffer = [0; 4096];
+    for expected in SAID {
+        let (length, _) = rustix::net::recv(&ours, &mut buffer, RecvFlags::DONTWAIT)?;
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]), format!("{expected}\n"));
+    }
+    assert!(rustix::net::recv(&ours, &mut buffer, RecvFlags::DONTWAIT).is_err());
+    assert!(manager.recv(&mut buffer).is_err());
+    assert!(!dir.file("notify.log").exists());
+    // The pipe's variable does not go on to others; those of channels that were not taken are not touched.
+    assert_eq!(program.stdout(), "[false, true, true]\n");
+    assert_eq!(program.stderr(), "");
+    Ok(())
+}
+
+#[test]
+fn the_socket_comes_before_the_file_and_the_file_before_the_log() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let manager = UnixDatagram::bind(dir.file("notify"))?;
+    manager.set_nonblocking(true)?;
+    let launch = || dir.example("acs-fixture").map(|launch| launch.arg("notify"));
+    let run = |launch: Launch| -> io::Result<Program> {
+        let mut program = launch.start()?;
+        assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+        Ok(program)
+    };
+
+    let file = dir.file("notify.log");
+    let program = run(launch()?.env("NOTIFY_SOCKET", dir.file("notify")).env("NOTIFY_LOG", &file))?;
+    let mut buffer = [0; 4096];
+    let mut heard = Vec::new();
+    while let Ok(length) = manager.recv(&mut buffer) {
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    assert_eq!(heard.len(), SAID.len(), "{heard:?}");
+    assert_eq!(heard[0], "READY=1\n");
+    assert_eq!(heard[4..], ["STATUS=at work\n", "STATUS=out of paper\nERRNO=-1\n", "STOPPING=1\n"]);
+    assert!(!file.exists());
+    assert_eq!(program.stdout(), "[false, false, true]\n");
+
+    let program = run(launch()?.env("NOTIFY_LOG", &file))?;
+    assert_eq!(std::fs::read_to_string(&file)?.lines().collect::<Vec<_>>(), SAID);
+    assert_eq!(program.stdout(), "[false, false, true]\n");
+    assert_eq!(program.stderr(), "");
+
+    let program = run(launch()?)?;
+    let log = program.stderr();
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), SAID.len(), "{log}");
+    for (line, said) in lines.iter().zip(SAID) {
+        if said.contains("errno") {
+            assert!(line.contains(" ERROR ") && line.contains("out of paper"), "{line}");
+        } else {
+            assert!(line.contains(" INFO ") && line.contains(said), "{line}");
+        }
+    }
     Ok(())
 }

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, proc, wait_for};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc, wait_for};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -185,6 +186,35 @@ fn the_first_process_of_a_namespace_does_its_duties() -> io::Result<()> {
         assert_eq!(program.wait(LIMIT)?.code(), Some(status), "{end}: {}", program.stderr());
         assert!(left(&dir)?.is_empty(), "{end}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_supervisor_whose_root_is_gone_signals_nobody_in_its_place() -> io::Result<()> {
+    if !has_namespaces() {
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
+    // The first process of the namespace is given the supervisor when that has lost its parent.
+    let script = r#"
+        trap 'echo signalled' HUP INT TERM USR1 USR2
+        sh -c '"$1" server & until [ -S supervisor.ipc ]; do sleep 0.01; done; kill -KILL $$' sh "$1"
+        touch orphaned
+        until [ -e enough ]; do sleep 0.01; done
+        echo done"#;
+    let mut program = dir.command("unshare").args(NAMESPACE).args(["sh", "-c", script, "sh"]).arg(&fixture).start()?;
+    program.wait_for("the end of the parent", LIMIT, || Ok(dir.file("orphaned").exists().then_some(())))?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    for signal in ["INT", "HUP"] {
+        let error = supervisor.call("restart", json!({ "signal": signal })).unwrap_err().to_string();
+        assert!(error.contains("NotSupported") && error.contains("gone"), "{error}");
+    }
+    // It goes on all the same.
+    supervisor.ask("ping", json!({}))?;
+    fs::write(dir.file("enough"), "")?;
+    program.wait(LIMIT)?;
+    assert_eq!(program.stdout(), "done\n");
     Ok(())
 }
 

@@ -138,3 +138,46 @@ fn a_child_that_cannot_be_ended_is_left_behind() -> io::Result<()> {
     drop(freezer);
     Ok(())
 }
+
+#[test]
+fn a_child_that_is_not_ready_yet_is_asked_to_end_like_others() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("slow-start").start()?;
+    program.wait_for_stderr("slow#1 is starting", LIMIT)?;
+    program.wait_for_stderr("slow#2 is starting", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    let log = program.stderr();
+    for child in ["slow#1", "slow#2"] {
+        assert!(log.contains(&format!("{child} takes its leave\n")), "{log}");
+        assert!(log.contains(&format!("child stopped child=\"{child}\"")), "{log}");
+    }
+    assert!(!log.contains("killing"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_stop_that_nothing_resists_is_no_cause_for_complaint() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("essential").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    let log = program.stderr();
+    assert_eq!(log.matches("child stopped").count(), 3, "{log}");
+    assert!(log.lines().all(|line| line.contains(" INFO ")), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_grace_that_was_set_in_code_counts_whatever_the_environment_says() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let launch = dir.example("acs-fixture")?.args(["stubborn", "200"]).env("ASYNC_CONTAINER_GRACEFUL_STOP", "100000");
+    let mut program = launch.start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    let line = program.wait_for_stderr("stopping grace", LIMIT)?;
+    assert!(line.ends_with("stopping grace=200ms"), "{line}");
+    Ok(())
+}

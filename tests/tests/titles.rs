@@ -68,3 +68,18 @@ fn a_child_shows_what_it_is() -> io::Result<()> {
     wait_for(&mut program, ["fixture: worker#1", "fixture: worker#2"])?;
     Ok(())
 }
+
+#[test]
+fn a_supervisor_shows_how_many_workers_it_has() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("simple")?.args(["--workers", "3"]).start()?;
+    let pid = program.pid();
+    let shows = |program: &mut Program, text: &str| {
+        program.wait_for(text, LIMIT, || Ok(titles(pid)?.iter().any(|title| title.ends_with(text)).then_some(())))
+    };
+    shows(&mut program, "supervisor#1 (3 workers)")?;
+    let supervisor =
+        proc::descendants(pid)?.into_iter().find(|process| process.arguments()[0].contains("supervisor#1"));
+    supervisor.ok_or_else(|| io::Error::other("no supervisor"))?.signal(Signal::KILL)?;
+    shows(&mut program, "supervisor#1 (3 workers)")
+}

@@ -53,7 +53,24 @@ pub(crate) async fn serve(
         if has_metrics { crate::exposition::begin(&instance, server.metrics())? } else { Default::default() };
     #[cfg(not(feature = "metrics"))]
     let _ = has_metrics;
+    tasks::spawn("title", show_count(instance, server.workers().count()));
     Ok(server.serve(listener, shutdown).await?)
+}
+
+/// How often the title changes at most: a thousand workers that come at once need not be counted one by one.
+const TITLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Has the title of this process tell how many workers there are.
+async fn show_count(instance: Instance, mut workers: watch::Receiver<usize>) {
+    loop {
+        let count = *workers.borrow_and_update();
+        let workers_of = if count == 1 { "worker" } else { "workers" };
+        instance.set_title(format!("{} ({count} {workers_of})", instance.title()));
+        if workers.changed().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(TITLE_PAUSE).await;
+    }
 }
 
 /// How long a new supervisor waits for the old one to be gone before it serves beside it.

@@ -517,3 +517,25 @@ pub fn processor_count() -> Result<u32, StartError> {
     let value = value.to_string_lossy().into_owned();
     value.trim().parse().ok().filter(|count| *count >= 1).ok_or(StartError::ProcessorCount { value })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_of_a_service_is_as_documented() {
+        let service = Service::new("worker", |_| async { Ok(()) });
+        assert_eq!(service.count, None);
+        assert_eq!(service.restart, Restart::Always);
+        assert_eq!(service.startup_timeout, None);
+        assert_eq!(service.health_check_timeout, Some(Duration::from_secs(30)));
+        assert_eq!((service.threads, service.runtime), (1, Runtime::CurrentThread));
+        let settings = service.settings(Duration::from_secs(7));
+        assert_eq!(settings.grace, Duration::from_secs(7));
+        assert!(!settings.ready_when_spawned);
+        let command = Service::command("sleep", Command::new("sleep"));
+        assert_eq!(command.restart, Restart::Always);
+        assert_eq!((command.startup_timeout, command.health_check_timeout), (None, None));
+        assert!(command.settings(Duration::ZERO).ready_when_spawned);
+    }
+}
