@@ -287,6 +287,46 @@ fn every_page_is_linked_and_what_is_not_run_could_not_be() -> io::Result<()> {
     Ok(())
 }
 
+/// The names of variables of the environment that the code has: words of at least two parts in capitals, in quotes.
+fn variables(folder: &Path, found: &mut std::collections::BTreeSet<String>) -> io::Result<()> {
+    const PREFIXES: [&str; 8] =
+        ["ASYNC_CONTAINER_", "ACS_", "NOTIFY_", "LISTEN_", "WATCHDOG_", "RUST_", "NO_COLOR", "MAIN_"];
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            variables(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            for text in std::fs::read_to_string(&path)?.split('"') {
+                let is_name = text.chars().all(|character| character.is_ascii_uppercase() || character == '_');
+                if is_name && PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+                    found.insert(text.to_owned());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_of_operations_are_complete() -> io::Result<()> {
+    let page = Page::read("operations.md")?.lines.join("\n");
+    let mut names = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("crates"))? {
+        variables(&entry?.path().join("src"), &mut names)?;
+    }
+    assert!(names.contains("ACS_SOCKET") && names.contains("NOTIFY_PIPE"), "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "docs/operations.md does not have {name}");
+    }
+    let codes = std::fs::read_to_string(root().join("crates/container/src/exit.rs"))?;
+    let codes = codes.lines().filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(": u8 = "));
+    for (name, status) in codes.filter(|(name, _)| *name != "GUARDIAN_KILLED") {
+        let status = status.trim_end_matches(';');
+        assert!(page.contains(&format!("\n| {status} | ")), "docs/operations.md does not have {name}, {status}");
+    }
+    Ok(())
+}
+
 #[test]
 fn lines_are_compared_by_their_words() {
     assert!(is_shown("supervisor 0.1.0, pid 4711, up 3 min 12 s", "supervisor 0.2.0, pid 12, up 27 ms"));
