@@ -89,6 +89,9 @@ fn instructions(program: &str, sampling: Option<&str>, parses: u64) -> Result<u6
         .env("ACS_MEMORY_SAMPLING", sampling.unwrap_or("off"))
         .output()?;
     let text = String::from_utf8_lossy(&output.stderr);
-    let count = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    let count = text
+        .lines()
+        .filter(|_| output.status.success())
+        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
     count.ok_or_else(|| format!("callgrind did not count the instructions of {program}: {text}").into())
 }

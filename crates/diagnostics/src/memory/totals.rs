@@ -5,7 +5,7 @@ use std::{fs, io};
 use serde::Serialize;
 
 use super::hook;
-use crate::sys::process;
+use crate::sys::{memory, process};
 
 /// What an allocator holds, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -86,7 +86,7 @@ impl ProcessTotals {
             Err(_) => {
                 let pages = fs::read_to_string("/proc/self/statm")?;
                 let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
-                let resident = resident * rustix::param::page_size() as u64;
+                let resident = resident * memory::page_size();
                 Ok(Self { resident, minor_faults, major_faults, ..Self::default() })
             }
         }

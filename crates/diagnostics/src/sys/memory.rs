@@ -59,6 +59,14 @@ fn read_pages(process_id: u32, address: u64, buffer: &mut [u8]) -> (usize, io::R
     (wanted, usize::try_from(read).map_err(|_| io::Error::last_os_error()))
 }
 
+/// The size of a page, in bytes.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: it is asked for a number that does not change. The C library knows it also where the kernel's own pages are not
+    // mapped, as in an emulator.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 /// A copy of what is at an address. `None` if not all of it is there.
 pub(crate) fn read(process_id: u32, address: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];

@@ -245,7 +245,7 @@ fn parse(bytes: Arc<Mapped>, lines: &[&Line<'_>]) -> Option<(u64, Contents)> {
 /// The difference between where the file says that its code is, and where it is.
 fn bias(file: &object::File<'_>, lines: &[&Line<'_>]) -> Option<u64> {
     let line = lines.iter().find(|line| line.executable)?;
-    let page = rustix::param::page_size() as u64;
+    let page = memory::page_size();
     let segment = file.segments().find(|segment| {
         let (offset, size) = segment.file_range();
         let object::SegmentFlags::Elf { p_flags } = segment.flags() else { return false };
