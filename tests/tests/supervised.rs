@@ -42,7 +42,8 @@ fn last_exit(program: &mut Program, dir: &Dir, name: &str) -> io::Result<String>
     program.wait_for(&format!("the replacement of {name}"), LIMIT, || {
         let child = child(&mut Supervisor::connect(&socket)?, name)?;
         let replaced = child["restarts"].as_u64() > Some(0) && child["state"] == json!("ready");
-        Ok(replaced.then(|| child["last_exit"].as_str().unwrap_or_default().to_owned()))
+        // Where another one was started first, the old one may not have ended yet.
+        Ok(child["last_exit"].as_str().filter(|_| replaced).map(str::to_owned))
     })
 }
 
