@@ -181,3 +181,16 @@ fn a_grace_that_was_set_in_code_counts_whatever_the_environment_says() -> io::Re
     assert!(line.ends_with("stopping grace=200ms"), "{line}");
     Ok(())
 }
+
+#[test]
+fn a_child_that_is_looked_at_before_it_is_killed_is_not_started_again() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("hangs-visibly").start()?;
+    program.wait_for_stderr("having the child looked at before it is killed", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(0));
+    let stderr = program.stderr();
+    let (_, after) = stderr.split_once("stopping grace").expect("it says that it stops");
+    assert!(!after.contains("child started"), "{stderr}");
+    nothing_left(&dir)
+}

@@ -266,11 +266,14 @@ impl Container {
         let may_stop = |slot: &Slot| {
             !(needed.contains(&(slot.generation, slot.service.name.clone())) || (others && slot.service.linked))
         };
+        // One that does not run would be started again, and so would one that is ending to be replaced: they are told
+        // at once, whoever depends on them. Being told again changes nothing, since the earlier deadline counts.
+        let is_up = |slot: &Slot| matches!(slot.lifecycle.state(), State::Starting | State::Ready);
         let candidates: Vec<(Key, bool)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.lifecycle.state() != State::Stopping && which(&Child(slot)))
-            .map(|(key, slot)| (*key, may_stop(slot)))
+            .filter(|(_, slot)| which(&Child(slot)))
+            .map(|(key, slot)| (*key, may_stop(slot) || !is_up(slot)))
             .collect();
         self.stop_again = candidates.iter().any(|(_, may_stop)| !may_stop);
         self.stop_keys(candidates.into_iter().filter(|(_, may_stop)| *may_stop).map(|(key, _)| key), grace);
