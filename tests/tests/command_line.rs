@@ -110,9 +110,10 @@ fn readiness_is_a_matter_of_the_exit_status() -> io::Result<()> {
     let (code, _, complaint) = acs(&dir, &["ready", "--timeout", "0"])?;
     assert_eq!(code, Some(3), "{complaint}");
     assert!(complaint.contains("no supervisor listens at ./supervisor.ipc"), "{complaint}");
-    let program = simple(&dir)?;
+    let mut program = simple(&dir)?;
     assert_eq!(acs(&dir, &["ready"])?.0, Some(0));
-    drop(program);
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
 
     let mut program = dir.example("acs-fixture")?.arg("supervised-never-ready").start()?;
     program.wait_for_stderr("child started child=\"slow#1\"", LIMIT)?;
