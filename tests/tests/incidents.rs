@@ -42,8 +42,10 @@ fn json(path: &Path) -> io::Result<Value> {
 /// Runs a scenario until there is an incident, and gives what it says of the threads and tasks.
 fn reports(scenario: &str) -> io::Result<(String, String, Value)> {
     let dir = Dir::new()?;
-    let _program = start(&dir, scenario)?;
+    let mut program = start(&dir, scenario)?;
     let incident = complete(&dir)?;
+    // The last file is there from when it is begun; this is said when it has been written.
+    program.wait_for_stderr("kept what was found out about a process", LIMIT)?;
     let read = |name: &str| std::fs::read_to_string(incident.join(name));
     Ok((read("threads.txt")?, read("tasks.txt")?, json(&incident.join("reason.json"))?))
 }
