@@ -253,9 +253,9 @@ impl Container {
         }
     }
 
-    /// Asks children to end that no other child depends on any more. To be called again when some have ended, as
-    /// [`has_more_to_stop`](Self::has_more_to_stop) says. With `linked_last`, linked children count as something that
-    /// all others depend on: they may still be asked how those are doing.
+    /// Asks children to end that no other child depends on any more, and those that do not run. To be called again when
+    /// some have ended, as [`has_more_to_stop`](Self::has_more_to_stop) says. With `linked_last`, linked children count as
+    /// something that all others depend on: they may still be asked how those are doing.
     pub(crate) fn stop_in_order(&mut self, which: impl Fn(&Child<'_>) -> bool, grace: Duration, linked_last: bool) {
         self.policies.stopping |= linked_last;
         let alive = || self.slots.values().filter(|slot| !matches!(slot.lifecycle.state(), State::Stopped(_)));

@@ -103,6 +103,8 @@ fn what_runs_is_seen_and_what_waits_is_not() {
 fn threads_that_begin_meanwhile_are_seen() {
     let _turn = turn();
     let profiling = thread::spawn(|| CpuProfile::new(Duration::from_secs(2)).take().unwrap());
+    // That it has begun is not to be seen from outside. Were it late, the thread would be there from its beginning, and the
+    // test would pass all the same.
     thread::sleep(Duration::from_millis(300));
     let threads = Threads::start(&[("late", burn)]);
     let samples = profiling.join().unwrap();
