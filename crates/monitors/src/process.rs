@@ -95,7 +95,8 @@ pub struct ProcessMetrics {
     /// Its process group.
     pub process_group_id: u32,
     /// The processors that it kept busy since the check before: 1.0 is one core all the time.
-    /// At the first check of a process it is the average since it was started.
+    /// At the first check of a process it is the average since it was started. Processor time counts in ticks of 10 ms, so
+    /// where less than 50 ms have passed it goes on from the check before that.
     pub processor_utilization: f64,
     /// The memory that it accounts for: the proportional size, where a page shared by two counts
     /// half for each; the resident size where the kernel does not tell, as of a process of
@@ -294,7 +295,7 @@ struct ProcessStatus {
 type Identity = (u32, u64);
 
 fn measure(stat: Stat, known: &mut Known, may_look: bool) -> io::Result<ProcessMetrics> {
-    let at = sample::uptime();
+    let at = stat.at;
     known.advance(at, stat.processor_time);
     if known.details.is_none() || may_look {
         let directory = Directory::open(stat.process_id)?;
@@ -322,7 +323,7 @@ fn measure(stat: Stat, known: &mut Known, may_look: bool) -> io::Result<ProcessM
         virtual_size: stat.virtual_size,
         resident_size: stat.resident_size,
         processor_time: stat.processor_time,
-        elapsed_time: stat.elapsed_time(at),
+        elapsed_time: stat.elapsed_time(),
         command: details.command,
         threads: stat.threads,
         open_files: details.open_files,
@@ -349,9 +350,8 @@ fn identity(stat: &Stat) -> Identity {
 impl Known {
     /// Of the first time, as if it had been seen when it was started.
     fn new(stat: &Stat) -> Self {
-        let at = sample::uptime();
         Self {
-            at: at.saturating_sub(stat.elapsed_time(at)),
+            at: stat.at.saturating_sub(stat.elapsed_time()),
             processor_time: Duration::ZERO,
             utilization: 0.0,
             details: None,
@@ -443,6 +443,7 @@ mod tests {
 
     fn stat(process_id: u32, parent_process_id: u32) -> (u32, Stat) {
         let stat = Stat {
+            at: Duration::ZERO,
             process_id,
             parent_process_id,
             process_group_id: 1,

@@ -37,6 +37,11 @@ const COMMAND_LIMIT: u64 = 4096;
 /// `stat` is 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_LIMIT: usize = 2048;
 
+/// The clock and a reading are taken beside each other. If more than this is between, others had the processor meanwhile, and
+/// they are taken anew, so often at most.
+const SAME_MOMENT: Duration = Duration::from_millis(1);
+const ATTEMPTS: usize = 3;
+
 /// Bytes a page, and clock ticks a second. Neither changes while the system runs.
 static PAGE_SIZE: LazyLock<u64> = LazyLock::new(|| rustix::param::page_size() as u64);
 static TICKS_PER_SECOND: LazyLock<u64> = LazyLock::new(rustix::param::clock_ticks_per_second);
@@ -135,6 +140,8 @@ impl Process {
 /// One reading of a process's vital figures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stat {
+    /// When it was read: the [`uptime`] of the host at that very moment, however long others had the processor before or since.
+    pub at: Duration,
     /// Its id.
     pub process_id: u32,
     /// The process that started it, or the reaper that it came to; 0 if that is out of sight.
@@ -171,21 +178,28 @@ impl Stat {
         // One open instead of two: all that is wanted is in one file, so there is nothing that
         // could come from two processes.
         let path: PathBuf = ["/proc", &process_id.to_string(), "stat"].iter().collect();
-        Self::from_file(process_id, File::open(path)?)
+        Self::from_file(process_id, &File::open(path)?)
     }
 
-    /// The time since it was started, `uptime` being the [`uptime`] of the host.
-    pub fn elapsed_time(&self, uptime: Duration) -> Duration {
-        uptime.saturating_sub(ticks(self.start_time))
+    /// The time from its start until it was read.
+    pub fn elapsed_time(&self) -> Duration {
+        self.at.saturating_sub(ticks(self.start_time))
     }
 
-    fn from_file(process_id: u32, mut file: File) -> io::Result<Self> {
+    fn from_file(process_id: u32, file: &File) -> io::Result<Self> {
         let mut buffer = [0; STAT_LIMIT];
-        let length = file.read(&mut buffer)?;
-        Self::parse(process_id, &buffer[..length]).ok_or_else(|| unexpected("stat"))
+        let (mut at, mut length) = (Duration::ZERO, 0);
+        for _ in 0..ATTEMPTS {
+            at = uptime();
+            length = file.read_at(&mut buffer, 0)?;
+            if uptime().saturating_sub(at) < SAME_MOMENT {
+                break;
+            }
+        }
+        Self::parse(process_id, at, &buffer[..length]).ok_or_else(|| unexpected("stat"))
     }
 
-    fn parse(process_id: u32, text: &[u8]) -> Option<Self> {
+    fn parse(process_id: u32, at: Duration, text: &[u8]) -> Option<Self> {
         // "PID (NAME) STATE …", where NAME may itself contain spaces and parentheses; only the
         // last one closes it.
         let open = text.iter().position(|byte| *byte == b'(')?;
@@ -196,6 +210,7 @@ impl Stat {
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
 
         Some(Self {
+            at,
             process_id,
             parent_process_id: fields.get(1)?.parse().ok()?,
             // Negative, or 0, for a group that lives outside of this pid namespace.
@@ -240,7 +255,7 @@ impl Directory {
     /// # Errors
     /// Where the process ended ([`has_ended`]), or the figures cannot be read.
     pub fn stat(&self) -> io::Result<Stat> {
-        Stat::from_file(self.process_id, self.file("stat")?)
+        Stat::from_file(self.process_id, &self.file("stat")?)
     }
 
     /// Its command line, the arguments joined by spaces and cut to 4 KiB; where that is empty,
@@ -463,7 +478,7 @@ mod tests {
 
     #[test]
     fn names_may_contain_what_closes_them() {
-        let stat = Stat::parse(4464, STAT.as_bytes()).unwrap();
+        let stat = Stat::parse(4464, Duration::ZERO, STAT.as_bytes()).unwrap();
         assert_eq!(stat.executable, "a) b (c");
         assert_eq!(stat.parent_process_id, 4456);
         assert_eq!(stat.process_group_id, 4450);
@@ -477,18 +492,18 @@ mod tests {
     #[test]
     fn names_need_not_be_text() {
         let text = [b"7 (\xff)", &STAT.as_bytes()[STAT.rfind(')').unwrap() + 1..]].concat();
-        assert_eq!(Stat::parse(7, &text).unwrap().executable, "\u{fffd}");
+        assert_eq!(Stat::parse(7, Duration::ZERO, &text).unwrap().executable, "\u{fffd}");
     }
 
     #[test]
     fn zombies_have_ended() {
-        assert!(Stat::parse(1, STAT.replace(") R", ") Z").as_bytes()).unwrap().ended);
+        assert!(Stat::parse(1, Duration::ZERO, STAT.replace(") R", ") Z").as_bytes()).unwrap().ended);
     }
 
     #[test]
     fn malformed_files_are_refused_and_do_not_panic() {
         for text in ["", "1", "1 (", "1 )x(", "1 (x)", "1 (x) R", "1 (x) R a b c"] {
-            assert_eq!(Stat::parse(1, text.as_bytes()), None, "{text:?}");
+            assert_eq!(Stat::parse(1, Duration::ZERO, text.as_bytes()), None, "{text:?}");
         }
         assert!(parse_statm(b"").is_err());
         assert!(parse_statm(b"12 x").is_err());
@@ -530,7 +545,7 @@ mod tests {
         assert!(size > 100 << 10, "{size}");
         let stat = Stat::read(process_id).unwrap();
         assert_eq!(stat.start_time, process.start_time());
-        assert!(stat.elapsed_time(uptime()) < Duration::from_secs(3600));
+        assert!(stat.elapsed_time() < Duration::from_secs(3600) && stat.at <= uptime());
         assert!(process_ids().unwrap().any(|id| id == process_id));
     }
 }

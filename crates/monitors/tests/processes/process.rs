@@ -73,27 +73,43 @@ fn a_root_that_ended_has_no_tree() {
     assert!(process_ids(&receiver).is_empty());
 }
 
+/// Processor time counts in ticks.
+const TICK: Duration = Duration::from_millis(10);
+
 #[test]
 fn utilization_is_measured() {
     let mut helper = Helper::spawn();
     let idle = helper.spawn_child();
+    let read = || Stat::read(helper.process_id()).unwrap();
+    // Younger than that, it would be measured from its start on at the next check, too.
+    eventually(|| read().elapsed_time() > Duration::from_millis(100));
     let (mut monitor, receiver) = monitor(helper.process_id());
+    let outer_start = read();
     monitor.check(Instant::now());
+    let inner_start = read();
     let before: Vec<_> = receiver.try_iter().collect();
 
     helper.run("burn");
-    let used =
-        |metrics: &ProcessMetrics| Stat::read(metrics.process_id).unwrap().processor_time - metrics.processor_time;
-    eventually(|| used(&before[0]) > Duration::from_millis(300));
+    let read = || Stat::read(helper.process_id()).unwrap();
+    eventually(|| read().processor_time > inner_start.processor_time + Duration::from_millis(300));
+    let inner_end = read();
     monitor.check(Instant::now());
+    let outer_end = read();
     let after: Vec<_> = receiver.try_iter().collect();
 
-    // What it must be by the figures of the two checks themselves, however busy the machine is.
+    // By the figures of the two checks themselves it is exact, however busy the machine is.
     let time = (after[0].processor_time - before[0].processor_time).as_secs_f64();
     let elapsed = (after[0].elapsed_time - before[0].elapsed_time).as_secs_f64();
     let utilization = after[0].processor_utilization;
-    assert!((utilization - time / elapsed).abs() < 0.1 * utilization, "{before:?} {after:?}");
-    assert!(utilization > 0.0 && utilization < 2.0, "{utilization}");
+    assert!((utilization - time / elapsed).abs() < 1e-6, "{before:?} {after:?}");
+
+    // And it lies between what it is at least and at most by readings around them.
+    let at_least = (inner_end.processor_time - inner_start.processor_time).saturating_sub(TICK).as_secs_f64()
+        / (outer_end.at - outer_start.at).as_secs_f64();
+    let at_most = (outer_end.processor_time - outer_start.processor_time + TICK).as_secs_f64()
+        / (inner_end.at - inner_start.at).as_secs_f64();
+    assert!((at_least..=at_most).contains(&utilization), "{at_least} {utilization} {at_most}");
+    assert!(at_least > 0.0);
     assert_eq!(after[1].process_id, idle);
     assert!(after[1].processor_utilization < utilization / 2.0, "{after:?}");
 }
