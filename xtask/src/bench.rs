@@ -11,6 +11,7 @@ pub(crate) mod echo;
 mod failing;
 mod fleet;
 pub(crate) mod flight;
+pub(crate) mod hops;
 mod idle;
 mod memory;
 mod monitors;
@@ -25,9 +26,16 @@ mod tasks;
 mod threads;
 mod utilization;
 
-use std::{path::Path, process::ExitCode, thread, time::Duration};
+use std::{
+    io::{self, Read as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{self, ExitCode},
+    thread,
+    time::Duration,
+};
 
-use async_container_supervisor_tests::{Dir, Launch};
+use async_container_supervisor_tests::{Dir, Launch, Program};
 
 use self::report::Report;
 use crate::{Result, workspace};
@@ -202,6 +210,20 @@ fn print(report: &Report, json: bool) -> Result<()> {
 /// when the measuring is interrupted.
 fn own(dir: &Dir, subcommand: &str) -> Result<Launch> {
     Ok(dir.command(std::env::current_exe()?).arg(subcommand).with_input())
+}
+
+/// Has a program that [`own`] started end with its standard input.
+fn end_with_input() {
+    thread::spawn(|| {
+        // What arrives is of no interest, and an error is an end as well.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0);
+    });
+}
+
+/// Connects to a program as soon as it listens.
+fn wait_for_listener(program: &mut Program, socket: &Path) -> Result<UnixStream> {
+    Ok(program.wait_for("the socket to be served", START_LIMIT, || Ok(UnixStream::connect(socket).ok()))?)
 }
 
 /// Gives what was just started or ended the time to finish its own work.

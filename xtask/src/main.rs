@@ -52,6 +52,9 @@ enum Command {
     /// A server of calls, and the floor of it
     #[command(hide = true)]
     Calls(bench::flight::Arguments),
+    /// The floor of forwards: a program that passes bytes on
+    #[command(hide = true)]
+    Relay(bench::hops::Arguments),
     /// A crowd of workers
     #[command(hide = true)]
     Crowd(bench::crowd::Arguments),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::BareLoop(arguments) => bench::bare_loop::run(&arguments),
         Command::Echo(arguments) => bench::echo::run(&arguments),
         Command::Calls(arguments) => bench::flight::run(&arguments),
+        Command::Relay(arguments) => bench::hops::run(&arguments),
         Command::Crowd(arguments) => bench::crowd::run(&arguments),
     };
     done.unwrap_or_else(|error| {

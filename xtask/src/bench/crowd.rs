@@ -3,9 +3,8 @@
 //! They are real connections of a few processes, that register, and come back, as the crate for workers does it.
 
 use std::{
-    io::{self, Read as _},
     path::PathBuf,
-    process, thread,
+    process,
     time::{Duration, Instant},
 };
 
@@ -68,10 +67,7 @@ struct State {
 
 /// Is so many workers until standard input ends.
 pub(crate) fn run(arguments: &Arguments) -> Result {
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        process::exit(0);
-    });
+    super::end_with_input();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let workers: Vec<_> =

@@ -1,10 +1,6 @@
 //! The floor of a call: a server on tokio that reads as many bytes as a call has, and writes as many as an answer.
 
-use std::{
-    io::{self, Read as _},
-    path::PathBuf,
-    process, thread,
-};
+use std::{io, path::PathBuf};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,11 +24,7 @@ pub(crate) struct Arguments {
 
 /// Serves until standard input ends.
 pub(crate) fn run(arguments: &Arguments) -> Result {
-    thread::spawn(|| {
-        // What arrives is of no interest, and an error is an end as well.
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        process::exit(0);
-    });
+    super::end_with_input();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = UnixListener::bind(&arguments.socket)?;

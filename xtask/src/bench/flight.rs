@@ -1,29 +1,30 @@
-//! Many calls at once: on one connection, on a thousand, and through a supervisor.
+//! Many calls at once: on one connection, and on a thousand.
 
 use std::{
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
-    process, thread,
+    process,
     time::{Duration, Instant},
 };
 
 use async_container_protocol::{Client, Driver, Operations, Request, Settings, Side, Socket};
 use async_container_supervisor_tests::{Dir, Program};
 use serde::Serialize;
-use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
 };
 
 use super::{
-    START_LIMIT, own,
-    report::{Report, Row, Target, Unit, microseconds, percentile},
+    hops::{self, Places},
+    own,
+    report::{Report, Row, Target, Unit, percentile},
+    wait_for_listener,
 };
 use crate::Result;
 
 /// The length of a call, and of its answer. What the raw echo sends is as long.
-const MESSAGE: usize = 60;
+pub(super) const MESSAGE: usize = 60;
 
 /// What is left of it for the one parameter, when the rest is written.
 const TEXT: usize = 34;
@@ -35,12 +36,8 @@ const CONNECTIONS: usize = 1000;
 const CALLS: usize = 100_000;
 const ROUNDS: usize = 5;
 
-/// The calls through the supervisor of one round.
-const FORWARDS: usize = 5_000;
-
 const FLIGHT_RATIO: f64 = 0.35;
 const CONNECTIONS_RATIO: f64 = 0.6;
-const FORWARD_RATIO: f64 = 2.2;
 const TARPC_RATIO: f64 = 5.0;
 
 #[derive(Debug, clap::Args)]
@@ -55,10 +52,7 @@ pub(crate) struct Arguments {
 
 /// Serves both until standard input ends.
 pub(crate) fn run(arguments: &Arguments) -> Result {
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        process::exit(0);
-    });
+    super::end_with_input();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let raw = UnixListener::bind(&arguments.raw)?;
@@ -88,12 +82,12 @@ async fn echo(mut stream: UnixStream) {
 }
 
 #[derive(Serialize)]
-struct Echo {
+pub(super) struct Echo {
     text: String,
 }
 
 impl Echo {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { text: "x".repeat(TEXT) }
     }
 }
@@ -102,11 +96,7 @@ impl Echo {
 pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker: &str, with_peers: bool) -> Result<()> {
     let (socket, raw) = (dir.file("calls"), dir.file("raw"));
     let mut server = own(dir, "calls")?.arg("--socket").arg(&socket).arg("--raw").arg(&raw).start()?;
-    server.wait_for(
-        "the server of calls",
-        START_LIMIT,
-        || Ok(std::os::unix::net::UnixStream::connect(&socket).ok()),
-    )?;
+    wait_for_listener(&mut server, &socket)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 
     let mut times: [Vec<Duration>; 4] = Default::default();
@@ -143,15 +133,8 @@ pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker:
         });
     }
 
-    let (direct, forward) = runtime.block_on(forwards(supervisor, worker))?;
-    report.row(Row {
-        what: "a forward, in place of a direct call, p50".to_owned(),
-        unit: Unit::Microseconds,
-        floor: Some(microseconds(percentile(&direct, 0.5))),
-        ours: microseconds(percentile(&forward, 0.5)),
-        target: Some(Target::Ratio(FORWARD_RATIO)),
-    });
-    Ok(())
+    let places = Places { calls: socket, raw, supervisor: supervisor.to_owned(), worker: worker.to_owned() };
+    hops::measure(report, dir, &places)
 }
 
 /// The same calls, in the same encoding and over a Unix socket, by tarpc: `xtask/peers`.
@@ -166,9 +149,7 @@ impl Tarpc {
     fn start(dir: &Dir) -> Result<Self> {
         let (program, socket) = (super::peers()?, dir.file("tarpc"));
         let mut server = dir.command(&program).arg("server").arg(&socket).with_input().start()?;
-        server.wait_for("the server of tarpc", START_LIMIT, || {
-            Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
-        })?;
+        wait_for_listener(&mut server, &socket)?;
         Ok(Self { program, socket, times: Vec::new(), _server: server })
     }
 
@@ -262,33 +243,5 @@ async fn calls(socket: &Path, connections: usize, tasks: usize) -> Result<Durati
     for task in tasks {
         task.await??;
     }
-    Ok(begin.elapsed())
-}
-
-/// Pings the supervisor, and a worker through it, in turn.
-async fn forwards(socket: &Path, worker: &str) -> Result<(Vec<Duration>, Vec<Duration>)> {
-    let client = Client::connect(socket).await?;
-    let forward = json!({"connection_id": worker, "operation": {"do": "ping"}});
-    let run = async move {
-        let (mut direct, mut forwarded) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            for _ in 0..FORWARDS {
-                direct.push(time(&client, "ping", &json!({})).await?);
-            }
-            for _ in 0..FORWARDS {
-                forwarded.push(time(&client, "forward", &forward).await?);
-            }
-        }
-        direct.sort();
-        forwarded.sort();
-        Ok((direct, forwarded))
-    };
-    // In a task, as the calls of `rpc.rs`.
-    tokio::spawn(run).await?
-}
-
-async fn time(client: &Client, operation: &str, parameters: &Value) -> Result<Duration> {
-    let begin = Instant::now();
-    client.call(operation, parameters).finish().await?;
     Ok(begin.elapsed())
 }

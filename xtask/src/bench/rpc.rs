@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::{
     START_LIMIT, echo, flight, own,
     report::{Report, Row, Target, Unit, microseconds, percentile},
-    settle,
+    settle, wait_for_listener,
 };
 use crate::Result;
 
@@ -57,10 +57,7 @@ pub(super) fn measure(with_peers: bool) -> Result<Report> {
         .arg(&echo_socket)
         .args(["--request", &REQUEST.len().to_string(), "--response", &answer.length.to_string()])
         .start()?;
-    let mut raw_echo = Echo {
-        stream: server.wait_for("the echo to listen", START_LIMIT, || Ok(UnixStream::connect(&echo_socket).ok()))?,
-        response: vec![0; answer.length],
-    };
+    let mut raw_echo = Echo { stream: wait_for_listener(&mut server, &echo_socket)?, response: vec![0; answer.length] };
     raw_echo.stream.set_read_timeout(Some(LIMIT))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
