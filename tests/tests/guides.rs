@@ -287,6 +287,153 @@ fn every_page_is_linked_and_what_is_not_run_could_not_be() -> io::Result<()> {
     Ok(())
 }
 
+/// All pages that may show code.
+fn pages() -> io::Result<Vec<(String, String)>> {
+    let mut pages = vec![("README.md".to_owned(), std::fs::read_to_string(root().join("README.md"))?)];
+    for entry in std::fs::read_dir(root().join("docs"))? {
+        let entry = entry?;
+        let name = format!("docs/{}", entry.file_name().to_string_lossy());
+        if name.ends_with(".md") {
+            pages.push((name, std::fs::read_to_string(entry.path())?));
+        }
+    }
+    Ok(pages)
+}
+
+/// The text of each block of that language.
+fn blocks<'a>(page: &'a str, language: &str) -> impl Iterator<Item = &'a str> {
+    let fence = format!("\n```{language}\n");
+    let starts: Vec<usize> = page.match_indices(&fence).map(|(at, fence)| at + fence.len()).collect();
+    starts.into_iter().map(|start| page[start..].split("\n```").next().unwrap_or_default())
+}
+
+#[test]
+fn code_of_every_page_is_compiled() -> io::Result<()> {
+    // By the documentation tests of the examples.
+    let compiled = std::fs::read_to_string(root().join("examples/src/lib.rs"))?;
+    for (name, text) in pages()? {
+        let fences = text.lines().filter_map(|line| line.strip_prefix("```rust"));
+        let fences: Vec<&str> = fences.collect();
+        assert!(!fences.iter().any(|fence| fence.contains("ignore")), "{name} has code that is not compiled");
+        let is_compiled = compiled.contains(&format!("\"../../{name}\""));
+        assert!(fences.is_empty() || is_compiled, "examples/src/lib.rs has to have {name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn units_are_what_systemd_understands() -> io::Result<()> {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        println!("skipped: systemd-analyze is not installed");
+        return Ok(());
+    };
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let version: u32 = version.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
+    let dir = Dir::new()?;
+    let page = std::fs::read_to_string(root().join("docs/systemd.md"))?;
+    let mut files = Vec::new();
+    for unit in blocks(&page, "ini") {
+        let kind = if unit.contains("[Service]") { "service" } else { "socket" };
+        // What it starts has to exist, as far as it can be told.
+        let mut unit = unit.replace("/usr/local/bin/my-app", "/bin/true");
+        if version < 253 {
+            // As the page says.
+            unit = unit.replace("Type=notify-reload", "Type=notify\nExecReload=/bin/kill -HUP $MAINPID");
+        }
+        let file = dir.path().join(format!("my-app.{kind}"));
+        std::fs::write(&file, unit)?;
+        files.push(file);
+    }
+    assert_eq!(files.len(), 2, "docs/systemd.md shows a service and its socket");
+    let output = Command::new("systemd-analyze").arg("verify").args(&files).output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    // Units of the machine itself may be wrong, too.
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("my-app")).collect();
+    assert!(ours.is_empty(), "{text}");
+    Ok(())
+}
+
+#[test]
+fn manifests_are_yaml_with_what_kubernetes_expects() -> io::Result<()> {
+    let has_parser = Command::new("python3").args(["-c", "import yaml"]).output();
+    if !has_parser.is_ok_and(|output| output.status.success()) {
+        println!("skipped: python3 has no module yaml");
+        return Ok(());
+    }
+    let mut found = 0;
+    for (name, text) in pages()? {
+        for block in blocks(&text, "yaml") {
+            let script = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.argv[1])), sys.stdout)";
+            let output = Command::new("python3").args(["-c", script, block]).output()?;
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let documents: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+            for document in documents {
+                found += 1;
+                if document["kind"] != "Deployment" {
+                    continue;
+                }
+                let pod = &document["spec"]["template"];
+                assert_eq!(document["apiVersion"], "apps/v1", "{name}");
+                assert_eq!(document["spec"]["selector"]["matchLabels"], pod["metadata"]["labels"], "{name}");
+                assert!(pod["spec"]["terminationGracePeriodSeconds"].is_u64(), "{name}");
+                is_pod(&name, &pod["spec"]);
+            }
+        }
+    }
+    assert!(found > 0, "no page has a manifest");
+    Ok(())
+}
+
+/// Whether the keys are those that the API of Kubernetes has, and the probes are commands of `acs` that exist.
+fn is_pod(name: &str, pod: &serde_json::Value) {
+    const CONTAINER: [&str; 12] = [
+        "name",
+        "image",
+        "args",
+        "command",
+        "workingDir",
+        "env",
+        "ports",
+        "resources",
+        "startupProbe",
+        "readinessProbe",
+        "livenessProbe",
+        "volumeMounts",
+    ];
+    const PROBE: [&str; 6] =
+        ["exec", "periodSeconds", "failureThreshold", "timeoutSeconds", "initialDelaySeconds", "successThreshold"];
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default()
+    };
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let containers = list(&pod["containers"]);
+    assert!(!containers.is_empty(), "{name}: a pod has containers");
+    let volumes: Vec<serde_json::Value> = list(&pod["volumes"]).iter().map(|volume| volume["name"].clone()).collect();
+    for container in containers {
+        for key in keys(&container) {
+            assert!(CONTAINER.contains(&key.as_str()), "{name}: a container has no {key}");
+        }
+        for mount in list(&container["volumeMounts"]) {
+            assert!(volumes.contains(&mount["name"]), "{name}: no volume {}", mount["name"]);
+        }
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"].map(|probe| &container[probe]) {
+            for key in keys(probe) {
+                assert!(PROBE.contains(&key.as_str()), "{name}: a probe has no {key}");
+            }
+            let command: Vec<String> =
+                list(&probe["exec"]["command"]).iter().filter_map(|word| word.as_str().map(str::to_owned)).collect();
+            assert_eq!(command.len(), list(&probe["exec"]["command"]).len(), "{name}: words of a command are strings");
+            let Some((program, arguments)) = command.split_first() else { continue };
+            assert_eq!(program, "acs", "{name}");
+            let status = binary("acs").and_then(|acs| {
+                Command::new(acs).args(arguments).env("ACS_SOCKET", "/nowhere/supervisor.ipc").output()
+            });
+            let status = status.map(|output| output.status.code());
+            assert!(matches!(status, Ok(Some(3))), "{name}: acs does not understand {arguments:?}: {status:?}");
+        }
+    }
+}
+
 /// The names of variables of the environment that the code has: words of at least two parts in capitals, in quotes.
 fn variables(folder: &Path, found: &mut std::collections::BTreeSet<String>) -> io::Result<()> {
     const PREFIXES: [&str; 8] =
