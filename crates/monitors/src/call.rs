@@ -1,6 +1,10 @@
 //! What a monitor may ask of a worker, and what comes of it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,13 +31,14 @@ pub struct Call {
     operation: String,
     parameters: Option<Arc<dyn erased_serde::Serialize + Send + Sync>>,
     timeout: Duration,
+    answered_at: Option<Instant>,
 }
 
 impl Call {
     /// A call without parameters, of the worker with this [id](crate::Worker::id).
     pub fn new(worker_id: impl Into<String>, operation: impl Into<String>) -> Self {
         let (worker_id, operation) = (worker_id.into(), operation.into());
-        Self { worker_id, operation, parameters: None, timeout: DEFAULT_TIMEOUT }
+        Self { worker_id, operation, parameters: None, timeout: DEFAULT_TIMEOUT, answered_at: None }
     }
 
     /// Sets its parameters: the fields of a struct, or the entries of a map. Default is none.
@@ -46,6 +51,18 @@ impl Call {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Notes when its answer came, for whoever makes it.
+    pub fn answered(mut self, at: Instant) -> Self {
+        self.answered_at = Some(at);
+        self
+    }
+
+    /// When its answer came. That is the time to measure with: a monitor is told of several answers at once, a little later. `None`
+    /// before that, and from one who does not note it.
+    pub fn answered_at(&self) -> Option<Instant> {
+        self.answered_at
     }
 
     /// Whom it is for.

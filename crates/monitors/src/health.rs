@@ -359,7 +359,7 @@ impl Monitor for HealthMonitor {
     }
 
     fn answered(&mut self, call: &Call, answer: Result<Answer, CallFailure>) {
-        self.hear(call, &answer, Instant::now());
+        self.hear(call, &answer, call.answered_at().unwrap_or_else(Instant::now));
     }
 
     fn react(&mut self, _: Instant) -> Vec<Action> {

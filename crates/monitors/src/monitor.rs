@@ -135,7 +135,8 @@ pub trait Monitor: Send + 'static {
         let _ = worker;
     }
 
-    /// A call that it asked for has come to its end: within its time-out, and also if the worker is gone by then.
+    /// A call that it asked for has come to its end: within its time-out, and also if the worker is gone by then. When that was
+    /// the [call says](Call::answered_at).
     fn answered(&mut self, call: &Call, answer: Result<Answer, CallFailure>) {
         let _ = (call, answer);
     }

@@ -1,5 +1,6 @@
 //! Measures every process of the application.
 
+mod census;
 mod metrics;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
+use self::census::Census;
 use crate::{
     Action, Monitor, Status, Worker,
     monitor::SHORTEST_INTERVAL,
@@ -31,8 +33,8 @@ const CLOSE_SHARE: u32 = 1_000;
 /// The application is the tree below [its root](Self::root_process_id), the root included, and
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
-/// A check reads `stat` of every process that is visible, 10–20 µs each, since only that tells who belongs to the tree. For
-/// the tree alone, the command, the descriptors, the switches and the memory are read at the first check of a process, and
+/// A check lists all processes that are visible, and reads `stat` of those of the application, through descriptors that it
+/// keeps: 4–6 µs each. The command, the descriptors, the switches and the memory are read at the first check of a process, and
 /// then as far as a thousandth of the interval goes, in turn: at the default interval that is all of a thousand, at
 /// one second the twenty that were not looked at for longest. Of a process that is large, looking at the memory is
 /// dear; it is done so rarely that it takes at most a thousandth of the time, which for 4 GB means once in 46 seconds.
@@ -63,6 +65,9 @@ pub struct ProcessMonitor {
     root_process_id: Option<u32>,
     emit: Box<dyn FnMut(&ProcessMetrics) + Send>,
     roster: Roster<()>,
+    census: Census,
+    /// The processes of the last check, which the next one reads first of all.
+    followed: HashSet<u32>,
     /// The root as it was found at the first check; a later process with its id is not the root.
     root: Option<(u32, Option<u64>)>,
     /// By process id and start time, for the processes of the last check.
@@ -148,6 +153,8 @@ impl Default for ProcessMonitor {
             root_process_id: None,
             emit: Box::new(log),
             roster: Roster::default(),
+            census: Census::default(),
+            followed: HashSet::new(),
             root: None,
             known: HashMap::new(),
             processes: Vec::new(),
@@ -188,12 +195,12 @@ impl ProcessMonitor {
     }
 
     /// The root, if it is (still) the process that it was at the first check.
-    fn find_root(&mut self, stats: &HashMap<u32, Stat>) -> Option<u32> {
+    fn find_root(&mut self) -> Option<u32> {
         let (process_id, start_time) = *self.root.get_or_insert_with(|| {
             let process_id = self.root_process_id.unwrap_or_else(std::os::unix::process::parent_id);
-            (process_id, stats.get(&process_id).map(|stat| stat.start_time))
+            (process_id, self.census.get(process_id).map(|stat| stat.start_time))
         });
-        let stat = stats.get(&process_id)?;
+        let stat = self.census.get(process_id)?;
         (Some(stat.start_time) == start_time).then_some(process_id)
     }
 }
@@ -217,31 +224,32 @@ impl Monitor for ProcessMonitor {
     }
 
     fn check(&mut self, _now: Instant) -> Vec<Action> {
-        let stats = match read_all() {
-            Ok(stats) => stats,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot list processes, trying again at the next check"
-                );
-                return Vec::new();
-            }
-        };
+        self.followed.extend(self.roster.iter().map(|(process_id, _)| process_id));
+        if let Err(error) = self.census.take(&self.followed) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot list processes, trying again at the next check"
+            );
+            return Vec::new();
+        }
 
-        let mut process_ids = match self.find_root(&stats) {
-            Some(root) => tree(root, &stats),
+        let mut process_ids = match self.find_root() {
+            Some(root) => self.census.tree(root),
             None => Vec::new(),
         };
-        let members: HashSet<u32> = process_ids.iter().copied().collect();
-        let elsewhere = self.roster.iter().filter(|(process_id, entry)| {
-            !members.contains(process_id) && stats.get(process_id).map(|stat| stat.start_time) == entry.start_time
-        });
-        process_ids.extend(elsewhere.map(|(process_id, _)| process_id));
+        self.followed.clear();
+        self.followed.extend(&process_ids);
+        for (process_id, entry) in self.roster.iter() {
+            let start_time = self.census.get(process_id).map(|stat| stat.start_time);
+            if start_time == entry.start_time && self.followed.insert(process_id) {
+                process_ids.push(process_id);
+            }
+        }
 
         let mut previous = std::mem::take(&mut self.known);
         self.processes.clear();
         let look_until = Instant::now() + self.interval / LOOK_SHARE;
-        let found: Vec<&Stat> = process_ids.iter().filter_map(|process_id| stats.get(process_id)).collect();
+        let found: Vec<&Stat> = process_ids.iter().filter_map(|process_id| self.census.get(*process_id)).collect();
         // Those that were not looked at for longest first: beyond the budget, all have their turn.
         let mut turns: Vec<(Duration, u32)> =
             found.iter().filter_map(|stat| Some((previous.get(&identity(stat))?.looked, stat.process_id))).collect();
@@ -251,7 +259,7 @@ impl Monitor for ProcessMonitor {
             if Instant::now() >= look_until {
                 break;
             }
-            let Some(stat) = stats.get(&process_id) else { continue };
+            let Some(stat) = self.census.get(process_id) else { continue };
             let Some(known) = previous.get_mut(&identity(stat)) else { continue };
             // It may have ended since it was listed, or not be ours to read.
             if let Ok(metrics) = measure(stat.clone(), known, true) {
@@ -376,35 +384,6 @@ impl Known {
     }
 }
 
-fn read_all() -> io::Result<HashMap<u32, Stat>> {
-    let stats = sample::process_ids()?
-        .filter_map(|process_id| Some((process_id, Stat::read(process_id).ok().filter(|stat| !stat.ended)?)));
-    Ok(stats.collect())
-}
-
-/// The root and its descendants, parents first.
-fn tree(root: u32, stats: &HashMap<u32, Stat>) -> Vec<u32> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for stat in stats.values() {
-        children.entry(stat.parent_process_id).or_default().push(stat.process_id);
-    }
-    let mut process_ids = Vec::new();
-    let mut waiting = vec![root];
-    let mut seen = HashSet::new();
-    while let Some(process_id) = waiting.pop() {
-        // The readings are not of one moment: where an id was reused meanwhile, the "tree" may
-        // have a cycle.
-        if !seen.insert(process_id) {
-            continue;
-        }
-        process_ids.push(process_id);
-        let mut next = children.remove(&process_id).unwrap_or_default();
-        next.sort_unstable_by(|left, right| right.cmp(left));
-        waiting.extend(next);
-    }
-    process_ids
-}
-
 fn log(metrics: &ProcessMetrics) {
     let memory = metrics.memory;
     tracing::info!(
@@ -440,38 +419,6 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn stat(process_id: u32, parent_process_id: u32) -> (u32, Stat) {
-        let stat = Stat {
-            at: Duration::ZERO,
-            process_id,
-            parent_process_id,
-            process_group_id: 1,
-            executable: String::new(),
-            ended: false,
-            processor_time: Duration::ZERO,
-            threads: 1,
-            minor_faults: 0,
-            major_faults: 0,
-            start_time: 0,
-            virtual_size: 0,
-            resident_size: 0,
-        };
-        (process_id, stat)
-    }
-
-    #[test]
-    fn a_tree_is_the_root_and_what_descends_from_it() {
-        let stats = HashMap::from([stat(1, 0), stat(5, 1), stat(9, 5), stat(7, 5), stat(8, 7), stat(6, 1)]);
-        assert_eq!(tree(5, &stats), [5, 7, 8, 9]);
-        assert_eq!(tree(6, &stats), [6]);
-    }
-
-    #[test]
-    fn a_cycle_ends() {
-        let stats = HashMap::from([stat(5, 7), stat(7, 5)]);
-        assert_eq!(tree(5, &stats), [5, 7]);
-    }
 
     #[test]
     fn utilization_is_of_the_last_interval_and_not_of_an_instant() {

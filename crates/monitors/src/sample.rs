@@ -37,6 +37,9 @@ const COMMAND_LIMIT: u64 = 4096;
 /// `stat` is 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_LIMIT: usize = 2048;
 
+/// Those after the name, as far as they are wanted.
+const STAT_FIELDS: usize = 22;
+
 /// The clock and a reading are taken beside each other. If more than this is between, others had the processor meanwhile, and
 /// they are taken anew, so often at most.
 const SAME_MOMENT: Duration = Duration::from_millis(1);
@@ -65,7 +68,17 @@ pub fn uptime() -> Duration {
 /// # Errors
 /// If `/proc` cannot be listed.
 pub fn process_ids() -> io::Result<impl Iterator<Item = u32>> {
-    Ok(std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+    Ok(listing()?.map(|(process_id, _)| process_id))
+}
+
+/// The process ids that are visible, and the number of the directory of each.
+pub(crate) fn listing() -> io::Result<impl Iterator<Item = (u32, u64)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let entries = rustix::fs::Dir::new(rustix::fs::open("/proc", flags, Mode::empty())?)?;
+    Ok(entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        Some((entry.file_name().to_str().ok()?.parse().ok()?, entry.ino()))
+    }))
 }
 
 /// A process whose resident size is read again and again.
@@ -177,8 +190,7 @@ impl Stat {
     pub fn read(process_id: u32) -> io::Result<Self> {
         // One open instead of two: all that is wanted is in one file, so there is nothing that
         // could come from two processes.
-        let path: PathBuf = ["/proc", &process_id.to_string(), "stat"].iter().collect();
-        Self::from_file(process_id, &File::open(path)?)
+        Self::from_file(process_id, &File::open(stat_path(process_id))?)
     }
 
     /// The time from its start until it was read.
@@ -206,7 +218,10 @@ impl Stat {
         let close = text.iter().rposition(|byte| *byte == b')')?;
         let executable = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let mut fields = [""; STAT_FIELDS];
+        for (field, text) in fields.iter_mut().zip(rest.split_ascii_whitespace()) {
+            *field = text;
+        }
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
 
         Some(Self {
@@ -226,6 +241,28 @@ impl Stat {
             resident_size: number(21)?.saturating_mul(*PAGE_SIZE),
         })
     }
+}
+
+/// A process whose vital figures are read again and again: always of this one, and never of a later one with its id.
+#[cfg(feature = "process")]
+pub(crate) struct StatFile {
+    process_id: u32,
+    file: File,
+}
+
+#[cfg(feature = "process")]
+impl StatFile {
+    pub(crate) fn open(process_id: u32) -> io::Result<Self> {
+        Ok(Self { process_id, file: File::open(stat_path(process_id))? })
+    }
+
+    pub(crate) fn read(&self) -> io::Result<Stat> {
+        Stat::from_file(self.process_id, &self.file)
+    }
+}
+
+fn stat_path(process_id: u32) -> PathBuf {
+    ["/proc", &process_id.to_string(), "stat"].iter().collect()
 }
 
 /// A process whose figures are read together, once.

@@ -24,6 +24,9 @@ pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// answers calls, and keeps dashboards from keeping the monitor busy.
 const STATUS_AGE: Duration = Duration::from_millis(100);
 
+/// How long answers are gathered before a monitor is told of them.
+const ANSWERS_GATHERED: Duration = Duration::from_millis(2);
+
 /// Makes a monitor.
 pub(crate) type Make = Box<dyn FnMut() -> Box<dyn Monitor> + Send>;
 
@@ -80,10 +83,19 @@ pub(crate) struct ReplyTo(Arc<Shared>);
 
 impl ReplyTo {
     pub(crate) fn send(self, call: Call, answer: Result<Fields, Failure>) {
+        let now = Instant::now();
         let mut inbox = self.0.lock();
-        inbox.answers.push((call, answer));
+        inbox.answers.push((call.answered(now), answer));
+        let is_first = inbox.answers.len() == 1;
+        if is_first {
+            inbox.answers_since = Some(now);
+        }
         drop(inbox);
-        self.0.changed.notify_one();
+
+        // The thread knows how long it gathers them.
+        if is_first {
+            self.0.changed.notify_one();
+        }
     }
 }
 
@@ -108,6 +120,8 @@ struct Inbox {
     next_place: u64,
     /// What came of calls; as many as the monitor asked for.
     answers: Vec<(Call, Result<Fields, Failure>)>,
+    /// When the first of these came.
+    answers_since: Option<Instant>,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
     applying: bool,
     /// Since when it checks.
@@ -157,8 +171,14 @@ impl Inbox {
 
     fn take_answers(&mut self) -> Vec<(Call, Result<Fields, Failure>)> {
         let answers = mem::take(&mut self.answers);
+        self.answers_since = None;
         self.applying |= !answers.is_empty();
         answers
+    }
+
+    /// How long the thread goes on gathering answers: to wake for each of a thousand would cost more than what they say.
+    fn gathers_for(&self) -> Option<Duration> {
+        Some(ANSWERS_GATHERED.saturating_sub(self.answers_since?.elapsed()))
     }
 
     fn is_quiet(&self) -> bool {

@@ -21,6 +21,9 @@ use crate::{diagnosis::Wanted, events::Events, schedule::next_check};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Who asked for the status so short a time ago will ask again.
+const KEEPS_ASKING: Duration = Duration::from_secs(10);
+
 /// An interval of zero would be a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -50,6 +53,8 @@ pub(super) struct Loop {
     panics: u32,
     /// The last request for the status that was answered.
     reported: u64,
+    /// When the status was asked for, and not only given again.
+    asked: Option<Instant>,
     /// It was said already that the monitor tells of what it may not.
     has_complained: bool,
 }
@@ -80,6 +85,7 @@ impl Loop {
             failing: None,
             panics: 0,
             reported: 0,
+            asked: None,
             has_complained: false,
         }
     }
@@ -119,10 +125,16 @@ impl Loop {
                 due = self.next_check(Some(due));
             }
 
-            // To show everything takes the longer the more workers there are. After mere answers it is done when somebody asks.
-            if is_due || request > self.reported {
+            let is_asked = request > self.reported;
+            if is_asked {
+                self.asked = Some(Instant::now());
+            }
+
+            // To show everything takes the longer the more workers there are. It is done when somebody asks, and after each check
+            // only where somebody keeps asking: then nobody has to wait for a check.
+            if is_asked || is_due && self.asked.is_some_and(|asked| asked.elapsed() < KEEPS_ASKING) {
                 self.report(request);
-            } else if is_news {
+            } else if is_news || is_due {
                 self.status.send_modify(|report| report.taken = None);
             }
 
@@ -185,13 +197,15 @@ impl Loop {
             }
 
             let remaining = due.saturating_duration_since(Instant::now());
+            let gathers_for = inbox.gathers_for().unwrap_or(remaining);
+            let is_wanted = !(inbox.changes.is_empty() && inbox.metrics.is_empty()) || inbox.requests > inbox.seen;
 
-            if !inbox.is_quiet() || inbox.requests > inbox.seen || remaining.is_zero() {
+            if is_wanted || remaining.is_zero() || gathers_for.is_zero() {
                 inbox.seen = inbox.requests;
                 return Some(inbox.seen);
             }
 
-            inbox = match self.shared.changed.wait_timeout(inbox, remaining) {
+            inbox = match self.shared.changed.wait_timeout(inbox, remaining.min(gathers_for)) {
                 Ok((inbox, _)) => inbox,
                 Err(poisoned) => poisoned.into_inner().0,
             };
