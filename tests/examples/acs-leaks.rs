@@ -44,7 +44,8 @@ fn memory(scenario: &str) -> MemoryMonitor {
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(700 * MEBIBYTE),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
         "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),
-        "diagnosed" => memory.maximum_size_limit(300 * MEBIBYTE).diagnostic(
+        // What a dump of a program with debug information takes must not make it urgent to end it.
+        "diagnosed" => memory.maximum_size_limit(600 * MEBIBYTE).diagnostic(
             "thread_dump",
             Duration::from_secs(60),
             Destination::Directory(".".into()),

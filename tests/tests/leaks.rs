@@ -127,7 +127,7 @@ fn a_limit_below_the_size_at_the_start_is_said_and_no_kill_loop() -> io::Result<
 fn a_diagnostic_is_kept_of_what_is_replaced() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, worker) = start(&dir, "diagnosed")?;
-    leak(&mut supervisor, &worker, 100 * MEBIBYTE, Some(320 * MEBIBYTE))?;
+    leak(&mut supervisor, &worker, 200 * MEBIBYTE, Some(610 * MEBIBYTE))?;
     replaced(&mut program, &mut supervisor)?;
     let dump = kept(&dir, &format!("worker-{}-thread_dump-", worker.pid))?
         .unwrap_or_else(|| panic!("no thread dump: {}", program.stderr()));
@@ -179,7 +179,7 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
     Ok(())
 }
 
-/// A process that has so much memory and shares it with its child; both register as workers.
+/// A process that has so much memory and shares it with its child; both register as workers, or the first one alone.
 const SHARING: &str = r#"
 import json, os, socket, sys
 held = bytearray(b"\x01") * int(sys.argv[1])
@@ -187,39 +187,62 @@ name = "parent" if os.fork() else "child"
 connection = socket.socket(socket.AF_UNIX)
 connection.connect("supervisor.ipc")
 state = {"process_id": os.getpid(), "name": name}
-connection.sendall((json.dumps({"id": 2, "do": "register", "state": state}) + "\n").encode())
+if name == "parent" or sys.argv[2] == "both":
+    connection.sendall((json.dumps({"id": 2, "do": "register", "state": state}) + "\n").encode())
 for line in connection.makefile():
     pass
 "#;
 
-#[test]
-fn memory_that_a_fork_shares_counts_once() -> io::Result<()> {
+const SHARED: u64 = 512 * MEBIBYTE;
+
+/// Two processes that share so much, of which both register, or one alone. Nothing, and the reason printed, without a Python.
+fn start_sharing(dir: &Dir, who: &str) -> io::Result<Option<(Program, Supervisor, Program)>> {
     let has_python = Command::new("python3").args(["-c", ""]).stdin(Stdio::null()).status();
     if !has_python.is_ok_and(|status| status.success()) {
         eprintln!("skipped: there is no python3");
-        return Ok(());
+        return Ok(None);
     }
+    let (program, mut supervisor, _) = start(dir, "together")?;
+    let sharing = dir.command("python3").args(["-c", SHARING, &SHARED.to_string(), who]).start()?;
+    let count = if who == "both" { 3 } else { 2 };
+    supervisor.wait_for_workers("those that share", LIMIT, |workers| workers.len() == count)?;
+    Ok(Some((program, supervisor, sharing)))
+}
+
+#[test]
+fn memory_that_a_fork_shares_counts_once() -> io::Result<()> {
     let dir = Dir::new()?;
-    let (mut program, mut supervisor, _) = start(&dir, "together")?;
-    let shared = 512 * MEBIBYTE;
-    let _sharing = dir.command("python3").args(["-c", SHARING, &shared.to_string()]).start()?;
-    supervisor.wait_for_workers("both", LIMIT, |workers| workers.len() == 3)?;
+    let Some((mut program, mut supervisor, _sharing)) = start_sharing(&dir, "both")? else { return Ok(()) };
     // They have it resident twice, and that is more than the limit, so it is looked at closely.
     let status = program.wait_for("the sizes", LIMIT, || {
         let status = monitor(&mut supervisor, "memory")?;
         let is_measured =
-            processes(&status).filter(|process| process["current_shared_size"].as_u64() > Some(shared / 2));
+            processes(&status).filter(|process| process["current_shared_size"].as_u64() > Some(SHARED / 2));
         Ok((is_measured.count() == 2).then_some(status))
     })?;
     let resident: u64 = processes(&status).filter_map(|process| process["current_resident_size"].as_u64()).sum();
     let total = status["total_size"].as_u64().unwrap_or_default();
-    assert!(resident > 2 * shared && total > shared && total < 700 * MEBIBYTE, "{status}");
+    assert!(resident > 2 * SHARED && total > SHARED && total < 700 * MEBIBYTE, "{status}");
     for process in processes(&status).filter(|process| process["name"] != "worker") {
         let size = process["current_size"].as_u64().unwrap_or_default();
-        assert!(size > shared / 2 && size < shared * 3 / 4, "half of it each: {status}");
+        assert!(size > SHARED / 2 && size < SHARED * 3 / 4, "half of it each: {status}");
     }
     live_through_checks(&mut program, &mut supervisor, 10)?;
     assert!(!program.stderr().contains("asking for a restart"), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn memory_that_a_worker_shares_with_its_own_child_counts_once() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let Some((mut program, mut supervisor, _sharing)) = start_sharing(&dir, "one")? else { return Ok(()) };
+    let status = program.wait_for("the sizes of both", LIMIT, || {
+        let status = monitor(&mut supervisor, "memory")?;
+        let both = processes(&status).any(|process| process["current_resident_size"].as_u64() > Some(2 * SHARED));
+        Ok(both.then_some(status))
+    })?;
+    live_through_checks(&mut program, &mut supervisor, 10)?;
+    assert!(!program.stderr().contains("asking for a restart"), "{status}, {}", program.stderr());
     Ok(())
 }
 

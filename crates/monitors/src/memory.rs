@@ -326,7 +326,7 @@ impl MemoryMonitor {
 
     fn candidate(&self, process_id: u32, entry: &Entry<Watch>) -> Option<Candidate> {
         let Source::Open(footprint) = &entry.state.source else { return None };
-        let (private, shared) = (entry.state.size.private, entry.state.size.shared());
+        let (private, shared) = (entry.state.size.private, entry.state.size.shared);
         let is_going = self.asked.contains_key(&(process_id, footprint.start_time()));
         Some(Candidate { process_id, private, shared, is_going })
     }
@@ -485,7 +485,7 @@ impl MemoryMonitor {
                 sample_count: state.sample_count,
                 current_size: state.size.proportional,
                 current_resident_size: state.size.resident,
-                current_shared_size: state.size.shared(),
+                current_shared_size: state.size.shared,
                 current_private_size: state.size.private,
                 maximum_size: state.maximum_size,
                 maximum_size_limit: settings.maximum_size_limit,

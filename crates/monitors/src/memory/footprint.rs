@@ -25,14 +25,10 @@ pub(super) struct Size {
     pub proportional: u64,
     /// What would be free without it.
     pub private: u64,
+    /// What it has in common with others. Of several processes, the most that one of them has: it is much the same for all.
+    pub shared: u64,
     /// Whether these were measured, and not only bounded by what is resident.
     pub is_close: bool,
-}
-
-impl Size {
-    pub(super) fn shared(&self) -> u64 {
-        self.resident.saturating_sub(self.private)
-    }
 }
 
 /// A worker's process, and those that it started.
@@ -94,6 +90,7 @@ impl Footprint {
             total.resident += size.resident;
             total.proportional += size.proportional;
             total.private += size.private;
+            total.shared = total.shared.max(size.shared);
             total.is_close &= size.is_close;
         }
         total
@@ -147,12 +144,14 @@ impl Member {
     fn size(&self) -> Size {
         let resident = self.resident;
         let Some(close) = &self.close else {
-            return Size { resident, proportional: resident, private: resident, is_close: self.is_hidden };
+            let (proportional, private, is_close) = (resident, resident, self.is_hidden);
+            return Size { resident, proportional, private, shared: 0, is_close };
         };
         // What has come since is its own, as far as is known; what has gone was.
         let since = |then: u64| (then + resident).saturating_sub(close.resident).min(resident);
         let private = since(close.memory.private_size);
-        Size { resident, proportional: since(close.memory.proportional_size).max(private), private, is_close: true }
+        let (proportional, shared) = (since(close.memory.proportional_size).max(private), resident - private);
+        Size { resident, proportional, private, shared, is_close: true }
     }
 
     fn look_closely(&mut self, now: Instant) {
