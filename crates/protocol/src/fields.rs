@@ -203,7 +203,8 @@ impl Fields {
         Value::Map(entries.collect())
     }
 
-    /// All of them as JSON. Binary values become base64; keys that are no strings become their JSON text.
+    /// All of them as JSON. Binary values become base64; keys that are no strings become their JSON text,
+    /// in which a key that is a map or an array becomes its MessagePack in base64.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_default()
     }

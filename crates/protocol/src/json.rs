@@ -118,11 +118,13 @@ impl<'de> Visitor<'de> for Writer<'_> {
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: Cell<usize>,
+    /// Whether this is a key that becomes text.
+    within_key: bool,
 }
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: Cell::new(0) }
+        Self { bytes, at: Cell::new(0), within_key: false }
     }
 
     fn read<T>(&self, read: impl FnOnce(&mut Reader<'a>) -> Result<T, MessageError>) -> Result<T, MessageError> {
@@ -134,27 +136,30 @@ impl<'a> Cursor<'a> {
 
     /// A key, for a format whose keys are strings: others become their own text, so that one odd map of one worker
     /// does not cost everybody else the whole answer.
+    ///
+    /// Text within text has its quotes escaped, and these escapes have theirs, so each level would be twice as long as what
+    /// it holds: a few hundred bytes of keys that are maps with such keys would be more than there is memory. Within a key, one
+    /// that is not a simple value stays what it was, in base64.
     fn key_text(&self) -> Result<String, MessageError> {
         let start = self.at.get();
-        let text = self.read(|reader| {
-            let text = match reader.token()? {
-                Token::Text(text) => Some(text.to_owned()),
-                _ => None,
-            };
-            Ok(text)
+        let token = self.read(Reader::token)?;
+
+        if let Token::Text(text) = token {
+            return Ok(text.to_owned());
+        }
+
+        self.at.set(start);
+        let value = self.read(|reader| {
+            reader.skip(1)?;
+            Ok(reader.since(start))
         })?;
 
-        match text {
-            Some(text) => Ok(text),
-            None => {
-                self.at.set(start);
-                let value = self.read(|reader| {
-                    reader.skip(1)?;
-                    Ok(reader.since(start))
-                })?;
-                serde_json::to_string(&Cursor::new(value)).map_err(|error| MessageError::Json(error.to_string()))
-            }
+        if self.within_key && matches!(token, Token::Array(_) | Token::Map(_)) {
+            return Ok(BASE64.encode(value));
         }
+
+        let key = Cursor { within_key: true, ..Cursor::new(value) };
+        serde_json::to_string(&key).map_err(|error| MessageError::Json(error.to_string()))
     }
 }
 

@@ -468,6 +468,23 @@ fn json_carries_binary_as_base64_and_survives_what_it_cannot_express() {
     );
 }
 
+/// Text within text within text would be twice as long with each level.
+#[test]
+fn keys_that_are_maps_with_such_keys_take_no_more_room_than_they_should() {
+    const DEPTH: usize = 100;
+    let nested = [vec![0x81; DEPTH], b"\xa1k".to_vec(), vec![0xc0; DEPTH]].concat();
+    let payload = [b"\x83\xa2id\x02\xa2do\xa1x\xa1m".as_slice(), &nested].concat();
+    let mut worker = Peer::new(Side::Accepted);
+    let (_, _, fields) = worker.receive_call(&frame(&payload));
+    let json = fields.to_json();
+    assert!(json.to_string().len() < 2 * payload.len(), "{json}");
+
+    // What is a key of the outermost key is there to be read, and what is one of that in the bytes that it came in.
+    let payload = b"\x83\xa2id\x02\xa2do\xa1x\xa1m\x81\x82\x07\x01\x81\xa1k\x02\x03\x04";
+    let (_, _, fields) = Peer::new(Side::Accepted).receive_call(&frame(payload));
+    assert_eq!(fields.to_json(), serde_json::json!({"m": {"{\"7\":1,\"gaFrAg==\":3}": 4}}));
+}
+
 #[test]
 fn broken_lines_close_the_connection() {
     let cases: [(&[u8], bool); 6] = [
