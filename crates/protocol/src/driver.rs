@@ -26,8 +26,10 @@ use crate::{
     shared::{Driver as DriverState, Shared},
 };
 
-/// How much is read at once, at first. A connection that is idle keeps one such buffer at most.
-const READ_SIZE: usize = 4096;
+/// How much is read at once, at first.
+const READ_SIZE: usize = 2048;
+/// How large a buffer may be that a connection keeps while it is idle.
+const READ_KEPT: usize = 4096;
 /// How much is read at once while reads fill what they are given.
 const READ_LARGE: usize = 256 << 10;
 /// A buffer for output that grew beyond this is given back once it is written.
@@ -53,6 +55,8 @@ pub struct Driver<S, H> {
     sleep: Option<Pin<Box<Sleep>>>,
     read: Reading,
     read_size: usize,
+    /// How much came since the socket last had no more.
+    received: usize,
 }
 
 /// Nothing in it is pinned: the stream has to be `Unpin`, and the handler is only called.
@@ -113,6 +117,7 @@ where
             sleep: None,
             read: Reading::Open,
             read_size: READ_SIZE,
+            received: 0,
         };
 
         (client, driver)
@@ -143,6 +148,7 @@ where
             Poll::Ready(Ok(0)) => self.read = Reading::Ended,
             Poll::Ready(Ok(count)) => {
                 self.read = Reading::Open;
+                self.received += count;
 
                 if count == spare {
                     self.read_size = (self.read_size * 2).min(READ_LARGE);
@@ -155,7 +161,12 @@ where
             Poll::Pending => {
                 self.read = Reading::Pending;
 
-                if self.read_size > READ_SIZE {
+                // A peer that sends many messages at a time is given the room for them at once, also the next time.
+                let is_large = self.read_size > READ_KEPT;
+                let is_quiet = self.read_size > READ_SIZE && (1..READ_SIZE / 2).contains(&self.received);
+                self.received = 0;
+
+                if is_large || is_quiet {
                     self.read_size /= 2;
 
                     if self.input.is_empty() {

@@ -74,9 +74,9 @@
 //!
 //! # Cost
 //!
-//! A connection is one task, one buffer for input of 4 KiB and one for output. Messages are encoded into the output
-//! directly, and all that is ready when the task runs leaves in one write: with 64 calls in flight, that is what
-//! decides. Handlers that do not wait run on that task; the others get one each. A call that is passed on, by
+//! A connection is one task, one buffer for input, of 2 KiB, or 4 KiB where many messages come at a time, and one for
+//! output. Messages are encoded into the output directly, and all that is ready when the task runs leaves in one write:
+//! with 64 calls in flight, that is what decides. Handlers that do not wait run on that task; the others get one each. A call that is passed on, by
 //! [`Responder::relay`], gets none: what comes for it on one connection goes straight into the output of the other. An idle
 //! connection sets no timers, and over a [`Socket`] it is woken only when there is something to read.
 
