@@ -223,6 +223,11 @@ fn main() -> ExitCode {
         "succeeds-once" => {
             application.service(Service::command("true", Command::new("true")).count(2).restart(Restart::OnFailure))
         }
+        // Its supervisor is taken for hung sooner than others.
+        "impatient" => application
+            .service(Service::new("worker", ready).count(2).supervised())
+            .supervisor(|it| it)
+            .supervisor_health_check_timeout(Duration::from_secs(2)),
         // Fails to start when there is a file named `broken` in the directory.
         "breakable" => application
             .service(Service::new("worker", breakable).count(2).supervised())

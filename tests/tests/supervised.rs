@@ -102,6 +102,33 @@ fn a_killed_supervisor_comes_back_with_all_workers() -> io::Result<()> {
 }
 
 #[test]
+fn a_hanging_supervisor_is_replaced_and_its_workers_stay() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("impatient").start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let workers = pids(&supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?);
+    let hung = supervisor.ask("ping", json!({}))?["process_id"].as_u64().unwrap_or_default();
+    signal(hung as u32, Signal::STOP)?;
+
+    // The socket belongs to the root: whoever asks while nobody answers is answered by the next one, or loses the connection
+    // with the one that hung.
+    let socket = dir.socket();
+    program.wait_for("another supervisor", LIMIT, || {
+        let answer = Supervisor::connect(&socket)?.ask("ping", json!({}));
+        Ok(answer.ok().filter(|pong| pong["process_id"] != json!(hung)))
+    })?;
+    let mut supervisor = Supervisor::connect(&socket)?;
+    let back = supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
+    assert_eq!(pids(&back), workers);
+    let child = child(&mut supervisor, "supervisor#1")?;
+    assert_eq!(child["restarts"], 1);
+    assert_eq!(child["last_exit"], "silent for 2s (health check), killed by SIGKILL");
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
 fn a_reload_replaces_everything_and_says_when() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor) = start(&dir, "simple", &["--workers", "2"], 2)?;

@@ -42,6 +42,7 @@ pub struct Application {
     controller: Controller,
     services: Vec<Service>,
     supervisor: Option<ConfigureServer>,
+    supervisor_health_check_timeout: Duration,
     worker: ConfigureWorker,
     socket: PathBuf,
     #[cfg(feature = "diagnostics")]
@@ -60,6 +61,7 @@ impl Application {
             controller: Controller::new(name),
             services: Vec::new(),
             supervisor: None,
+            supervisor_health_check_timeout: Application::SUPERVISOR_HEALTH_CHECK_TIMEOUT,
             worker: Arc::new(|_, worker| worker),
             socket: PathBuf::from(async_container_protocol::endpoint::DEFAULT_SOCKET),
             #[cfg(feature = "diagnostics")]
@@ -84,6 +86,15 @@ impl Application {
     /// Default is none: the application is then its root and its services.
     pub fn supervisor(mut self, configure: impl Fn(Server) -> Server + Send + Sync + 'static) -> Self {
         self.supervisor = Some(Arc::new(configure));
+        self
+    }
+
+    /// How long the supervisor may be silent before the root takes it for hung, kills it and starts another one. Its workers
+    /// go on meanwhile and register again, as when it ends by itself.
+    ///
+    /// Default is 30 s.
+    pub fn supervisor_health_check_timeout(mut self, timeout: Duration) -> Self {
+        self.supervisor_health_check_timeout = timeout;
         self
     }
 
@@ -168,7 +179,8 @@ impl Application {
             let configure = crate::external::with_diagnostics(configure, black_box);
             #[cfg(not(feature = "diagnostics"))]
             let configure: ConfigureLinked = Arc::new(move |server, _| configure(server));
-            let supervisor = supervisor(self.socket.clone(), configure, metrics);
+            let supervisor = supervisor(self.socket.clone(), configure, metrics)
+                .health_check_timeout(self.supervisor_health_check_timeout);
             controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
         for service in self.services {
@@ -196,7 +208,6 @@ fn supervisor(socket: PathBuf, configure: ConfigureLinked, metrics: Option<Addre
     };
     let service = Service::new(Application::SUPERVISOR, work)
         .count(1)
-        .health_check_timeout(Application::SUPERVISOR_HEALTH_CHECK_TIMEOUT)
         .listen(Application::SUPERVISOR, Address::unix(socket))
         .linked();
     match metrics {
