@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_monitors::Worker;
+use async_container_monitors::{Worker, sample::HostMemory};
 
 const VARIABLE: &str = "MONITORS_TEST_HELPER";
 
@@ -30,6 +30,9 @@ fn helper() {
             // Not zeros, for which the kernel would share one page.
             ("allocate", bytes) => kept.push(vec![1u8; bytes.parse().unwrap()]),
             ("free", _) => kept.clear(),
+            // 100 MiB of page cache.
+            ("cache", path) => std::fs::write(path, vec![1u8; 100 << 20]).unwrap(),
+            ("host", _) => println!("{}", serde_json::to_string(&HostMemory::read()).unwrap()),
             ("burn", _) => {
                 std::thread::spawn(|| {
                     loop {

@@ -3,6 +3,7 @@
 #![cfg(all(feature = "memory", feature = "process"))]
 
 mod helper;
+mod host;
 mod memory;
 mod process;
 mod sample;
