@@ -10,6 +10,9 @@
 //! ```
 //!
 //! Ctrl-C, or SIGTERM as Kubernetes sends it, drains: requests that are under way are answered, new ones are not taken.
+//!
+//! `axum::serve` has a graceful shutdown too, but it closes connections that were accepted and on which nothing has come
+//! yet, be it the moment before the request does: at each reload some client is cut off. So connections are accepted here.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +21,14 @@ use async_container_supervisor::monitors::MemoryMonitor;
 use async_container_supervisor::{Application, BoxError, Instance, Service};
 use axum::{Router, extract::State, routing::get};
 use clap::Parser;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long a client may take, once it is connected, until it asks for something.
+const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
 #[derive(Parser)]
 struct Arguments {
@@ -48,9 +59,47 @@ async fn serve(instance: Instance) -> Result<(), BoxError> {
     let listener = instance.listener("http")?;
     let router = Router::new().route("/", get(hello)).route("/slow", get(slow)).with_state(instance.clone());
     instance.ready()?;
-    // It stops accepting, finishes what is under way, and returns.
-    axum::serve(listener, router).with_graceful_shutdown(instance.shutdown()).await?;
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(answer(stream, router.clone(), instance.clone()));
+                }
+                // Such as too many open files, which passes when others are closed.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = instance.shutdown() => break,
+        }
+    }
+    // What is under way is finished.
+    while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Answers what is asked on a connection; once the worker is to end, what was asked before, and no more.
+async fn answer(stream: TcpStream, router: Router, instance: Instance) {
+    if timeout(FIRST_REQUEST, stream.readable()).await.is_err() {
+        return;
+    }
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        // The request is read before it is said to be the last one.
+        biased;
+        result = connection.as_mut() => result,
+        () = instance.shutdown() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection was lost");
+    }
 }
 
 async fn hello(State(instance): State<Instance>) -> String {

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -166,6 +167,47 @@ pub fn context_switches(pid: u32) -> io::Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// How long the threads of a process that still run have run so far.
+pub fn processor_time(pid: u32) -> io::Result<Duration> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = thread?.path().join("schedstat");
+        let text = fs::read_to_string(&path)?;
+        let spent: Option<u64> = text.split_ascii_whitespace().next().and_then(|number| number.parse().ok());
+        sum += spent.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} does not begin with a number", path.display()))
+        })?;
+    }
+    Ok(Duration::from_nanos(sum))
+}
+
+/// What a process, and every one below it, is doing, thread by thread, for an error: its state, where the kernel has it
+/// wait, how long it has run, and who traces it.
+pub fn activity(pid: u32) -> String {
+    let mut lines = vec!["meanwhile:".to_owned()];
+    let below = descendants(pid).unwrap_or_default();
+    for process in process(pid).into_iter().chain(below) {
+        lines.push(format!("  {} below {}: {}", process.pid, process.parent, process.arguments().join(" ")));
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", process.pid)) else { continue };
+        for thread in threads.flatten() {
+            let read = |name: &str| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
+            lines.push(format!(
+                "    {} {}: {} in {}, ran for {} ns, traced by {}, system call {}",
+                thread.file_name().display(),
+                field("Name:"),
+                field("State:"),
+                read("wchan"),
+                read("schedstat").split(' ').next().unwrap_or_default(),
+                field("TracerPid:"),
+                read("syscall").trim()
+            ));
+        }
+    }
+    lines.join("\n")
 }
 
 /// The deepest process that is an ancestor of every one of `pids`: of workers, the one that looks after them.

@@ -238,7 +238,13 @@ impl Program {
     fn late(&self, what: &str, limit: Duration) -> io::Error {
         io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("waited {} s in vain for {what} of {}{}", limit.as_secs_f64(), self.name, self.quote()),
+            format!(
+                "waited {} s in vain for {what} of {}{}\n{}",
+                limit.as_secs_f64(),
+                self.name,
+                self.quote(),
+                proc::activity(self.pid())
+            ),
         )
     }
 

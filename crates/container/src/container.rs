@@ -369,6 +369,8 @@ impl Container {
                         }
                         drop(ready);
                         self.handle_descriptors(descriptors);
+                        // However much there is to read, nobody's time is over later for it.
+                        self.fire_timers();
                     }
                     Err(error) => tracing::error!(%error, "cannot wait for children"),
                 },

@@ -34,6 +34,10 @@ impl Source {
     }
 }
 
+/// How the end of a process is waited for: once. A process that is traced (`ptrace(2)`) cannot be collected as long as its
+/// tracer does not let go of it, though its descriptor says that it has ended; that it can be is said once more.
+pub(crate) const END: EventFlags = EventFlags::IN.union(EventFlags::ET);
+
 /// The bits of an event's data that say which descriptor of its slot it is about.
 const SOURCE_BITS: u32 = 4;
 
@@ -65,7 +69,7 @@ pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
 /// Has the process watched. If that is impossible it is ended again.
 pub(crate) fn register(epoll: &OwnedFd, key: Key, process: Process) -> Result<Process, SpawnError> {
     let add = |descriptor: BorrowedFd<'_>, source, flags| epoll::add(epoll, descriptor, token(key, source), flags);
-    let mut result = add(process.pidfd.as_fd(), Source::Exit, EventFlags::IN);
+    let mut result = add(process.pidfd.as_fd(), Source::Exit, END);
     if let Some(notify) = &process.notify {
         result = result.and_then(|()| add(notify.as_fd(), Source::Notify, EventFlags::IN));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll;
 use rustix::process::Pid;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::{Container, Event, Key, pid_of};
 use crate::exit::ExitStatus;
 use crate::lifecycle::{Failure, State};
-use crate::poller::{Source, token};
+use crate::poller::{END, Source, token};
 use crate::probe::attempt::{self, Outcome, ProbeProcess};
 use crate::probe::checker::{Checker, Step, Verdict};
 use crate::probe::{Check, ProbeFailure, ProbeKind, Probes};
@@ -270,7 +270,7 @@ impl Container {
                 task.running = Some(Running::Program(pid));
                 let number = u64::from(pid.as_raw_nonzero().get().unsigned_abs());
                 let token = token(number, Source::Probe);
-                if let Err(error) = epoll::add(self.epoll.get_ref(), &process.pidfd, token, EventFlags::IN) {
+                if let Err(error) = epoll::add(self.epoll.get_ref(), &process.pidfd, token, END) {
                     // Its end is noticed by SIGCHLD as well.
                     tracing::warn!(child = slot.name, %error, "cannot watch a probe");
                 }

@@ -30,6 +30,7 @@ fn helper() {
             // Not zeros, for which the kernel would share one page.
             ("allocate", bytes) => kept.push(vec![1u8; bytes.parse().unwrap()]),
             ("free", _) => kept.clear(),
+            ("nothing", _) => {}
             // 100 MiB of page cache.
             ("cache", path) => std::fs::write(path, vec![1u8; 100 << 20]).unwrap(),
             ("host", _) => println!("{}", serde_json::to_string(&HostMemory::read()).unwrap()),
@@ -89,7 +90,10 @@ impl Helper {
             .unwrap();
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdin, stdout }
+        let mut helper = Self { child, stdin, stdout };
+        // From then on the harness has all its threads.
+        helper.run("nothing");
+        helper
     }
 
     pub fn process_id(&self) -> u32 {
