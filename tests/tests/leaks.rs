@@ -82,13 +82,16 @@ fn a_slow_leak_is_noticed_by_its_growth_and_another_worker_is_ready_first() -> i
     let reason = child["last_exit"].as_str().unwrap_or_default();
     assert!(reason.starts_with("memory grew 3 times by more than 8.0 MiB, to "), "{child}");
     assert_eq!(child["restarts"], 1, "{child}");
+    program.wait_for_stderr("child stopped child=\"worker#1\"", LIMIT)?;
     let stderr = program.stderr();
     let at = |text: &str| stderr.find(text).unwrap_or_else(|| panic!("'{text}' was not logged: {stderr}"));
     let taken_over = at("a successor takes over");
     assert!(stderr[..taken_over].matches("child is ready child=\"worker#1\"").count() == 2, "{stderr}");
     assert!(taken_over < at("child stopped child=\"worker#1\""), "{stderr}");
-    let children = supervisor.ask("children", json!({}))?;
-    assert_eq!(children["children"].as_array().map(Vec::len), Some(2), "the supervisor and one worker: {children}");
+    program.wait_for("the supervisor and one worker", LIMIT, || {
+        let children = supervisor.ask("children", json!({}))?;
+        Ok((children["children"].as_array().map(Vec::len) == Some(2)).then_some(()))
+    })?;
     let workers = supervisor.wait_for_workers("the new worker", LIMIT, |workers| workers.len() == 1)?;
     assert_eq!(child["process_id"], workers[0].pid);
     Ok(())
