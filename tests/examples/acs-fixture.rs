@@ -35,6 +35,12 @@ fn main() -> ExitCode {
             let command = Command::new("sh").argument("-c").argument(script);
             application.service(Service::command("garbage", command).count(1).readiness(Readiness::Notify))
         }
+        // Two that say how they are without end.
+        "talks" => {
+            let script = r#"echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec yes '{"status":"here"}' >/proc/self/fd/$NOTIFY_PIPE"#;
+            let command = Command::new("sh").argument("-c").argument(script);
+            application.service(Service::command("talker", command).count(2).readiness(Readiness::Notify))
+        }
         // Closes its notify pipe, and lives on.
         "closes-pipe" => {
             let script = r#"echo '{"ready":true}' >/proc/self/fd/$NOTIFY_PIPE; exec 3>&-; exec sleep 1000000"#;

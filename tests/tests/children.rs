@@ -91,6 +91,16 @@ fn garbage_on_the_notify_pipe_is_logged_once_and_ignored() -> io::Result<()> {
 }
 
 #[test]
+fn children_that_notify_without_end_stop_nothing() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "talks")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
 fn a_child_that_closes_its_notify_pipe_lives_on() -> io::Result<()> {
     let dir = Dir::new()?;
     let mut program = dir.example("acs-fixture")?.arg("closes-pipe").env("RUST_LOG", "debug").start()?;

@@ -106,7 +106,12 @@ pub(crate) struct Container {
     blocked: bool,
     /// True if some children could not be asked to stop yet, because others need them until they have ended.
     stop_again: bool,
+    /// How many times in a row there was something to read.
+    busy: u32,
 }
+
+/// After how many times of finding something to read others have their turn.
+const BUSY_TURNS: u32 = 8;
 
 impl Container {
     pub(crate) fn new(
@@ -141,6 +146,7 @@ impl Container {
             regroups: Vec::new(),
             blocked: false,
             stop_again: false,
+            busy: 0,
         })
     }
 
@@ -364,13 +370,20 @@ impl Container {
                         let descriptors = poll(ready.get_inner());
                         // The epoll descriptor becomes readable once only, however much there is: it may
                         // be waited for again when it was seen empty.
-                        if descriptors.is_empty() {
+                        let is_idle = descriptors.is_empty();
+                        if is_idle {
                             ready.clear_ready();
                         }
                         drop(ready);
                         self.handle_descriptors(descriptors);
-                        // However much there is to read, nobody's time is over later for it.
+                        // However much there is to read, nobody's time is over later for it, and signals are heard:
+                        // waiting for what is there already gives nothing back to the runtime.
                         self.fire_timers();
+                        self.busy = if is_idle { 0 } else { self.busy + 1 };
+                        if self.busy == BUSY_TURNS {
+                            self.busy = 0;
+                            tokio::task::yield_now().await;
+                        }
                     }
                     Err(error) => tracing::error!(%error, "cannot wait for children"),
                 },
