@@ -8,14 +8,14 @@ use std::{cell::Cell, fmt};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{
     Deserializer, Serialize, Serializer,
-    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
-    ser::{Error, SerializeMap, SerializeSeq},
+    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+    ser::{Error as _, SerializeMap, SerializeSeq},
 };
 
 use crate::{
     encode,
     error::MessageError,
-    reader::{Reader, Token},
+    reader::{MAXIMUM_DEPTH, Reader, Token},
 };
 
 /// Reads a line into a payload. Where it is broken, `out` holds what could be read.
@@ -25,8 +25,10 @@ pub(crate) fn parse(line: &[u8], out: &mut Vec<u8>) -> Result<(), MessageError> 
     }
 
     let mut deserializer = serde_json::Deserializer::from_slice(line);
+    // Its own limit is one level less than what a message may have, and could not be said again on a line. The writer has ours.
+    deserializer.disable_recursion_limit();
     let json = |error: serde_json::Error| MessageError::Json(error.to_string());
-    Writer(out).deserialize(&mut deserializer).map_err(json)?;
+    Writer { out, depth: 0 }.deserialize(&mut deserializer).map_err(json)?;
     deserializer.end().map_err(json)
 }
 
@@ -38,7 +40,27 @@ pub(crate) fn write(payload: &[u8], out: &mut Vec<u8>) -> Result<(), serde_json:
 }
 
 /// Writes what it visits as MessagePack.
-struct Writer<'a>(&'a mut Vec<u8>);
+struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    /// How many maps and arrays it is in.
+    depth: usize,
+}
+
+impl Writer<'_> {
+    /// One for what is in a map or an array.
+    fn nested<E: serde::de::Error>(&mut self) -> Result<Writer<'_>, E> {
+        if self.depth == MAXIMUM_DEPTH {
+            return Err(E::custom(MessageError::TooDeep { limit: MAXIMUM_DEPTH }));
+        }
+
+        Ok(Writer { out: self.out, depth: self.depth + 1 })
+    }
+
+    /// One for another value in the same place.
+    fn again(&mut self) -> Writer<'_> {
+        Writer { out: self.out, depth: self.depth }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Writer<'_> {
     type Value = ();
@@ -56,57 +78,59 @@ impl<'de> Visitor<'de> for Writer<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        encode::put_nil(self.0);
+        encode::put_nil(self.out);
         Ok(())
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        encode::put_boolean(self.0, value);
+        encode::put_boolean(self.out, value);
         Ok(())
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        encode::put_unsigned(self.0, value);
+        encode::put_unsigned(self.out, value);
         Ok(())
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        encode::put_signed(self.0, value);
+        encode::put_signed(self.out, value);
         Ok(())
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        encode::put_float(self.0, value);
+        encode::put_float(self.out, value);
         Ok(())
     }
 
     fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        encode::put_text(self.0, value);
+        encode::put_text(self.out, value);
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let start = encode::open(self.0);
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let mut nested = self.nested()?;
+        let start = encode::open(nested.out);
         let mut elements = 0;
 
-        while seq.next_element_seed(Writer(self.0))?.is_some() {
+        while seq.next_element_seed(nested.again())?.is_some() {
             elements += 1;
         }
 
-        encode::close_array(self.0, start, elements);
+        encode::close_array(nested.out, start, elements);
         Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let start = encode::open(self.0);
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let mut nested = self.nested()?;
+        let start = encode::open(nested.out);
         let mut entries = 0;
 
-        while map.next_key_seed(Writer(self.0))?.is_some() {
-            map.next_value_seed(Writer(self.0))?;
+        while map.next_key_seed(nested.again())?.is_some() {
+            map.next_value_seed(nested.again())?;
             entries += 1;
         }
 
-        encode::close_map(self.0, start, entries);
+        encode::close_map(nested.out, start, entries);
         Ok(())
     }
 }

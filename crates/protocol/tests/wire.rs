@@ -528,10 +528,31 @@ fn line_without_an_end_is_refused_at_the_limit() {
 
 #[test]
 fn nested_json_is_bounded() {
+    let nested = |depth: usize| {
+        let line = format!("{{\"id\":2,\"do\":\"x\",\"a\":{}1{}}}\n", "[".repeat(depth), "]".repeat(depth));
+        line.into_bytes()
+    };
+
+    // As deep as with MessagePack: what came so can be passed on so.
     let mut server = Peer::new(Side::Accepted);
-    let line = format!("{{\"id\":1,\"do\":\"x\",\"a\":{}1{}}}\n", "[".repeat(200), "]".repeat(200));
-    server.receive(line.as_bytes());
-    assert!(server.connection.is_closing());
+    let (_, _, fields) = server.receive_call(&nested(MAXIMUM_DEPTH - 1));
+    assert!(fields.to_json()["a"].is_array());
+    server.connection.call_fields("again", &fields).unwrap();
+    let mut other = Peer::new(Side::Accepted);
+    let (_, _, again) = other.receive_call(&server.output());
+    assert_eq!(again, fields);
+
+    for depth in [MAXIMUM_DEPTH, 1_000_000] {
+        let mut server = Peer::new(Side::Accepted);
+        server.receive(&nested(depth));
+        assert!(server.connection.is_closing());
+        let error = server.connection.take_error();
+        let is_too_deep = |message: &str| message.contains("nested more than 128 deep");
+        assert!(
+            matches!(&error, Some(ConnectionError::Message(MessageError::Json(message))) if is_too_deep(message)),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]
