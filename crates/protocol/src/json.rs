@@ -8,8 +8,8 @@ use std::{cell::Cell, fmt};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{
     Deserializer, Serialize, Serializer,
-    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
-    ser::{Error as _, SerializeMap, SerializeSeq},
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
+    ser::{Error, SerializeMap, SerializeSeq},
 };
 
 use crate::{
