@@ -24,8 +24,8 @@ pub fn svg(screen: &Screen) -> String {
     let (rows, columns) = (rows.get(), columns.get());
     let (width, height) = (f64::from(columns) * WIDTH + 2.0 * MARGIN, f64::from(rows) * HEIGHT + 2.0 * MARGIN);
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"monospace\" \
-         font-size=\"14\">\n<rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{BACKGROUND}\"/>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"ui-monospace, 'DejaVu Sans Mono', monospace\" \
+         font-size=\"14\" shape-rendering=\"crispEdges\">\n<rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{BACKGROUND}\"/>\n"
     );
 
     for row in 0..rows {
@@ -40,6 +40,10 @@ pub fn svg(screen: &Screen) -> String {
                 );
             }
             if content.trim().is_empty() {
+                continue;
+            }
+            if content.chars().all(|character| eighths(character).is_some()) {
+                bars(&mut text, &content, x, y, fore);
                 continue;
             }
             let weight = if is_bold { " font-weight=\"bold\"" } else { "" };
@@ -57,6 +61,24 @@ pub fn svg(screen: &Screen) -> String {
     text
 }
 
+/// How high a bar is of which a sparkline is made, in eighths of a line.
+fn eighths(character: char) -> Option<u32> {
+    let height = u32::from(character).checked_sub(0x2580)?;
+    (1..=8).contains(&height).then_some(height)
+}
+
+/// Bars as they are in a terminal: from the bottom of the line, without gaps, whatever the fonts of the reader have.
+fn bars(text: &mut String, content: &str, x: f64, y: f64, colour: &str) {
+    for (column, eighths) in content.chars().filter_map(eighths).enumerate() {
+        let (x, height) = (x + column as f64 * WIDTH, HEIGHT * f64::from(eighths) / 8.0);
+        let y = y + HEIGHT - height;
+        let _ = writeln!(
+            text,
+            "<rect x=\"{x:.1}\" y=\"{y:.2}\" width=\"{WIDTH}\" height=\"{height:.2}\" fill=\"{colour}\"/>"
+        );
+    }
+}
+
 type Run = (u16, String, (&'static str, &'static str), bool);
 
 /// Neighbours in a row that look alike.
@@ -66,8 +88,11 @@ fn runs(screen: &Screen, row: u16, columns: u16) -> Vec<Run> {
         let Some(cell) = screen.cell(row, column) else { continue };
         let content = if cell.has_contents() { cell.contents() } else { " " };
         let (colours, is_bold) = (colours(cell), cell.bold());
+        let is_bar = |text: &str| text.chars().any(|character| eighths(character).is_some());
         match runs.last_mut() {
-            Some(run) if run.2 == colours && run.3 == is_bold => run.1.push_str(content),
+            Some(run) if run.2 == colours && run.3 == is_bold && is_bar(&run.1) == is_bar(content) => {
+                run.1.push_str(content);
+            }
             _ => runs.push((column, content.to_owned(), colours, is_bold)),
         }
     }

@@ -1,6 +1,10 @@
 //! `acs top`, in a terminal, beside a real application.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use async_container_supervisor_tests::{Dir, Program, Signal, Terminal};
 
@@ -32,6 +36,13 @@ fn process_of(screen: &str, name: &str) -> String {
     line_of(screen, name).split_whitespace().nth(1).unwrap_or_default().to_owned()
 }
 
+/// The process that all children are children of: the guardian's, which is what was started.
+fn root_of(program: &Program) -> io::Result<u32> {
+    let pid = program.pid();
+    let root = program.descendants()?.into_iter().find(|process| process.parent == pid);
+    root.map(|process| process.pid).ok_or(io::ErrorKind::NotFound.into())
+}
+
 /// Quits, and checks that the terminal is as it was.
 fn quit(mut terminal: Terminal) -> io::Result<()> {
     terminal.type_keys("q")?;
@@ -52,9 +63,22 @@ fn a_small_terminal_shows_what_matters() -> io::Result<()> {
     let mut terminal = top(&dir, 24, 80)?;
     let screen = shows(
         &mut terminal,
-        &["acs top  ./supervisor.ipc", "generation 1, ready, 3 of 3", "2 connected", "in use", "worker#2", "EVENTS"],
+        &["acs top  ./supervisor.ipc", "generation 1, ready, 3 of 3", "2 connected", "worker#2", "EVENTS"],
     )?;
-    assert!(screen.contains(&format!("{} UTC", "")), "the time of what is shown:\n{screen}");
+    let header: Vec<&str> = screen.lines().take(4).map(str::trim_end).collect();
+    let clock = header[0].split_whitespace().rev().nth(1).unwrap_or_default();
+    assert!(header[0].ends_with(" UTC") && clock.matches(':').count() == 2, "the time of what is shown:\n{screen}");
+    assert!(header[1].starts_with(&format!("root pid {}, ", root_of(&program)?)), "{screen}");
+    let supervisor = process_of(&screen, "supervisor#1");
+    assert!(
+        header[2].starts_with("supervisor 0.") && header[2].contains(&format!("pid {supervisor}, up ")),
+        "{screen}"
+    );
+    assert!(header[3].starts_with("host memory ") && header[3].contains(" in use"), "{screen}");
+    // A kernel without the files has nothing to tell.
+    for (file, word) in [("/proc/pressure/memory", ", pressure "), ("/proc/loadavg", ", load ")] {
+        assert_eq!(header[3].contains(word), std::fs::read(file).is_ok(), "{screen}");
+    }
     for name in ["supervisor#1", "worker#1", "worker#2"] {
         let line = line_of(&screen, name);
         assert!(line.contains(" ready ") && line.contains("MiB") && line.contains('%'), "{line}");
@@ -222,6 +246,47 @@ fn without_a_terminal_or_a_supervisor_it_says_so() -> io::Result<()> {
     terminal.wait_for_end(LIMIT)?;
     assert!(terminal.text().contains("no supervisor listens at ./supervisor.ipc"), "{}", terminal.text());
     Ok(())
+}
+
+#[test]
+fn what_workers_count_is_shown() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("utilization")?.args(["--listen", "127.0.0.1:0"]).start()?;
+    let line = program.wait_for_stderr("listening listener=\"echo\"", LIMIT)?;
+    let address = line.split("address=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let mut terminal = top(&dir, 24, 80)?;
+    shows(&mut terminal, &["echo#2 ", "2 connected"])?;
+    // A worker has a line for itself, and one for all of its service.
+    terminal.type_keys("g")?;
+    let mut streams = Vec::new();
+    for count in 1..=3 {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"hello\n")?;
+        stream.read_exact(&mut [0; 6])?;
+        streams.push(stream);
+        let sums = format!("all 2 of echo connections_active {count}, connections_total {count}");
+        shows(&mut terminal, &["echo#1: ", "utilization ", &sums])?;
+    }
+    // What each has adds up, whoever accepted.
+    let mut own = Vec::new();
+    for key in ["g", "j"] {
+        terminal.type_keys(key)?;
+        let name = format!("echo#{}: ", own.len() + 1);
+        let screen = shows(&mut terminal, &[&name, "utilization "])?;
+        let line = screen.lines().find(|line| line.starts_with("utilization ")).unwrap_or_default();
+        own.push(line.split([' ', ',']).filter_map(|word| word.parse::<u32>().ok()).next().unwrap_or_default());
+    }
+    assert_eq!(own.iter().sum::<u32>(), 3, "{own:?}");
+    drop(streams);
+    shows(&mut terminal, &["all 2 of echo connections_active 0, connections_total 3"])?;
+    // A supervisor counts nothing. What is counted is no event that would push others out.
+    terminal.type_keys("G")?;
+    let screen = terminal.wait_for_screen("nothing of the supervisor", LIMIT, |text| {
+        text.contains("supervisor#1: ") && !text.contains("utilization ")
+    })?;
+    assert!(!screen.contains(" metrics "), "{screen}");
+    quit(terminal)
 }
 
 #[test]

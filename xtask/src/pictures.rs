@@ -29,7 +29,8 @@ pub(crate) fn run() -> Result {
     // Long enough for a worker to be replaced, so that there is something to see.
     let mut terminal = dir.binary("acs")?.arg("top").start_in_terminal(20, 100)?;
     terminal.wait_for_screen("a worker that was replaced", LIMIT, |text| {
-        text.contains(" leak ") && text.lines().any(|line| line.contains("worker#1 ") && line.contains(" ready "))
+        let was_replaced = |line: &str| line.starts_with("worker#1 ") && line.split_whitespace().nth(3) == Some("1");
+        text.contains(" restart ") && text.lines().any(|line| was_replaced(line) && line.contains(" ready "))
     })?;
     terminal.type_keys("j")?;
     terminal.wait_for_screen("a worker that is selected", LIMIT, |text| text.contains("worker#1: "))?;

@@ -91,6 +91,10 @@ pub(crate) fn parts(name: &str, event: &Value) -> Vec<String> {
         return vec![text];
     }
 
+    if let ("metrics", Some(services)) = (name, fields.get("services").and_then(Value::as_object)) {
+        return services.iter().map(|(service, sums)| of_service(service, sums)).collect();
+    }
+
     let mut parts = Vec::new();
     parts.extend(text(fields, "name").filter(|name| !name.is_empty()).map(str::to_owned));
     parts.extend(fields.get("process_id").and_then(Value::as_u64).map(|process_id| format!("pid {process_id}")));
@@ -102,6 +106,14 @@ pub(crate) fn parts(name: &str, event: &Value) -> Vec<String> {
     let others = fields.iter().filter(|(key, _)| !usual.contains(&key.as_str()));
     parts.extend(others.map(|(key, value)| format!("{key} {}", figure(key, value))));
     parts
+}
+
+/// What the workers of a service have counted together.
+fn of_service(service: &str, sums: &Value) -> String {
+    let count = sums["worker_count"].as_u64().unwrap_or_default();
+    let metrics = sums["metrics"].as_object().into_iter().flatten();
+    let metrics: Vec<String> = metrics.map(|(name, value)| format!("{name} {value}")).collect();
+    format!("{service} ({count}): {}", if metrics.is_empty() { "nothing yet".to_owned() } else { metrics.join(", ") })
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
@@ -151,6 +163,12 @@ mod tests {
         assert_eq!(
             plain(json!({"event": "lost", "at": at, "count": 12})),
             "2026-01-01T00:00:00.250Z  lost      12 events were lost here"
+        );
+        let sums =
+            json!({"echo": {"worker_count": 2, "metrics": {"active": 1, "total": 20}}, "idle": {"worker_count": 1}});
+        assert_eq!(
+            plain(json!({"event": "metrics", "at": at, "monitor": "utilization", "services": sums})),
+            "2026-01-01T00:00:00.250Z  metrics   echo (2): active 1, total 20  idle (1): nothing yet"
         );
         assert_eq!(plain(json!({"event": "queue", "list": [1, {"a": null}]})), "-  queue     list [1,{\"a\":null}]");
     }

@@ -133,7 +133,8 @@ pub(super) fn line(
             LastExit => clean_line(row.last_exit.as_deref().unwrap_or("-")),
         };
         let style = match column {
-            State => theme.paint(paint(&row.state)),
+            // A bar has one colour: others are not to be read on it.
+            State if !is_selected => theme.paint(paint(&row.state)),
             _ => Style::new(),
         };
 

@@ -237,6 +237,8 @@ impl Model {
                 self.lost = None;
                 self.arrange();
             }
+            // What is counted comes at every interval, is shown elsewhere, and would push out what happens.
+            Update::Event(event) if event["event"] == "metrics" => {}
             Update::Event(event) => {
                 if self.events.len() == EVENTS {
                     self.events.pop_front();

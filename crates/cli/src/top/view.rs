@@ -16,11 +16,15 @@ use super::{
 use crate::{
     commands::watch,
     output::{Paint, clean_line},
+    table::shorten,
     units,
 };
 
 /// How many events are shown at least, if there is room for them at all.
 const EVENTS: u16 = 5;
+
+/// How many characters the time and the name of an event take.
+const EVENT_HEAD: usize = 18;
 
 const HELP: &[(&str, &str)] = &[
     ("Up Down PgUp PgDn Home End", "select a worker or child (also j k g G)"),
@@ -246,32 +250,34 @@ fn detail(model: &Model, theme: Theme) -> Vec<Line<'static>> {
         format!(": {}", text.join(", ")).into(),
     ])];
 
-    if let Some(metrics) = utilization(model) {
-        lines.push(Line::from(vec![Span::styled("utilization ", theme.paint(Paint::Bold)), metrics.into()]));
-    }
-
+    lines.extend(utilization(model, theme).unwrap_or_default());
     lines
 }
 
-/// The figures of the service of the one that is selected, as far as a monitor has them.
-fn utilization(model: &Model) -> Option<String> {
-    let row = model.selected()?;
+/// What the one that is selected counts, and all of its service together, as far as a monitor reads it.
+fn utilization(model: &Model, theme: Theme) -> Option<Vec<Line<'static>>> {
+    let worker = model.selected()?.worker.as_ref()?;
     let monitor = model.snapshot.as_ref()?.overview.monitors.get("utilization")?;
-    let id = row.worker.as_ref()?.connection_id.as_str();
-    let service = row.worker.as_ref()?.name()?;
-    let figures = |value: &Value| {
-        let figures: Vec<String> = value
-            .as_object()?
-            .iter()
-            .filter(|(_, value)| value.is_number())
-            .map(|(key, value)| format!("{} {value}", clean_line(key)))
-            .collect();
-        (!figures.is_empty()).then(|| figures.join(", "))
-    };
-    let of_worker = monitor.get("workers").and_then(|workers| workers.get(id));
-    let of_worker = of_worker.map(|worker| worker.get("utilization").unwrap_or(worker));
-    let services = monitor.get("services").unwrap_or(monitor);
-    of_worker.and_then(figures).or_else(|| figures(services.get(service)?))
+    let of_worker = monitor["workers"].as_array()?.iter().find(|it| it["id"] == worker.connection_id.as_str())?;
+    let own = figures(&of_worker["metrics"]).or_else(|| of_worker["error"].as_str().map(clean_line));
+    let own = own.unwrap_or_else(|| "nothing is counted yet".to_owned());
+    let mut lines = vec![Line::from(vec![Span::styled("utilization ", theme.paint(Paint::Bold)), own.into()])];
+    let service = of_worker["name"].as_str().unwrap_or_default();
+    let sums = &monitor["services"][service];
+
+    if let (Some(count @ 2..), Some(figures)) = (sums["worker_count"].as_u64(), figures(&sums["metrics"])) {
+        let title = Span::styled(format!("all {count} of {} ", clean_line(service)), theme.paint(Paint::Bold));
+        lines.push(Line::from(vec![title, figures.into()]));
+    }
+
+    Some(lines)
+}
+
+/// Metrics with their values, if there are any.
+fn figures(metrics: &Value) -> Option<String> {
+    let figures: Vec<String> =
+        metrics.as_object()?.iter().map(|(name, value)| format!("{} {value}", clean_line(name))).collect();
+    (!figures.is_empty()).then(|| figures.join(", "))
 }
 
 fn log_of(frame: &mut Frame<'_>, model: &Model, theme: Theme, area: Rect) {
@@ -290,7 +296,7 @@ fn log_of(frame: &mut Frame<'_>, model: &Model, theme: Theme, area: Rect) {
         lines.push(Line::from(vec![
             Span::raw(format!("{} ", at.get(11..19).unwrap_or("-"))),
             Span::styled(format!("{:9}", clean_line(name)), theme.paint(watch::paint(name))),
-            Span::raw(parts.join("  ")),
+            Span::raw(shorten(&parts.join("  "), usize::from(area.width).saturating_sub(EVENT_HEAD)).into_owned()),
         ]));
     }
 
