@@ -22,8 +22,8 @@ use crate::{
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What takes a look at more than one file of a process is measured anew in this part of the interval, of as many as that is
-/// enough for, and of the others in turn: 1 in 1,000.
-const LOOK_SHARE: u32 = 1_000;
+/// enough for, and of the others in turn: 1 in 2,000.
+const LOOK_SHARE: u32 = 2_000;
 
 /// Memory is looked at closely as often as this part of the time allows: 1 in 1,000.
 const CLOSE_SHARE: u32 = 1_000;
@@ -35,8 +35,8 @@ const CLOSE_SHARE: u32 = 1_000;
 ///
 /// A check lists all processes that are visible, and reads `stat` of those of the application, through descriptors that it
 /// keeps: 4–6 µs each. The command, the descriptors, the switches and the memory are read at the first check of a process, and
-/// then as far as a thousandth of the interval goes, in turn: at the default interval that is all of a thousand, at
-/// one second the twenty that were not looked at for longest. Of a process that is large, looking at the memory is
+/// then as far as half a thousandth of the interval goes, in turn: at the default interval that is all of five hundred, at
+/// one second the ten that were not looked at for longest. Of a process that is large, looking at the memory is
 /// dear; it is done so rarely that it takes at most a thousandth of the time, which for 4 GB means once in 46 seconds.
 ///
 /// # Status

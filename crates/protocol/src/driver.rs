@@ -273,31 +273,41 @@ where
     }
 
     /// Arms the timer, or handles what is due. Returns whether something was.
+    ///
+    /// One that is armed for an earlier time than there is something to do stays so, and is set again when it rings: most
+    /// calls are answered long before their time is over, and to set and stop a timer for each costs more than to look once
+    /// for nothing.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> bool {
-        let timeout = self.shared.lock().connection.poll_timeout();
+        let timeout = self.shared.lock().connection.poll_timeout().map(Instant::from_std);
 
-        let Some(timeout) = timeout.map(Instant::from_std) else {
-            self.sleep = None;
-            return false;
-        };
-
-        let sleep = match &mut self.sleep {
-            Some(sleep) => {
-                if sleep.deadline() != timeout {
+        let sleep = match (&mut self.sleep, timeout) {
+            (None, None) => return false,
+            (None, Some(timeout)) => self.sleep.insert(Box::pin(tokio::time::sleep_until(timeout))),
+            (Some(sleep), timeout) => {
+                if let Some(timeout) = timeout
+                    && (timeout < sleep.deadline() || sleep.is_elapsed())
+                {
                     sleep.as_mut().reset(timeout);
                 }
                 sleep
             }
-            None => self.sleep.insert(Box::pin(tokio::time::sleep_until(timeout))),
         };
 
         if sleep.as_mut().poll(cx).is_pending() {
             return false;
         }
 
-        let now = Instant::now().into_std();
-        self.shared.with(|connection| connection.handle_timeout(now));
-        true
+        match timeout {
+            None => {
+                self.sleep = None;
+                false
+            }
+            Some(_) => {
+                let now = Instant::now().into_std();
+                self.shared.with(|connection| connection.handle_timeout(now));
+                true
+            }
+        }
     }
 
     /// Does what can be done now.
@@ -365,7 +375,7 @@ where
             waker: cx.waker().clone(),
             reading: wants_input,
             blocked: writing == Writing::Blocked,
-            timeout: state.connection.poll_timeout(),
+            timeout: self.sleep.as_ref().map(|sleep| sleep.deadline().into_std()),
         };
 
         Step::Wait

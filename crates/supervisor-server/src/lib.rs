@@ -94,6 +94,7 @@
 #![deny(missing_docs)]
 
 mod access;
+mod asking;
 mod audit;
 mod diagnosis;
 mod error;

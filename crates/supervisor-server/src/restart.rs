@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use async_container_monitors::{Call, Restart};
-use async_container_protocol::{Failure, Fields, class};
+use async_container_monitors::Restart;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::{
@@ -17,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    asking::{Asked, answer},
     diagnosis::{Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
@@ -37,6 +37,9 @@ const REPLACEMENT: Duration = Duration::from_secs(60);
 /// How many diagnostics are made at once. They cost the workers, and the supervisor memory.
 const DIAGNOSES: usize = 4;
 
+/// How many wishes are taken at once. Calls among them are waited for together.
+const WISHES: usize = 256;
+
 /// What is needed to do things to processes.
 pub(crate) struct Means {
     pub(crate) registry: Arc<Registry>,
@@ -56,48 +59,48 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
     let diagnoses = Arc::new(Semaphore::new(DIAGNOSES));
     let mut tasks = JoinSet::new();
 
+    let mut wishes = Vec::new();
+
     loop {
-        let wish = tokio::select! {
-            wish = actions.recv() => wish,
+        let count = tokio::select! {
+            count = actions.recv_many(&mut wishes, WISHES) => count,
             Some(_) = tasks.join_next() => continue,
         };
 
-        match wish {
-            Some(Wish::Restart { restart, diagnosis, cause }) => match under_way.begin(restart.process_id) {
-                Ok(mark) => {
-                    let means = means.clone();
-                    tasks.spawn(async move { means.restart(restart, diagnosis, cause, &mark).await });
+        if count == 0 {
+            return;
+        }
+
+        let mut calls = Vec::new();
+
+        for wish in wishes.drain(..) {
+            match wish {
+                Wish::Restart { restart, diagnosis, cause } => match under_way.begin(restart.process_id) {
+                    Ok(mark) => {
+                        let means = means.clone();
+                        tasks.spawn(async move { means.restart(restart, diagnosis, cause, &mark).await });
+                    }
+                    Err(hurry) if restart.urgent => hurry.notify_one(),
+                    Err(_) => {}
+                },
+                Wish::Diagnose(wanted) => {
+                    let (means, diagnoses) = (means.clone(), diagnoses.clone());
+                    tasks.spawn(async move {
+                        // It is never closed, so there is always a permit.
+                        let _permit = diagnoses.acquire().await;
+                        wanted.carry_out(&means.registry, &means.outside, &means.events).await;
+                    });
                 }
-                Err(hurry) if restart.urgent => hurry.notify_one(),
-                Err(_) => {}
-            },
-            Some(Wish::Diagnose(wanted)) => {
-                let (means, diagnoses) = (means.clone(), diagnoses.clone());
-                tasks.spawn(async move {
-                    // It is never closed, so there is always a permit.
-                    let _permit = diagnoses.acquire().await;
-                    wanted.carry_out(&means.registry, &means.outside, &means.events).await;
-                });
+                Wish::Call(call, parameters, reply) => {
+                    calls.extend(Asked::ask(call, &parameters, reply, &means.registry))
+                }
             }
-            Some(Wish::Call(call, parameters, reply)) => {
-                let means = means.clone();
-                tasks.spawn(async move {
-                    let answer = ask(&call, &parameters, &means.registry).await;
-                    reply.send(call, answer);
-                });
-            }
-            None => return,
+        }
+
+        if !calls.is_empty() {
+            tasks.spawn(answer(calls));
         }
     }
-}
-
-/// Calls an operation of a worker.
-async fn ask(call: &Call, parameters: &Fields, registry: &Registry) -> Result<Fields, Failure> {
-    let worker = registry.get(call.worker_id()).ok_or_else(|| {
-        Failure::new(class::CONNECTION_NOT_FOUND, format!("no worker has the connection id '{}'", call.worker_id()))
-    })?;
-    let answer = worker.client.call_fields(call.operation(), parameters).timeout(call.get_timeout());
-    Ok(answer.finish().await.map_err(|error| error.into_failure())?.compact())
 }
 
 impl Means {

@@ -20,6 +20,11 @@ const LIMIT: usize = 2 * 1024 * 1024;
 /// What the thread itself may say beyond that.
 const RESERVE: usize = 16 * 1024;
 
+/// How long events are gathered that nobody waits for, unless there are many: a monitor that tells of a thousand processes would
+/// wake the thread, and be interrupted by it, for every other one.
+const GATHERED: Duration = Duration::from_millis(2);
+const MANY: usize = LIMIT / 8;
+
 /// How long a warning may hold up the one who gives it, until it is written or it is clear that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -144,8 +149,8 @@ struct State {
     dropped: Dropped,
     /// True if there is a thread.
     drained: bool,
-    /// True if the thread waits for something to write.
-    idle: bool,
+    /// What the thread waits for.
+    rest: Rest,
     /// How many wait for something to be written.
     waiting: usize,
     /// Events that were put in and that were written, in all.
@@ -155,13 +160,24 @@ struct State {
     stuck: bool,
 }
 
+/// What the thread that writes waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Nothing: it writes.
+    None,
+    /// Something to write.
+    Idle,
+    /// More to write, a little while.
+    Gathering,
+}
+
 impl Queue {
     const fn new() -> Self {
         let state = State {
             bytes: Vec::new(),
             dropped: Dropped { events: 0, bytes: 0 },
             drained: false,
-            idle: false,
+            rest: Rest::None,
             waiting: 0,
             pushed: 0,
             written: 0,
@@ -198,7 +214,13 @@ impl Queue {
         }
         state.bytes.extend_from_slice(event);
         state.pushed += 1;
-        if std::mem::take(&mut state.idle) {
+        let is_wanted = match state.rest {
+            Rest::None => false,
+            Rest::Idle => true,
+            Rest::Gathering => state.bytes.len() >= MANY,
+        };
+        if is_wanted {
+            state.rest = Rest::None;
             self.filled.notify_one();
         }
     }
@@ -215,6 +237,10 @@ impl Queue {
         let mut state = self.lock();
         let goal = state.pushed;
         state.waiting += 1;
+        if state.rest == Rest::Gathering {
+            state.rest = Rest::None;
+            self.filled.notify_one();
+        }
         while state.drained && state.written < goal {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -226,15 +252,35 @@ impl Queue {
         state.waiting -= 1;
     }
 
+    /// Waits for more, unless somebody waits for what there is.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let deadline = Instant::now() + GATHERED;
+        state.rest = Rest::Gathering;
+        while state.rest == Rest::Gathering && state.waiting == 0 && state.bytes.len() < MANY {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (state, _) = self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.rest = Rest::None;
+        state
+    }
+
     /// Writes whatever comes, and reports what did not.
     fn drain(&self, sink: impl Fn(&[u8]), report: impl Fn(Dropped)) -> ! {
         let mut batch = Vec::new();
         loop {
             let (pushed, dropped) = {
                 let mut state = self.lock();
+                let mut was_idle = false;
                 while state.bytes.is_empty() && state.dropped.events == 0 {
-                    state.idle = true;
+                    was_idle = true;
+                    state.rest = Rest::Idle;
                     state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                if was_idle {
+                    state = self.gather(state);
                 }
                 std::mem::swap(&mut state.bytes, &mut batch);
                 (state.pushed, std::mem::take(&mut state.dropped))
@@ -287,6 +333,50 @@ mod tests {
         let mut text = vec![0; expected.len()];
         reader.read_exact(&mut text).unwrap();
         assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn who_waits_does_not_wait_for_more_to_come() {
+        let (queue, mut reader, _reports) = drained();
+        let time = |number: u8| {
+            let begin = Instant::now();
+            queue.push(&[number], false);
+            queue.wait(Duration::from_secs(60));
+            let time = begin.elapsed();
+            let mut event = [0];
+            reader.read_exact(&mut event).unwrap();
+            assert_eq!(event, [number]);
+            time
+        };
+        // Others may have the processor at some of them.
+        let fastest = (0..200).map(time).min().unwrap();
+        assert!(fastest < GATHERED, "{fastest:?}");
+        assert!(!queue.lock().stuck);
+    }
+
+    #[test]
+    fn events_that_come_soon_after_each_other_are_written_together() {
+        let queue: &Queue = Box::leak(Box::new(Queue::new()));
+        let (sender, batches) = mpsc::channel();
+        assert!(queue.begin());
+        std::thread::spawn(move || queue.drain(|bytes| sender.send(bytes.to_vec()).unwrap(), |_| {}));
+        let are_together = || {
+            queue.push(b"one", false);
+            while queue.lock().rest != Rest::Gathering {
+                // It gathered while others had the processor.
+                if batches.try_recv().is_ok() {
+                    return false;
+                }
+                std::thread::yield_now();
+            }
+            queue.push(b"two", false);
+            let written = batches.recv_timeout(Duration::from_secs(60)).unwrap();
+            if written != b"onetwo" {
+                batches.recv_timeout(Duration::from_secs(60)).unwrap();
+            }
+            written == b"onetwo"
+        };
+        assert!((0..1000).any(|_| are_together()));
     }
 
     #[test]

@@ -24,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Who asked for the status so short a time ago will ask again.
 const KEEPS_ASKING: Duration = Duration::from_secs(10);
 
+/// The part of the time that the status may take after each check though nobody asked: 1 in 2,000.
+const UNASKED_SHARE: u32 = 2_000;
+
 /// An interval of zero would be a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -55,6 +58,8 @@ pub(super) struct Loop {
     reported: u64,
     /// When the status was asked for, and not only given again.
     asked: Option<Instant>,
+    /// How long it took to show the status.
+    showing: Duration,
     /// It was said already that the monitor tells of what it may not.
     has_complained: bool,
 }
@@ -86,6 +91,7 @@ impl Loop {
             panics: 0,
             reported: 0,
             asked: None,
+            showing: Duration::ZERO,
             has_complained: false,
         }
     }
@@ -115,6 +121,7 @@ impl Loop {
             }
 
             let is_due = Instant::now() >= due && self.failing.is_none();
+            let mut may_show = false;
 
             if is_due {
                 if !is_news {
@@ -122,7 +129,9 @@ impl Loop {
                 }
 
                 self.check();
-                due = self.next_check(Some(due));
+                let checked = due;
+                due = self.next_check(Some(checked));
+                may_show = self.showing * UNASKED_SHARE <= due.saturating_duration_since(checked);
             }
 
             let is_asked = request > self.reported;
@@ -130,10 +139,14 @@ impl Loop {
                 self.asked = Some(Instant::now());
             }
 
-            // To show everything takes the longer the more workers there are. It is done when somebody asks, and after each check
-            // only where somebody keeps asking: then nobody has to wait for a check.
-            if is_asked || is_due && self.asked.is_some_and(|asked| asked.elapsed() < KEEPS_ASKING) {
+            // After each check, so that nobody has to wait for one. But to show everything takes the longer the more workers there
+            // are: where that is long, it is done only where somebody asks, or keeps asking.
+            let keeps_asking = || self.asked.is_some_and(|asked| asked.elapsed() < KEEPS_ASKING);
+
+            if is_asked || is_due && (may_show || keeps_asking()) {
+                let begin = Instant::now();
                 self.report(request);
+                self.showing = begin.elapsed();
             } else if is_news || is_due {
                 self.status.send_modify(|report| report.taken = None);
             }
