@@ -1,4 +1,8 @@
 //! What a supervisor tells.
+//!
+//! The supervisor has types of its own for it: the two ends may be of different versions, and this one takes what it gets.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -63,12 +67,27 @@ pub struct Child {
     pub generation: u64,
     /// Its process, while it has one.
     pub process_id: Option<u32>,
-    /// `starting`, `ready`, `stopping`, `waiting` (to be started again) or `stopped` (for good).
+    /// `starting`, `ready`, `unready` (its readiness probe fails), `blocked` (until another service is ready), `held` (until
+    /// others have ended), `waiting` (to be started again), `stopping` or `stopped` (for good).
     pub state: String,
     /// How often it was started again.
     pub restarts: u64,
     /// How its last process ended, and why.
     pub last_exit: Option<String>,
+    /// When that was, in seconds since 1970.
+    pub last_exit_at: Option<f64>,
+    /// Why it ended, in a word: a key of [`exits`](Self::exits).
+    pub last_exit_cause: Option<String>,
+    /// Where what was found about its last process before that was ended is kept, if somebody looked.
+    pub last_incident: Option<String>,
+    /// Why its process is about to be killed, while it is being looked at before.
+    pub condemned: Option<String>,
+    /// How many of its processes ended, by cause. What monitors have replaced counts under the name of the monitor.
+    pub exits: BTreeMap<String, u64>,
+    /// How long its process, or the last one before it that became ready, took for that; in seconds.
+    pub time_to_ready: Option<f64>,
+    /// How many attempts in a row have come to nothing, which is what the pause before the next one grows by.
+    pub failures: u32,
     /// While it is waiting: when it will be started, in seconds since 1970.
     pub next_start: Option<f64>,
 }
