@@ -1,10 +1,10 @@
 //! What a monitor may want done to a process.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-use crate::{call::Call, monitor::Event};
+use crate::{call::Call, monitor::Event, parameters::Parameters};
 
 /// How long a diagnostic may take if nobody says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,11 +92,13 @@ impl Restart {
 }
 
 /// Something to find out about a worker, by an operation of its own.
-#[derive(Clone)]
+///
+/// Two with parameters are equal only if one is a clone of the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     process_id: u32,
     operation: String,
-    parameters: Option<Arc<dyn erased_serde::Serialize + Send + Sync>>,
+    parameters: Parameters,
     timeout: Duration,
     destination: Destination,
 }
@@ -118,13 +120,13 @@ pub enum Destination {
 impl Diagnosis {
     /// Calls this operation of the worker that is in this process.
     pub fn new(process_id: u32, operation: impl Into<String>) -> Self {
-        let destination = Destination::default();
-        Self { process_id, operation: operation.into(), parameters: None, timeout: DEFAULT_TIMEOUT, destination }
+        let (parameters, destination) = (Parameters::default(), Destination::default());
+        Self { process_id, operation: operation.into(), parameters, timeout: DEFAULT_TIMEOUT, destination }
     }
 
     /// Sets the parameters of the operation: the fields of a struct, or the entries of a map. Default is none.
     pub fn parameters(mut self, parameters: impl Serialize + Send + Sync + 'static) -> Self {
-        self.parameters = Some(Arc::new(parameters));
+        self.parameters = Parameters::new(parameters);
         self
     }
 
@@ -152,7 +154,7 @@ impl Diagnosis {
 
     /// The parameters, for whoever makes the call.
     pub fn get_parameters(&self) -> Option<&(dyn erased_serde::Serialize + Send + Sync)> {
-        self.parameters.as_deref()
+        self.parameters.get()
     }
 
     /// How long it may take.
@@ -165,30 +167,3 @@ impl Diagnosis {
         &self.destination
     }
 }
-
-impl fmt::Debug for Diagnosis {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Diagnosis")
-            .field("process_id", &self.process_id)
-            .field("operation", &self.operation)
-            .field("timeout", &self.timeout)
-            .field("destination", &self.destination)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Parameters of any type cannot be compared: they are equal to none but their own clones.
-impl PartialEq for Diagnosis {
-    fn eq(&self, other: &Self) -> bool {
-        let same_parameters = match (&self.parameters, &other.parameters) {
-            (None, None) => true,
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        };
-        let plain = |it: &Self| (it.process_id, it.operation.clone(), it.timeout, it.destination.clone());
-        same_parameters && plain(self) == plain(other)
-    }
-}
-
-impl Eq for Diagnosis {}

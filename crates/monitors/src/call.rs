@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::parameters::Parameters;
 
 /// How long a worker has for its answer if nobody says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,11 +26,13 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 ///     Call::new("8c1f", "memory_sample").parameters(Parameters { duration: 1.5 }).timeout(Duration::from_secs(5)),
 /// );
 /// ```
-#[derive(Clone)]
+///
+/// Two with parameters are equal only if one is a clone of the other.
+#[derive(Clone, Debug)]
 pub struct Call {
     worker_id: String,
     operation: String,
-    parameters: Option<Arc<dyn erased_serde::Serialize + Send + Sync>>,
+    parameters: Parameters,
     timeout: Duration,
     answered_at: Option<Instant>,
 }
@@ -38,12 +41,12 @@ impl Call {
     /// A call without parameters, of the worker with this [id](crate::Worker::id).
     pub fn new(worker_id: impl Into<String>, operation: impl Into<String>) -> Self {
         let (worker_id, operation) = (worker_id.into(), operation.into());
-        Self { worker_id, operation, parameters: None, timeout: DEFAULT_TIMEOUT, answered_at: None }
+        Self { worker_id, operation, parameters: Parameters::default(), timeout: DEFAULT_TIMEOUT, answered_at: None }
     }
 
     /// Sets its parameters: the fields of a struct, or the entries of a map. Default is none.
     pub fn parameters(mut self, parameters: impl Serialize + Send + Sync + 'static) -> Self {
-        self.parameters = Some(Arc::new(parameters));
+        self.parameters = Parameters::new(parameters);
         self
     }
 
@@ -77,7 +80,7 @@ impl Call {
 
     /// Its parameters, for whoever makes it.
     pub fn get_parameters(&self) -> Option<&(dyn erased_serde::Serialize + Send + Sync)> {
-        self.parameters.as_deref()
+        self.parameters.get()
     }
 
     /// How long the worker has.
@@ -86,27 +89,11 @@ impl Call {
     }
 }
 
-impl fmt::Debug for Call {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Call")
-            .field("worker_id", &self.worker_id)
-            .field("operation", &self.operation)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Parameters of any type cannot be compared: they are equal to none but their own clones.
+/// When it was answered makes no other call of it.
 impl PartialEq for Call {
     fn eq(&self, other: &Self) -> bool {
-        let same_parameters = match (&self.parameters, &other.parameters) {
-            (None, None) => true,
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        };
-        (&self.worker_id, &self.operation, self.timeout) == (&other.worker_id, &other.operation, other.timeout)
-            && same_parameters
+        (&self.worker_id, &self.operation, &self.parameters, self.timeout)
+            == (&other.worker_id, &other.operation, &other.parameters, other.timeout)
     }
 }
 

@@ -73,6 +73,7 @@ mod action;
 mod call;
 mod metrics;
 mod monitor;
+mod parameters;
 
 #[cfg(feature = "health")]
 pub mod health;
