@@ -251,3 +251,64 @@ fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
     assert_eq!(Group::names(&group.0)?, [""; 0]);
     Ok(())
 }
+
+/// A cgroup with a quota of one processor, of whichever version has the controller here.
+struct Quota(PathBuf);
+
+impl Quota {
+    /// Says so where there can be none.
+    fn make() -> Option<Quota> {
+        let name = format!("acs-quota-{}", std::process::id());
+        let is_in = |point: &Path| {
+            let controllers = fs::read_to_string(point.join("cgroup.subtree_control")).unwrap_or_default();
+            controllers.split_ascii_whitespace().any(|controller| controller == "cpu")
+        };
+        let second = mount().filter(|point| is_in(point)).map(|point| (point, "cpu.max", "100000 100000"));
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let first = mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let is_cpu = fields[2] == "cgroup" && fields[3].split(',').any(|option| option == "cpu");
+            is_cpu.then(|| (PathBuf::from(fields[1]), "cpu.cfs_quota_us", "100000"))
+        });
+        let made = second.or(first).and_then(|(point, file, quota)| {
+            let group = Quota(point.join(name));
+            fs::create_dir(&group.0).ok()?;
+            fs::write(group.0.join(file), quota).ok().map(|()| group)
+        });
+        if made.is_none() {
+            eprintln!("skipped: this user may not make a cgroup with a quota of processor time");
+        }
+        made
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        let removed = wait_for("the end of a cgroup", LIMIT, || Ok(fs::remove_dir(&self.0).is_ok().then_some(())));
+        if let Err(error) = removed {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn as_many_instances_run_as_the_quota_has_processors() -> io::Result<()> {
+    if std::thread::available_parallelism()?.get() == 1 {
+        eprintln!("skipped: a quota of one processor makes no difference where there is only one");
+        return Ok(());
+    }
+    let Some(quota) = Quota::make() else { return Ok(()) };
+    let dir = Dir::new()?;
+    let commands = async_container_supervisor_tests::example("commands")?;
+    let script = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
+    let mut program = dir
+        .command("sh")
+        .args(["-c", script, "sh"])
+        .arg(&quota.0)
+        .arg(commands)
+        .args(["--", "sleep", "1000000"])
+        .start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    assert_eq!(program.stderr().matches("child started").count(), 1, "{}", program.stderr());
+    Ok(())
+}

@@ -297,6 +297,72 @@ fn the_number_of_instances_is_that_of_processors_unless_told_otherwise() -> io::
     Ok(())
 }
 
+/// The original waits 0.1 s whenever it sees a child's pipe close before its end, which is one restart in ten.
+#[test]
+fn no_restart_waits_for_a_fixed_time() -> io::Result<()> {
+    const CHILDREN: usize = 80;
+    const WAIT: Duration = Duration::from_millis(100);
+    // On a machine that is busy a restart may take as long for other reasons, but not one in ten of all, each time.
+    const ROUNDS: usize = 5;
+    let mut slowest = Vec::new();
+    for _ in 0..ROUNDS {
+        let dir = Dir::new()?;
+        let (pipe, stamps) = (dir.file("pipe"), Stamps::open(dir.file("pipe"))?);
+        // Each is killed once: from the second end on, a restart is delayed on purpose.
+        let mut program = dir
+            .example("commands")?
+            .args(["--count", &CHILDREN.to_string(), "--", "sh", "-c", "echo $$ >\"$0\"; exec sleep 1000000"])
+            .arg(&pipe)
+            .start()?;
+        let mut victims = Vec::new();
+        for _ in 0..CHILDREN {
+            victims.push(stamps.next(&mut program)?);
+        }
+        let mut times = Vec::new();
+        for victim in victims {
+            let child = proc::process(victim).ok_or_else(|| io::Error::other("a child ended by itself"))?;
+            let begin = Instant::now();
+            child.signal(Signal::KILL)?;
+            assert_ne!(stamps.next(&mut program)?, victim);
+            times.push(begin.elapsed());
+        }
+        times.sort();
+        slowest = times.split_off(CHILDREN - 10);
+        if slowest.iter().all(|time| *time < WAIT) {
+            return Ok(());
+        }
+    }
+    panic!("in each of {ROUNDS} rounds of {CHILDREN} restarts some waited for {WAIT:?}, in the last one: {slowest:?}");
+}
+
+/// A named pipe that children write their ids to.
+struct Stamps(std::fs::File);
+
+impl Stamps {
+    fn open(path: std::path::PathBuf) -> io::Result<Stamps> {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        // Open for writing as well, it never comes to an end.
+        Ok(Stamps(std::fs::File::options().read(true).write(true).open(path)?))
+    }
+
+    fn next(&self, program: &mut Program) -> io::Result<u32> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use std::io::Read as _;
+        let timeout = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout))? == 0 {
+            return Err(io::Error::other(format!("no child was started: {}", program.stderr())));
+        }
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.last() != Some(&b'\n') {
+            (&self.0).read_exact(&mut byte)?;
+            line.extend(byte);
+        }
+        String::from_utf8_lossy(&line).trim_end().parse().map_err(io::Error::other)
+    }
+}
+
 #[test]
 fn failed_health_checks_are_counted() -> io::Result<()> {
     use std::io::{Read as _, Write as _};

@@ -15,6 +15,7 @@ pub(crate) mod hops;
 mod idle;
 mod memory;
 mod monitors;
+mod peers;
 mod report;
 mod restart;
 mod rpc;
@@ -29,13 +30,14 @@ mod utilization;
 use std::{
     io::{self, Read as _},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{self, ExitCode},
     thread,
     time::Duration,
 };
 
 use async_container_supervisor_tests::{Dir, Launch, Program};
+use clap::ValueEnum as _;
 
 use self::report::Report;
 use crate::{Result, workspace};
@@ -50,9 +52,19 @@ pub(crate) struct Arguments {
     /// Exit with status 1 if a target is missed
     #[arg(long)]
     check: bool,
-    /// Compare calls with those of other libraries as well, which have to be built for it
+    /// Do the same with what others have written as well: restart, start, stop, storm, idle and failing with those of
+    /// supervisord, circus, runit and s6 that are installed; rpc with tarpc, which is built for it
     #[arg(long)]
     peers: bool,
+}
+
+/// With what a measurement can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    /// With other supervisors, if they are installed.
+    Supervisors,
+    /// With another library for calls, which is built.
+    Calls,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -100,6 +112,16 @@ impl Subject {
             Subject::Diagnostics => "diagnostics",
         }
     }
+
+    fn comparison(self) -> Option<Comparison> {
+        match self {
+            Subject::Restart | Subject::Start | Subject::Stop | Subject::Storm | Subject::Failing | Subject::Idle => {
+                Some(Comparison::Supervisors)
+            }
+            Subject::Rpc => Some(Comparison::Calls),
+            Subject::Crowd | Subject::Soak | Subject::Memory | Subject::Monitors | Subject::Diagnostics => None,
+        }
+    }
 }
 
 /// How long programs may take to be where the measuring begins.
@@ -107,6 +129,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Builds the release and runs the measurement in it.
 pub(crate) fn run(arguments: &Arguments) -> Result {
+    if arguments.peers && arguments.what.comparison().is_none() {
+        return Err(nothing_to_compare_with(arguments.what).into());
+    }
     let built = workspace::succeeds(workspace::cargo().args(["build", "--release", "--package", "xtask", "--bins"]))?
         && workspace::succeeds(workspace::cargo().args([
             "build",
@@ -140,7 +165,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
         return Err("nothing was measured, because the release did not build".into());
     }
     let target_directory = workspace::metadata()?.target_directory;
-    if arguments.peers && !build_peers(&target_directory)? {
+    let builds_peers = arguments.peers && arguments.what.comparison() == Some(Comparison::Calls);
+    if builds_peers && !build_peers(&target_directory)? {
         return Err("nothing was measured, because what to compare with did not build".into());
     }
     let program = target_directory.join("release").join("xtask");
@@ -158,7 +184,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
     Ok(if workspace::succeeds(&mut measure)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where the programs of other libraries are built, below the folder of everything that is built.
+fn nothing_to_compare_with(what: Subject) -> String {
+    let others: Vec<&str> = Subject::value_variants()
+        .iter()
+        .filter(|subject| subject.comparison().is_some())
+        .map(|subject| subject.name())
+        .collect();
+    format!("there are no peers to compare `{}` with: leave out --peers, which {} have", what.name(), others.join(", "))
+}
+
+/// Where the programs of others are, below the folder of everything that is built.
 const PEERS: &str = "peers";
 
 fn build_peers(target_directory: &Path) -> Result<bool> {
@@ -167,11 +202,15 @@ fn build_peers(target_directory: &Path) -> Result<bool> {
     workspace::succeeds(build.arg(target_directory.join(PEERS)))
 }
 
-/// The program of other libraries, beside this one.
-fn peers() -> Result<std::path::PathBuf> {
+fn peers_directory() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target_directory = own.ancestors().nth(2).ok_or("this program lies in no folder")?;
-    Ok(target_directory.join(PEERS).join("release").join("peers"))
+    Ok(target_directory.join(PEERS))
+}
+
+/// The program of another library for calls.
+fn peers_of_calls() -> Result<PathBuf> {
+    Ok(peers_directory()?.join("release").join("peers"))
 }
 
 /// Measures, beside the programs that `run` has built.
@@ -179,16 +218,21 @@ pub(crate) fn measure(arguments: &Arguments) -> Result {
     if cfg!(debug_assertions) {
         return Err("this is not a release build: run `cargo xtask bench`".into());
     }
+    let peers = match arguments.what.comparison() {
+        None if arguments.peers => return Err(nothing_to_compare_with(arguments.what).into()),
+        Some(Comparison::Supervisors) if arguments.peers => peers::installed()?,
+        _ => Vec::new(),
+    };
     let report = match arguments.what {
-        Subject::Restart => restart::measure()?,
-        Subject::Start => start::measure()?,
-        Subject::Stop => start::measure_stop()?,
-        Subject::Storm => storm::measure()?,
-        Subject::Failing => failing::measure()?,
+        Subject::Restart => restart::measure(&peers)?,
+        Subject::Start => start::measure(&peers)?,
+        Subject::Stop => start::measure_stop(&peers)?,
+        Subject::Storm => storm::measure(&peers)?,
+        Subject::Failing => failing::measure(&peers)?,
         Subject::Rpc => rpc::measure(arguments.peers)?,
         Subject::Crowd => crowd::measure()?,
         Subject::Soak => soak::measure()?,
-        Subject::Idle => idle::measure()?,
+        Subject::Idle => idle::measure(&peers)?,
         Subject::Memory => memory::measure()?,
         Subject::Monitors => monitors::measure()?,
         Subject::Diagnostics => diagnostics::measure()?,

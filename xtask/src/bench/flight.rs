@@ -147,7 +147,7 @@ struct Tarpc {
 
 impl Tarpc {
     fn start(dir: &Dir) -> Result<Self> {
-        let (program, socket) = (super::peers()?, dir.file("tarpc"));
+        let (program, socket) = (super::peers_of_calls()?, dir.file("tarpc"));
         let mut server = dir.command(&program).arg("server").arg(&socket).with_input().start()?;
         wait_for_listener(&mut server, &socket)?;
         Ok(Self { program, socket, times: Vec::new(), _server: server })

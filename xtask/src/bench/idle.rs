@@ -1,11 +1,13 @@
 //! What the root costs while nothing happens.
 
-use std::{path::Path, thread, time::Duration};
+use std::{ffi::OsStr, path::Path, thread, time::Duration};
 
 use async_container_supervisor_tests::{Dir, Program, proc};
 
 use super::{
-    START_LIMIT, own,
+    START_LIMIT,
+    fleet::Keeper,
+    peers::Peer,
     report::{Report, Row, Target, Unit, megabytes},
     settle,
 };
@@ -24,18 +26,27 @@ const WATCHED: Duration = Duration::from_secs(10);
 /// The memory of the root, and of the process that outlives it, in megabytes.
 const MEMORY: f64 = 4.0;
 
-pub(super) fn measure() -> Result<Report> {
-    let dir = Dir::new()?;
-    let count = CHILDREN.to_string();
-    let mut floor = own(&dir, "bare-loop")?.args(["--count", &count, "--"]).args(COMMAND).start()?;
-    let mut ours = dir.example("commands")?.args(["--count", &count, "--"]).args(COMMAND).start()?;
+pub(super) fn measure(peers: &[&'static Peer]) -> Result<Report> {
+    let mut floor = start(Keeper::Floor)?;
+    let mut ours = start(Keeper::Ours)?;
     let floor = Parents::find(&mut floor)?;
     let ours = Parents::find(&mut ours)?;
+    let mut others = Vec::new();
+    for &peer in peers {
+        let mut program = start(Keeper::Peer(peer))?;
+        let parents = Parents::all(&mut program)?;
+        others.push((peer.name, parents, program));
+    }
     settle(SETTLED);
 
-    let before = (floor.switches()?, ours.switches()?);
+    let switches = || -> Result<Vec<u64>> {
+        [&floor, &ours].into_iter().chain(others.iter().map(|(_, parents, _)| parents)).map(Parents::switches).collect()
+    };
+    let before = switches()?;
     thread::sleep(WATCHED);
-    let after = (floor.switches()?, ours.switches()?);
+    let after = switches()?;
+    let switches: Vec<f64> =
+        after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before) as f64).collect();
 
     let mut report = Report::new(
         "idle",
@@ -48,10 +59,13 @@ pub(super) fn measure() -> Result<Report> {
     report.row(Row {
         what: "context switches of root and guardian".to_owned(),
         unit: Unit::Times,
-        floor: Some(after.0.saturating_sub(before.0) as f64),
-        ours: after.1.saturating_sub(before.1) as f64,
+        floor: Some(switches[0]),
+        ours: switches[1],
         target: Some(Target::AtMost(0.0)),
     });
+    for ((name, ..), switches) in others.iter().zip(&switches[2..]) {
+        report.beside(name, *switches);
+    }
     let (root, guardians) = (ours.root_memory()?, ours.guardian_memory()?);
     report.row(Row {
         what: "proportional memory of root and guardian".to_owned(),
@@ -60,9 +74,17 @@ pub(super) fn measure() -> Result<Report> {
         ours: megabytes(root + guardians),
         target: Some(Target::Below(MEMORY)),
     });
+    for (name, parents, _) in &others {
+        report.beside(name, megabytes(parents.root_memory()? + parents.guardian_memory()?));
+    }
     report.row(Row::plain("  of which the root", Unit::Megabytes, megabytes(root)));
     report.row(Row::plain("  of which the guardian", Unit::Megabytes, megabytes(guardians)));
     Ok(report)
+}
+
+fn start(keeper: Keeper) -> Result<Program> {
+    let dir = Dir::new()?;
+    Ok(keeper.launch(&dir, CHILDREN, &COMMAND.map(OsStr::new))?.start()?)
 }
 
 /// The processes above the children of a program, from the one that was started.
@@ -76,16 +98,7 @@ impl Parents {
     /// Waits until all children run, and finds who looks after them.
     fn find(program: &mut Program) -> Result<Parents> {
         let started = program.pid();
-        let children = program.wait_for("all children to run", START_LIMIT, || {
-            let mut below = proc::descendants(started)?;
-            below.retain(|process| {
-                let arguments = process.arguments();
-                let name = arguments.first().and_then(|path| Path::new(path).file_name());
-                name.is_some_and(|name| name == COMMAND[0]) && arguments[1..] == COMMAND[1..]
-            });
-            let pids: Vec<u32> = below.iter().map(|process| process.pid).collect();
-            Ok((pids.len() == CHILDREN).then_some(pids))
-        })?;
+        let children = children(program)?;
         let root = proc::common_ancestor(&children).ok_or("the children have no parent in common")?;
         if root == started {
             return Ok(Parents { root, guardians: Vec::new() });
@@ -94,6 +107,15 @@ impl Parents {
         let last =
             above.iter().position(|process| process.pid == started).ok_or("the root is not below the program")?;
         Ok(Parents { root, guardians: above[..=last].iter().map(|process| process.pid).collect() })
+    }
+
+    /// Waits until all children run, and takes everything else below the program for one that looks after them: some
+    /// have a process of their own for each child.
+    fn all(program: &mut Program) -> Result<Parents> {
+        let children = children(program)?;
+        let mut others: Vec<u32> = program.descendants()?.iter().map(|process| process.pid).collect();
+        others.retain(|pid| !children.contains(pid));
+        Ok(Parents { root: program.pid(), guardians: others })
     }
 
     fn switches(&self) -> Result<u64> {
@@ -115,4 +137,19 @@ impl Parents {
         }
         Ok(sum)
     }
+}
+
+/// Waits until all children of the program run.
+fn children(program: &mut Program) -> Result<Vec<u32>> {
+    let started = program.pid();
+    Ok(program.wait_for("all children to run", START_LIMIT, || {
+        let mut below = proc::descendants(started)?;
+        below.retain(|process| {
+            let arguments = process.arguments();
+            let name = arguments.first().and_then(|path| Path::new(path).file_name());
+            name.is_some_and(|name| name == COMMAND[0]) && arguments[1..] == COMMAND[1..]
+        });
+        let pids: Vec<u32> = below.iter().map(|process| process.pid).collect();
+        Ok((pids.len() == CHILDREN).then_some(pids))
+    })?)
 }

@@ -14,7 +14,14 @@ pub(super) struct Report {
     name: &'static str,
     /// What was done, in a sentence.
     what: String,
-    rows: Vec<Row>,
+    rows: Vec<(Row, Vec<Compared>)>,
+}
+
+/// The same figure of somebody else.
+#[derive(Debug)]
+struct Compared {
+    name: &'static str,
+    amount: f64,
 }
 
 /// One figure.
@@ -55,12 +62,30 @@ impl Report {
     }
 
     pub(super) fn row(&mut self, row: Row) {
-        self.rows.push(row);
+        self.rows.push((row, Vec::new()));
+    }
+
+    /// Puts the figure of a peer beside that of the row that was added last.
+    pub(super) fn beside(&mut self, name: &'static str, amount: f64) {
+        if let Some((_, peers)) = self.rows.last_mut() {
+            peers.push(Compared { name, amount });
+        }
+    }
+
+    /// The peers of any row, in the order in which they were added first.
+    fn peers(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for peer in self.rows.iter().flat_map(|(_, peers)| peers) {
+            if !names.contains(&peer.name) {
+                names.push(peer.name);
+            }
+        }
+        names
     }
 
     /// Whether all targets are met.
     pub(super) fn is_met(&self) -> bool {
-        self.rows.iter().all(|row| row.is_met() != Some(false))
+        self.rows.iter().all(|(row, _)| row.is_met() != Some(false))
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -69,7 +94,7 @@ impl Report {
             "what": self.what,
             "machine": machine(),
             "met": self.is_met(),
-            "rows": self.rows.iter().map(Row::to_json).collect::<Vec<Value>>(),
+            "rows": self.rows.iter().map(|(row, peers)| row.to_json(peers)).collect::<Vec<Value>>(),
         })
     }
 }
@@ -93,8 +118,8 @@ impl Row {
         })
     }
 
-    fn to_json(&self) -> Value {
-        json!({
+    fn to_json(&self, peers: &[Compared]) -> Value {
+        let mut value = json!({
             "what": self.what,
             "unit": self.unit.name(),
             "floor": self.floor,
@@ -107,7 +132,25 @@ impl Row {
                 Target::AtMost(limit) => json!({"at_most": limit}),
             }),
             "met": self.is_met(),
-        })
+        });
+        if !peers.is_empty() {
+            let figure = |peer: &Compared| json!({"amount": peer.amount, "times_ours": self.times_ours(peer)});
+            value["peers"] = peers.iter().map(|peer| (peer.name.to_owned(), figure(peer))).collect();
+        }
+        value
+    }
+
+    fn times_ours(&self, peer: &Compared) -> Option<f64> {
+        (self.ours > 0.0).then(|| peer.amount / self.ours)
+    }
+
+    /// What the table has of a peer, after the figure its ratio to ours.
+    fn peer_cell(&self, peer: &Compared) -> String {
+        let amount = self.unit.amount(peer.amount);
+        match self.times_ours(peer) {
+            Some(ratio) => format!("{amount} ({ratio:.1})"),
+            None => amount,
+        }
     }
 
     fn cells(&self) -> [String; 6] {
@@ -155,26 +198,33 @@ impl Unit {
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "{}: {}\n({})\n", self.name, self.what, machine())?;
-        let head = ["", "floor", "ours", "ratio", "target", ""].map(str::to_owned);
-        let table: Vec<[String; 6]> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
-        let mut widths = [0; 6];
-        for row in &table {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
+        let peers = self.peers();
+        let mut head = ["", "floor", "ours", "ratio", "target", ""].map(str::to_owned).to_vec();
+        head.extend(peers.iter().map(|name| format!("{name} (/ ours)")));
+        let mut table = vec![head];
+        for (row, compared) in &self.rows {
+            let mut cells = row.cells().to_vec();
+            cells.extend(peers.iter().map(|name| {
+                let peer = compared.iter().find(|peer| peer.name == *name);
+                peer.map(|peer| row.peer_cell(peer)).unwrap_or_default()
+            }));
+            table.push(cells);
         }
+        let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..table[0].len()).map(width).collect();
         for row in &table {
             let mut line = String::new();
-            for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
                 match column {
                     0 => write!(line, "{cell:width$}")?,
                     1..=3 => write!(line, "  {cell:>width$}")?,
-                    _ => write!(line, "  {cell:width$}")?,
+                    4 | 5 => write!(line, "  {cell:width$}")?,
+                    _ => write!(line, "  {cell:>width$}")?,
                 }
             }
             writeln!(formatter, "{}", line.trim_end())?;
         }
-        let missed = self.rows.iter().filter(|row| row.is_met() == Some(false)).count();
+        let missed = self.rows.iter().filter(|(row, _)| row.is_met() == Some(false)).count();
         match missed {
             0 => writeln!(formatter, "\nAll targets are met."),
             1 => writeln!(formatter, "\n1 target is MISSED."),
@@ -196,6 +246,12 @@ pub(super) fn percentile(sorted: &[Duration], part: f64) -> Duration {
     let rank = (part * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
+
+/// A unit, and how much of it a time is.
+pub(super) type Scale = (Unit, fn(Duration) -> f64);
+
+pub(super) const MICROSECONDS: Scale = (Unit::Microseconds, microseconds);
+pub(super) const MILLISECONDS: Scale = (Unit::Milliseconds, milliseconds);
 
 pub(super) fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
@@ -238,6 +294,23 @@ mod tests {
         assert!(!report.is_met() && text.contains("MISSED\n") && text.ends_with("1 target is MISSED.\n"), "{text}");
         assert_eq!(report.to_json()["rows"][1]["ratio"], 2.0);
         assert_eq!(report.to_json()["met"], false);
+    }
+
+    #[test]
+    fn peers_stand_beside_the_row_that_they_are_compared_with() {
+        let mut report = Report::new("restart", "Something was done.");
+        report.row(row(Some(2.0), 3.0, Target::Ratio(1.5)));
+        report.beside("s6", 30.0);
+        report.row(row(Some(2.0), 0.0, Target::AtMost(0.0)));
+        report.beside("runit", 4.0);
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[3].ends_with("s6 (/ ours)  runit (/ ours)"), "{text}");
+        assert!(lines[4].ends_with("30.0 µs (10.0)"), "{text}");
+        assert!(lines[5].ends_with("4.0 µs"), "there is no ratio to nothing: {text}");
+        assert_eq!(report.to_json()["rows"][0]["peers"]["s6"], json!({"amount": 30.0, "times_ours": 10.0}));
+        assert_eq!(report.to_json()["rows"][1]["peers"]["runit"]["times_ours"], Value::Null);
+        assert!(report.is_met(), "nothing is asked of peers");
     }
 
     #[test]

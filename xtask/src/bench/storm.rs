@@ -1,10 +1,11 @@
 //! How long it takes until all children are there again that were killed at once.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
-    fleet::{Fleet, Keeper, in_turn},
-    report::{Report, Row, Target, Unit, milliseconds, percentile},
+    fleet::{Fleet, Keeper, Times},
+    peers::Peer,
+    report::{MILLISECONDS, Report},
     settle,
 };
 use crate::Result;
@@ -19,29 +20,22 @@ const RATIO: f64 = 1.3;
 /// How long the children run before they are killed: one that ends within a second of its start is restarted later.
 const SETTLED: Duration = Duration::from_millis(1500);
 
-pub(super) fn measure() -> Result<Report> {
+pub(super) fn measure(peers: &[&'static Peer]) -> Result<Report> {
     let mut report = Report::new(
         "storm",
         format!("{CHILDREN} of {CHILDREN} children are killed at once, {ROUNDS} rounds; the floor is a bare loop"),
     );
-    let (mut floor, _) = Fleet::start(Keeper::Floor, CHILDREN)?;
-    let (mut ours, _) = Fleet::start(Keeper::Ours, CHILDREN)?;
-    let (floor, ours) = in_turn(ROUNDS, |keeper| match keeper {
-        Keeper::Floor => {
-            // Enough for both, since ours ran all the while.
-            settle(SETTLED);
-            floor.kill_all()
-        }
-        Keeper::Ours => ours.kill_all(),
-    })?;
-    for (name, part, target) in [("median", 0.5, Some(Target::Ratio(RATIO))), ("p90", 0.9, None)] {
-        report.row(Row {
-            what: format!("to the first instruction of the last new child, {name}"),
-            unit: Unit::Milliseconds,
-            floor: Some(milliseconds(percentile(&floor, part))),
-            ours: milliseconds(percentile(&ours, part)),
-            target,
-        });
+    let mut fleets = HashMap::new();
+    for keeper in Keeper::all(peers) {
+        fleets.insert(keeper.name(), Fleet::start(keeper, CHILDREN)?.0);
     }
+    let times = Times::take(peers, ROUNDS, ROUNDS, |keeper| {
+        if matches!(keeper, Keeper::Floor) {
+            // Enough for all of them, since the others run all the while.
+            settle(SETTLED);
+        }
+        fleets.get_mut(keeper.name()).ok_or("it was not started")?.kill_all()
+    })?;
+    times.report(&mut report, "to the first instruction of the last new child", RATIO, MILLISECONDS);
     Ok(report)
 }
