@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How much of what a program wrote is quoted in an error.
-const QUOTED_LINES: usize = 20;
+const QUOTED_LINES: usize = 30;
 
 /// A program that is about to be started in a [`Dir`].
 #[derive(Debug)]
@@ -268,6 +268,8 @@ impl fmt::Debug for Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        // Shown by the test's runner if the test fails.
+        println!("{}, as it is dropped{}", self.name, self.quote());
         // Children may have been given another environment; those are found as descendants, while there is a parent.
         let below: Vec<Process> = self.descendants().unwrap_or_default();
         if self.status.is_none() {

@@ -47,6 +47,7 @@ use crate::policies::Policies;
 use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
+use crate::reaper::Reaper;
 use crate::slot::{Child, Phase, Slot};
 use crate::spec::{Readiness, Service, Start, Strategy};
 use crate::status::RootStatus;
@@ -94,6 +95,7 @@ pub(crate) struct Container {
     attempts: Attempts,
     voices: Voices,
     orphans: Orphans,
+    reaper: Reaper,
     /// Where children have cgroups of their own, or why they have none.
     cgroups: Result<Tree, CgroupError>,
     /// True if something may have been left behind since the last look.
@@ -139,6 +141,7 @@ impl Container {
             attempts: Attempts::default(),
             voices: Voices::default(),
             orphans: Orphans::default(),
+            reaper: Reaper::default(),
             cgroups,
             orphans_due: false,
             policies,
@@ -325,12 +328,16 @@ impl Container {
     pub(crate) fn reap_orphans(&mut self) {
         while let Some(pid) = signal::ended_child() {
             match self.processes.get(&pid) {
-                // It would hide those behind it.
                 Some(key) => self.handle_exit(*key),
                 None if self.attempts.own(pid) => self.handle_probe_exit(pid),
+                // It would hide those behind it until it is collected.
+                None if self.reaper.awaits(pid) => return,
                 None => {
-                    signal::reap_orphan(pid);
                     self.orphans_due = true;
+                    match signal::open(pid) {
+                        Ok(pidfd) => self.reaper.collect(pid, pidfd),
+                        Err(_) => signal::reap_orphan(pid),
+                    }
                 }
             }
         }
@@ -358,7 +365,8 @@ impl Container {
                 continue;
             }
             if std::mem::take(&mut self.orphans_due) {
-                self.orphans.sweep(|pid| self.processes.contains_key(&pid) || self.attempts.own(pid));
+                self.orphans
+                    .sweep(|pid| self.processes.contains_key(&pid) || self.attempts.own(pid) || self.reaper.has(pid));
                 self.tidy_cgroups();
             }
             self.links.flush(&mut self.slots, &self.root);
@@ -390,6 +398,7 @@ impl Container {
                 answer = self.attempts.next() => self.handle_answer(answer),
                 news = self.voices.next() => self.handle_news(news),
                 () = sleep_until(deadline) => self.fire_timers(),
+                () = self.reaper.collected() => self.reap_orphans(),
             }
         }
     }
@@ -554,9 +563,10 @@ impl Container {
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
-        if !slot.process.as_ref().is_some_and(|process| signal::has_exited(&process.pidfd).unwrap_or(false)) {
+        let ended = slot.process.as_ref().and_then(|process| signal::exit_status(&process.pidfd).ok().flatten());
+        let Some(status) = ended else {
             return;
-        }
+        };
         self.end_probes(key);
         // What it said before it ended counts.
         self.handle_notify(key);
@@ -577,7 +587,6 @@ impl Container {
         let Some(slot) = self.slots.get_mut(&key) else {
             return;
         };
-        let status = signal::try_reap(&process.pidfd).ok().flatten().unwrap_or(ExitStatus::Unknown);
         unregister(self.epoll.get_ref(), &process);
         self.processes.remove(&process.pid);
         self.links.closed(key);
@@ -588,6 +597,7 @@ impl Container {
 
         let words = status.to_string();
         self.conclude(key, Some(&process), status, &words, process.started);
+        self.reaper.collect(process.pid, process.pidfd);
     }
 
     /// After anything that may have changed a child: arranges its actions and timers, and tells who listens.

@@ -104,6 +104,7 @@ mod policy;
 mod poller;
 mod probe;
 mod process;
+mod reaper;
 mod root;
 mod signal;
 mod slot;

@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Container, Event, Key, pid_of};
-use crate::exit::ExitStatus;
 use crate::lifecycle::{Failure, State};
 use crate::poller::{END, Source, token};
 use crate::probe::attempt::{self, Outcome, ProbeProcess};
@@ -297,16 +296,16 @@ impl Container {
         let Some(program) = self.attempts.programs.get(&pid) else {
             return;
         };
-        if !signal::has_exited(&program.process.pidfd).unwrap_or(false) {
+        let Some(status) = signal::exit_status(&program.process.pidfd).ok().flatten() else {
             return;
-        }
+        };
         // What it left behind in its group. Its number is the group's as long as it is not reaped.
         program.process.kill();
-        let status = signal::try_reap(&program.process.pidfd).ok().flatten().unwrap_or(ExitStatus::Unknown);
         let Some(Program { process, asked_by }) = self.attempts.programs.remove(&pid) else {
             return;
         };
         let _ = epoll::delete(self.epoll.get_ref(), &process.pidfd);
+        self.reaper.collect(process.pid, process.pidfd);
         self.orphans.retire(process.mark);
         self.orphans_due = true;
         if let Some((key, kind, attempt)) = asked_by {

@@ -4,11 +4,11 @@
 //! So every signal names a pidfd, and an exit is collected through it as well.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::exit::ExitStatus;
 
@@ -56,15 +56,9 @@ pub(crate) fn send_group(pidfd: impl AsFd, leader: Pid, signal: Signal) -> io::R
     }
 }
 
-/// Collects the exit status if the process has ended.
-pub(crate) fn try_reap(pidfd: impl AsFd) -> io::Result<Option<ExitStatus>> {
-    wait(pidfd.as_fd(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
-}
-
-/// True once the process has ended; its status stays to be collected.
-pub(crate) fn has_exited(pidfd: impl AsFd) -> io::Result<bool> {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    Ok(wait(pidfd.as_fd(), options)?.is_some())
+/// The exit status once the process has ended; it stays to be collected.
+pub(crate) fn exit_status(pidfd: impl AsFd) -> io::Result<Option<ExitStatus>> {
+    wait(pidfd.as_fd(), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
 }
 
 /// Waits for the process, which is known to be about to end, and collects its status.
@@ -121,6 +115,11 @@ pub(crate) fn ended_child() -> Option<Pid> {
         }
     };
     Pid::from_raw(number)
+}
+
+/// A descriptor of a child of this process that was not collected yet, so that the number is still its own.
+pub(crate) fn open(child: Pid) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(child, PidfdFlags::empty())?)
 }
 
 /// Collects a child of this process that has ended and that nobody waits for.
