@@ -168,7 +168,7 @@ fn one_worker_is_replaced_and_the_others_go_on() -> io::Result<()> {
     assert_eq!(Some(&replaced["previous_process_id"]), supervisor.as_ref());
     let (code, _, complaint) = acs(&dir, &["replace", "nobody"])?;
     assert_eq!(code, Some(1));
-    assert!(complaint.starts_with("ConnectionNotFound: no worker 'nobody'"), "{complaint}");
+    assert!(complaint.starts_with("ConnectionNotFound: no worker or child 'nobody'"), "{complaint}");
     Ok(())
 }
 
@@ -189,6 +189,18 @@ fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
     assert!(text.starts_with("worker#1 wrote /") && dir.file("there.txt").exists(), "{text}");
     let (code, _, complaint) = acs(&dir, &["thread-dump", "worker#1", "--remote", "there.txt"])?;
     assert!(code == Some(1) && complaint.contains("there.txt"), "{complaint}");
+
+    // The supervisor cannot stop itself, and looks at itself from inside.
+    let (code, text, complaint) = acs(&dir, &["thread-dump", "--external", "supervisor"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    assert!(text.contains(": supervisor#1 ") || text.contains("\nThread "), "{text}");
+    let (code, _, complaint) = acs(&dir, &["thread-dump", "--external", "nobody"])?;
+    assert_eq!(code, Some(1));
+    for name in
+        ["no worker or child 'nobody'; there are:\n  root  pid ", "\n  worker#1  pid ", "\n  supervisor#1  pid "]
+    {
+        assert!(complaint.contains(name), "{complaint}");
+    }
 
     for target in ["worker#1", "root"] {
         let (code, text, complaint) = acs(&dir, &["thread-dump", "--external", target])?;

@@ -8,13 +8,14 @@
 //! anything, on a line of its own for any lines. `BLESS_GUIDES=1` writes what is printed into the pages.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, binary, example};
+use async_container_supervisor_tests::{Dir, Program, Signal, binary, example, proc};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -435,7 +436,7 @@ fn is_pod(name: &str, pod: &serde_json::Value) {
 }
 
 /// The names of variables of the environment that the code has: words of at least two parts in capitals, in quotes.
-fn variables(folder: &Path, found: &mut std::collections::BTreeSet<String>) -> io::Result<()> {
+fn variables(folder: &Path, found: &mut BTreeSet<String>) -> io::Result<()> {
     const PREFIXES: [&str; 8] =
         ["ASYNC_CONTAINER_", "ACS_", "NOTIFY_", "LISTEN_", "WATCHDOG_", "RUST_", "NO_COLOR", "MAIN_"];
     for entry in std::fs::read_dir(folder)? {
@@ -457,7 +458,7 @@ fn variables(folder: &Path, found: &mut std::collections::BTreeSet<String>) -> i
 #[test]
 fn tables_of_operations_are_complete() -> io::Result<()> {
     let page = Page::read("operations.md")?.lines.join("\n");
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(root().join("crates"))? {
         variables(&entry?.path().join("src"), &mut names)?;
     }
@@ -471,6 +472,79 @@ fn tables_of_operations_are_complete() -> io::Result<()> {
         let status = status.trim_end_matches(';');
         assert!(page.contains(&format!("\n| {status} | ")), "docs/operations.md does not have {name}, {status}");
     }
+    Ok(())
+}
+
+/// The first cells of the table that is below that heading of a page, without what follows a slash at their end.
+fn first_cells(page: &Page, heading: &str) -> BTreeSet<String> {
+    let lines = page.lines.iter().skip_while(|line| *line != heading).skip(1).skip_while(|line| !line.starts_with('|'));
+    let cells = lines.take_while(|line| line.starts_with('|')).skip(2).filter_map(|line| line.split('|').nth(1));
+    cells.map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// All files, sockets and directories below a directory, as the table of files calls them.
+fn files(directory: &Path, below: &str, found: &mut BTreeSet<String>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match (entry.file_type()?.is_dir(), below) {
+            (true, "") => {
+                found.insert(format!("`{name}/`"));
+                files(&entry.path(), &format!("{name}/"), found)?;
+            }
+            (true, _) => {
+                let kind = name.split('-').next().unwrap_or_default();
+                found.insert(format!("`{below}{kind}-…/`"));
+                files(&entry.path(), "…/", found)?;
+            }
+            (false, _) => drop(found.insert(format!("`{below}{name}`"))),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tables_of_signals_and_files_are_what_a_program_does() -> io::Result<()> {
+    let page = Page::read("operations.md")?;
+    let dir = Dir::new()?;
+    let folder = dir.path().join("app");
+    std::fs::create_dir(&folder)?;
+    // Its output goes to files beside the folder in which it works.
+    let command = format!("cd app && exec {}", example("hang")?.display());
+    let mut program = dir.command("sh").args(["-c", &command]).env("NOTIFY_LOG", "notify.log").start()?;
+    let line = program.wait_for_stderr("child started", LIMIT)?;
+    let child: u32 =
+        line.split("pid=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or_default();
+
+    // What the root has handlers for, but for what its runtime and faults of its own need.
+    let root = proc::process(child).ok_or(io::ErrorKind::NotFound)?.parent;
+    let status = std::fs::read_to_string(format!("/proc/{root}/status"))?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default().trim();
+    let mask = u64::from_str_radix(mask, 16).map_err(io::Error::other)?;
+    let named = [(1, "SIGHUP"), (2, "SIGINT"), (10, "SIGUSR1"), (12, "SIGUSR2"), (15, "SIGTERM")];
+    let name = |number: u32| named.iter().find(|(known, _)| *known == number).map_or("unknown", |(_, name)| *name);
+    let of_itself = [Signal::BUS, Signal::SEGV, Signal::CHILD].map(|signal| signal.as_raw() as u32);
+    let caught = (1..32).filter(|number| mask & 1 << (number - 1) != 0 && !of_itself.contains(number));
+    let caught: BTreeSet<String> = caught.map(|number| name(number).to_owned()).collect();
+    let documented: BTreeSet<String> =
+        first_cells(&page, "## Signals").iter().flat_map(|cell| cell.split(", ")).map(str::to_owned).collect();
+    assert_eq!(documented, &caught | &BTreeSet::from(["SIGKILL".to_owned()]));
+
+    // Until a worker that hangs was looked at and killed, all files are there.
+    let written = program.wait_for("the end of an incident", LIMIT, || {
+        let mut written = BTreeSet::new();
+        files(&folder, "", &mut written)?;
+        Ok(written.contains("`…/threads.txt`").then_some(written))
+    })?;
+    let mut expected = first_cells(&page, "## Files");
+    expected.retain(|cell| cell.starts_with('`'));
+    // It was not asked for metrics; `tests/metrics.rs` does.
+    assert!(expected.remove("`metrics.ipc`"));
+    assert!(expected.insert("`notify.log`".to_owned()));
+    assert_eq!(written, expected);
+    program.signal(Signal::TERM)?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(0));
+    assert!(!folder.join("supervisor.ipc").exists() && folder.join("notify.log").exists());
     Ok(())
 }
 

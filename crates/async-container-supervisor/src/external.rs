@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_container::Link;
 use async_container_diagnostics::external::{self, ExternalDump, ExternalError};
+use async_container_diagnostics::threads::ThreadDump;
 use async_container_protocol::{Failure, Fields, Request, class};
 use async_container_supervisor_server::{Role, Server, Workers};
 use async_container_supervisor_worker::Worker;
@@ -60,7 +61,11 @@ async fn thread_dump(request: Request, workers: Workers, link: Option<Link>) -> 
     };
     let process_id = process(&request, &workers, link.as_ref())?;
     spawn_blocking(move || {
-        let data = ExternalDump::new(process_id).take().map_err(failed)?;
+        let data = match process_id == std::process::id() {
+            // Nobody can stop itself. That it answers at all shows that it can be asked as well.
+            true => ThreadDump::take()?,
+            false => ExternalDump::new(process_id).take().map_err(failed)?,
+        };
 
         match as_json {
             true => Ok(Fields::new(&Answer { process_id, data })?),

@@ -1,5 +1,6 @@
 //! A process of the application, as it is named on the command line.
 
+use async_container_protocol::class;
 use async_container_supervisor_client::{Child, Error as ClientError, Root, Supervisor};
 
 use crate::error::{Error, Result};
@@ -9,33 +10,54 @@ const ROOT: &str = "root";
 
 /// The process of a worker, or else of a child, or the root, and what it is called.
 pub(crate) async fn process(supervisor: &Supervisor, text: &str) -> Result<(u32, String)> {
-    let error = match supervisor.worker(text).await {
+    match supervisor.worker(text).await {
         Ok(worker) => match worker.process_id {
             Some(process_id) => return Ok((process_id, worker.title())),
             None => return Err(Error::Usage(format!("{} has no process that is known here", worker.title()))),
         },
-        Err(error @ ClientError::NoWorker { .. }) => error,
+        Err(ClientError::NoWorker { .. }) => {}
         Err(error) => return Err(error.into()),
-    };
+    }
 
     // A child that never registers is nevertheless there.
-    match supervisor.root().await.ok().and_then(|root| find(root, text)) {
-        Some(found) => Ok(found),
-        None => Err(error.into()),
-    }
+    let root = supervisor.root().await.unwrap_or_default();
+    find(&root, text).map_err(|candidates| {
+        let candidates = match candidates.is_empty() {
+            true => ": none is connected, and the root tells of no children".to_owned(),
+            false => format!("; there are:\n  {}", candidates.join("\n  ")),
+        };
+        Error::failed(class::CONNECTION_NOT_FOUND, format!("no worker or child '{text}'{candidates}"))
+    })
 }
 
-fn find(root: Root, text: &str) -> Option<(u32, String)> {
+/// The process that is meant and its name; or else all that may be named.
+fn find(root: &Root, text: &str) -> std::result::Result<(u32, String), Vec<String>> {
     let process_id = text.strip_prefix("pid:").and_then(|id| id.parse::<u32>().ok());
-    let generation = root.generation;
-    let is_meant = |child: &Child| match process_id {
-        Some(_) => child.process_id == process_id,
-        None => child.name == text && child.generation == generation,
+    let alive = || root.children.iter().filter_map(|child| Some((child, child.process_id?)));
+    let current = || alive().filter(|(child, _)| child.generation == root.generation);
+
+    if process_id.is_some_and(|id| id == root.process_id) || text == ROOT && root.process_id != 0 {
+        return Ok((root.process_id, ROOT.to_owned()));
+    }
+
+    let found = match process_id {
+        Some(_) => alive().find(|(_, id)| Some(*id) == process_id),
+        None => current().find(|(child, _)| child.name == text).or_else(|| {
+            // One of a kind needs no number.
+            let mut instances = current().filter(|(child, _)| service(child) == text);
+            instances.next().filter(|_| instances.next().is_none())
+        }),
     };
-    let children = root.children.into_iter().filter(|child| child.process_id.is_some());
-    let found = children.filter(is_meant).find_map(|child| Some((child.process_id?, child.name)));
-    let is_root = root.process_id != 0 && (text == ROOT || process_id == Some(root.process_id));
-    found.or_else(|| is_root.then(|| (root.process_id, ROOT.to_owned())))
+
+    found.map(|(child, id)| (id, child.name.clone())).ok_or_else(|| {
+        let root = (root.process_id != 0).then(|| format!("{ROOT}  pid {}", root.process_id));
+        root.into_iter().chain(current().map(|(child, id)| format!("{}  pid {id}", child.name))).collect()
+    })
+}
+
+/// The name of the service that a child is an instance of.
+fn service(child: &Child) -> &str {
+    child.name.rsplit_once('#').map_or(&child.name, |(service, _)| service)
 }
 
 #[cfg(test)]
@@ -48,14 +70,18 @@ mod tests {
     fn children_are_found_by_name_and_by_process() {
         let root: Root = serde_json::from_value(json!({"process_id": 7, "generation": 2, "children": [
             {"name": "web#1", "generation": 1, "process_id": 8}, {"name": "web#1", "generation": 2, "process_id": 9},
+            {"name": "job#1", "generation": 2, "process_id": 10}, {"name": "job#2", "generation": 2, "process_id": 11},
             {"name": "gone#1", "generation": 2, "process_id": null},
         ]}))
         .unwrap();
-        let found = |text| find(root.clone(), text).map(|(process_id, name)| (process_id, name.to_owned()));
+        let found = |text| find(&root, text).ok();
         assert_eq!(found("web#1"), Some((9, "web#1".to_owned())));
+        assert_eq!(found("web"), Some((9, "web#1".to_owned())));
         assert_eq!(found("pid:8"), Some((8, "web#1".to_owned())));
         assert_eq!(found("root"), Some((7, "root".to_owned())));
         assert_eq!(found("pid:7"), Some((7, "root".to_owned())));
-        assert_eq!((found("gone#1"), found("web"), found("pid:1"), found("pid:x")), (None, None, None, None));
+        assert_eq!((found("gone#1"), found("job"), found("pid:1"), found("pid:x")), (None, None, None, None));
+        assert_eq!(find(&root, "we").unwrap_err(), ["root  pid 7", "web#1  pid 9", "job#1  pid 10", "job#2  pid 11"]);
+        assert!(find(&Root::default(), "root").unwrap_err().is_empty());
     }
 }

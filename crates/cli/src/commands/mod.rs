@@ -4,6 +4,7 @@ mod call;
 mod completions;
 mod diagnostic;
 mod man;
+mod monitors;
 mod ping;
 mod ready;
 mod reload;

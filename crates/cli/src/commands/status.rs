@@ -2,16 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_container_supervisor_client::Worker;
 use serde_json::Value;
 
-use super::{ping, workers};
+use super::{
+    monitors::{self, elements},
+    ping, workers,
+};
 use crate::{
     context::Context,
     error::Result,
     output::{Paint, Style, clean_line},
     overview::Overview,
-    render::render,
     table::{Align, Cell, Table},
     units,
 };
@@ -23,26 +24,6 @@ const CHILDREN: &[(&str, Align)] = &[
     ("RESTARTS", Align::Right),
     ("LAST EXIT", Align::Left),
     ("NEXT START", Align::Left),
-];
-
-const MEMORY: &[(&str, Align)] = &[
-    ("PID", Align::Right),
-    ("NAME", Align::Left),
-    ("SIZE", Align::Right),
-    ("PEAK", Align::Right),
-    ("LIMIT", Align::Right),
-    ("SAMPLES", Align::Right),
-];
-
-const PROCESSES: &[(&str, Align)] = &[
-    ("PID", Align::Right),
-    ("PARENT", Align::Right),
-    ("CPU", Align::Right),
-    ("RESIDENT", Align::Right),
-    ("TOTAL", Align::Right),
-    ("CPU TIME", Align::Right),
-    ("UPTIME", Align::Right),
-    ("COMMAND", Align::Left),
 ];
 
 pub(super) async fn run(context: &Context) -> Result {
@@ -64,7 +45,7 @@ fn text(overview: &Overview, style: Style) -> String {
 
     for (name, status) in &overview.monitors {
         let heading = style.paint(Paint::Bold, &format!("Monitor {}", clean_line(name)));
-        parts.push(format!("{heading}{}", monitor(name, status, &overview.workers, style)));
+        parts.push(format!("{heading}{}", monitors::text(name, status, &overview.workers, style)));
     }
 
     parts.push(match overview.workers.is_empty() {
@@ -160,84 +141,6 @@ fn next_start(at: f64, now: Duration) -> String {
     if seconds > 0.0 { format!("in {}", units::elapsed(seconds)) } else { "now".to_owned() }
 }
 
-/// A monitor's state after its heading: the ones that come with the supervisor as tables, others as they are.
-fn monitor(name: &str, status: &Value, workers: &[Worker], style: Style) -> String {
-    if let Some(error) = status.get("error") {
-        let text = |key: &str| clean_line(error[key].as_str().unwrap_or("-"));
-        let error = format!("{}: {}", text("class"), text("message"));
-        return format!(": {}\n", style.paint(Paint::Bad, &error));
-    }
-
-    match name {
-        "memory" if status["processes"].is_array() => memory(status, workers, style),
-        "process" if status["processes"].is_array() => processes(status, style),
-        _ => format!("\n{}", render(status)),
-    }
-}
-
-fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
-    let bytes = |value: &Value| value.as_u64().map(units::bytes);
-    let mut text = format!(": {} in use", bytes(&status["total_size"]).unwrap_or_else(|| "-".to_owned()));
-
-    if let Some(limit) = bytes(&status["maximum_size_limit"]) {
-        text.push_str(&format!(", limit {limit} a process"));
-    }
-
-    let host = &status["host"];
-    if let (Some(available), Some(total)) = (bytes(&host["available_size"]), bytes(&host["total_size"])) {
-        text.push_str(&format!("; the host has {available} of {total} available"));
-    }
-
-    let mut table = Table::new(MEMORY);
-    for process in elements(status, "processes") {
-        let (size, limit) = (process["current_size"].as_u64(), process["maximum_size_limit"].as_u64());
-        let process_id = process["process_id"].as_u64();
-        let worker =
-            workers.iter().find(|worker| process_id.is_some() && worker.process_id.map(u64::from) == process_id);
-        let over = size.zip(limit).is_some_and(|(size, limit)| size > limit);
-        table.row([
-            Cell::optional(process_id),
-            // The monitor knows the name alone, of which there may be many.
-            Cell::optional(worker.map(Worker::title).or_else(|| process["name"].as_str().map(str::to_owned))),
-            Cell::painted(
-                bytes(&process["current_size"]).as_deref().unwrap_or("-"),
-                if over { Paint::Bad } else { Paint::Plain },
-            ),
-            Cell::optional(bytes(&process["maximum_size"])),
-            Cell::optional(limit.map(units::bytes)),
-            Cell::optional(process["sample_count"].as_u64()),
-        ]);
-    }
-
-    format!("{text}\n{}", table.render(style))
-}
-
-fn processes(status: &Value, style: Style) -> String {
-    let mut table = Table::new(PROCESSES);
-
-    for process in elements(status, "processes") {
-        let figure = |key: &str| process[key].as_u64();
-        let time = |key: &str| process[key].as_f64().map(units::elapsed);
-        table.row([
-            Cell::optional(figure("process_id")),
-            Cell::optional(figure("parent_process_id")),
-            Cell::optional(process["processor_utilization"].as_f64().map(units::percent)),
-            Cell::optional(figure("resident_size").map(units::bytes)),
-            Cell::optional(figure("total_size").map(units::bytes)),
-            Cell::optional(time("processor_time")),
-            Cell::optional(time("elapsed_time")),
-            Cell::optional(process["command"].as_str()),
-        ]);
-    }
-
-    let root = status["root_process_id"].as_u64().map(|id| format!(" of root {id}")).unwrap_or_default();
-    format!("{root}\n{}", table.render(style))
-}
-
-fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value[key].as_array().into_iter().flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -269,12 +172,6 @@ mod tests {
         let text = children(&root, Style::PLAIN);
         assert!(text.lines().nth(1).unwrap().starts_with("web#1    -  -"), "{text}");
         assert_eq!(root_line(&json!({}), Style::PLAIN), "root\n");
-    }
-
-    #[test]
-    fn a_monitor_that_failed_says_why() {
-        let status = json!({"error": {"class": "Internal", "message": "it\npanicked"}});
-        assert_eq!(monitor("memory", &status, &[], Style::PLAIN), ": Internal: it panicked\n");
     }
 
     #[test]

@@ -1,0 +1,225 @@
+//! What monitors tell, in `acs status`.
+
+use std::time::Duration;
+
+use async_container_supervisor_client::Worker;
+use serde_json::Value;
+
+use crate::{
+    output::{Paint, Style, clean_line},
+    render::render,
+    table::{Align, Cell, Table},
+    units,
+};
+
+const MEMORY: &[(&str, Align)] = &[
+    ("PID", Align::Right),
+    ("NAME", Align::Left),
+    ("SIZE", Align::Right),
+    ("PEAK", Align::Right),
+    ("LIMIT", Align::Right),
+    ("SAMPLES", Align::Right),
+];
+
+const PROCESSES: &[(&str, Align)] = &[
+    ("PID", Align::Right),
+    ("PARENT", Align::Right),
+    ("CPU", Align::Right),
+    ("RESIDENT", Align::Right),
+    ("TOTAL", Align::Right),
+    ("CPU TIME", Align::Right),
+    ("UPTIME", Align::Right),
+    ("COMMAND", Align::Left),
+];
+
+const HEALTH: &[(&str, Align)] = &[
+    ("PID", Align::Right),
+    ("NAME", Align::Left),
+    ("STATE", Align::Left),
+    ("ANSWERS", Align::Right),
+    ("ROUND TRIP", Align::Right),
+    ("LONGEST", Align::Right),
+    ("SILENT FOR", Align::Right),
+];
+
+const UTILIZATION: &[(&str, Align)] = &[("PID", Align::Right), ("NAME", Align::Left), ("COUNTS", Align::Left)];
+
+/// A monitor's state after its heading: the ones that come with the supervisor as tables, others as they are.
+pub(super) fn text(name: &str, status: &Value, workers: &[Worker], style: Style) -> String {
+    if let Some(error) = status.get("error") {
+        let text = |key: &str| clean_line(error[key].as_str().unwrap_or("-"));
+        let error = format!("{}: {}", text("class"), text("message"));
+        return format!(": {}\n", style.paint(Paint::Bad, &error));
+    }
+
+    match name {
+        "memory" if status["processes"].is_array() => memory(status, workers, style),
+        "process" if status["processes"].is_array() => processes(status, style),
+        "health" if status["workers"].is_array() => health(status, workers, style),
+        "utilization" if status["services"].is_object() => utilization(status, workers, style),
+        _ => format!("\n{}", render(status)),
+    }
+}
+
+fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
+    let bytes = |value: &Value| value.as_u64().map(units::bytes);
+    let mut text = format!(": {} in use", bytes(&status["total_size"]).unwrap_or_else(|| "-".to_owned()));
+
+    if let Some(limit) = bytes(&status["maximum_size_limit"]) {
+        text.push_str(&format!(", limit {limit} a process"));
+    }
+
+    let host = &status["host"];
+    if let (Some(available), Some(total)) = (bytes(&host["available_size"]), bytes(&host["total_size"])) {
+        text.push_str(&format!("; the host has {available} of {total} available"));
+    }
+
+    let mut table = Table::new(MEMORY);
+    for process in elements(status, "processes") {
+        let (size, limit) = (process["current_size"].as_u64(), process["maximum_size_limit"].as_u64());
+        let process_id = process["process_id"].as_u64();
+        let over = size.zip(limit).is_some_and(|(size, limit)| size > limit);
+        table.row([
+            Cell::optional(process_id),
+            title(process, workers),
+            Cell::painted(
+                bytes(&process["current_size"]).as_deref().unwrap_or("-"),
+                if over { Paint::Bad } else { Paint::Plain },
+            ),
+            Cell::optional(bytes(&process["maximum_size"])),
+            Cell::optional(limit.map(units::bytes)),
+            Cell::optional(process["sample_count"].as_u64()),
+        ]);
+    }
+
+    format!("{text}\n{}", table.render(style))
+}
+
+fn processes(status: &Value, style: Style) -> String {
+    let mut table = Table::new(PROCESSES);
+
+    for process in elements(status, "processes") {
+        let figure = |key: &str| process[key].as_u64();
+        let time = |key: &str| process[key].as_f64().map(units::elapsed);
+        table.row([
+            Cell::optional(figure("process_id")),
+            Cell::optional(figure("parent_process_id")),
+            Cell::optional(process["processor_utilization"].as_f64().map(units::percent)),
+            Cell::optional(figure("resident_size").map(units::bytes)),
+            Cell::optional(figure("total_size").map(units::bytes)),
+            Cell::optional(time("processor_time")),
+            Cell::optional(time("elapsed_time")),
+            Cell::optional(process["command"].as_str()),
+        ]);
+    }
+
+    let root = status["root_process_id"].as_u64().map(|id| format!(" of root {id}")).unwrap_or_default();
+    format!("{root}\n{}", table.render(style))
+}
+
+pub(super) fn elements<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+fn health(status: &Value, workers: &[Worker], style: Style) -> String {
+    let after = |key: &str| status[key].as_f64().map(units::elapsed);
+    let steps = [("warns", "warn_after"), ("looks closer", "dump_after"), ("restarts", "restart_after")];
+    let steps = steps.iter().filter_map(|(does, key)| Some(format!("{does} after {}", after(key)?)));
+    let steps: Vec<String> = steps.collect();
+    let mut table = Table::new(HEALTH);
+
+    for worker in elements(status, "workers") {
+        let time = |key: &str| worker[key].as_f64().and_then(|time| Duration::try_from_secs_f64(time).ok());
+        let state = worker["state"].as_str().unwrap_or("-");
+        table.row([
+            Cell::optional(worker["process_id"].as_u64()),
+            title(worker, workers),
+            Cell::painted(state, if state == "well" { Paint::Good } else { Paint::Bad }),
+            Cell::optional(worker["answers"].as_u64()),
+            Cell::optional(time("round_trip").map(units::milliseconds)),
+            Cell::optional(time("maximum_round_trip").map(units::milliseconds)),
+            Cell::optional(worker["silent_for"].as_f64().map(units::elapsed)),
+        ]);
+    }
+
+    let steps = if steps.is_empty() { String::new() } else { format!(": {}", steps.join(", ")) };
+    format!("{steps}\n{}", table.render(style))
+}
+
+fn utilization(status: &Value, workers: &[Worker], style: Style) -> String {
+    let mut table = Table::new(UTILIZATION);
+    let figures = |metrics: &Value| {
+        let metrics = metrics.as_object().into_iter().flatten();
+        let figures: Vec<String> = metrics.map(|(name, value)| format!("{name} {value}")).collect();
+        if figures.is_empty() { "nothing is counted yet".to_owned() } else { figures.join(", ") }
+    };
+
+    for (service, sums) in status["services"].as_object().into_iter().flatten() {
+        let name = format!("all {} of {service}", sums["worker_count"].as_u64().unwrap_or_default());
+        table.row([Cell::optional(None::<u64>), Cell::from(name), Cell::from(figures(&sums["metrics"]))]);
+    }
+
+    for worker in elements(status, "workers") {
+        let figures = worker["error"].as_str().map_or_else(|| figures(&worker["metrics"]), str::to_owned);
+        table.row([Cell::optional(worker["process_id"].as_u64()), title(worker, workers), Cell::from(figures)]);
+    }
+
+    format!("\n{}", table.render(style))
+}
+
+/// What the worker is called that a monitor tells of. The monitor knows the name alone, of which there may be many.
+fn title(told: &Value, workers: &[Worker]) -> Cell {
+    let by_id = |key: &str| workers.iter().find(|worker| told[key] == worker.connection_id.as_str());
+    let process_id = told["process_id"].as_u64();
+    let by_process = || workers.iter().find(|it| process_id.is_some() && it.process_id.map(u64::from) == process_id);
+    let worker = by_id("connection_id").or_else(|| by_id("id")).or_else(by_process);
+    Cell::optional(worker.map(Worker::title).or_else(|| told["name"].as_str().map(str::to_owned)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_monitor_that_failed_says_why() {
+        let status = json!({"error": {"class": "Internal", "message": "it\npanicked"}});
+        assert_eq!(text("memory", &status, &[], Style::PLAIN), ": Internal: it panicked\n");
+    }
+
+    fn worker(id: &str, process_id: u32) -> Worker {
+        let worker = json!({"connection_id": id, "process_id": process_id, "state": {"name": "web", "instance": 2}});
+        Worker::from_json(&worker).unwrap()
+    }
+
+    #[test]
+    fn health_is_a_table() {
+        let status = json!({"warn_after": 1.0, "dump_after": null, "restart_after": 30.0, "workers": [
+            {"connection_id": "a", "process_id": 7, "name": "web", "state": "silent", "answers": 3, "round_trip": 0.0003,
+             "maximum_round_trip": 0.01, "silent_for": 4.0},
+        ]});
+        let text = text("health", &status, &[worker("a", 7)], Style::PLAIN);
+        let title = worker("a", 7).title();
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+        assert_eq!(lines[0], [": warns after 1 s, restarts after 30 s"]);
+        let row: Vec<&str> = lines[2].iter().copied().filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(row, ["7", &title, "silent", "3", "0.300 ms", "10.000 ms", "4 s"]);
+    }
+
+    #[test]
+    fn utilization_is_a_table_of_services_and_workers() {
+        let status = json!({
+            "services": {"web": {"worker_count": 2, "metrics": {"active": 1, "total": 20}}},
+            "workers": [{"id": "a", "process_id": 7, "name": "web", "metrics": {}},
+                        {"id": "b", "process_id": 8, "name": "cron", "error": "the worker has no operation"}],
+        });
+        let text = text("utilization", &status, &[worker("a", 7)], Style::PLAIN);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!((lines[0], lines[1]), ("", "PID  NAME          COUNTS"));
+        assert_eq!(lines[2], "-  all 2 of web  active 1, total 20");
+        let title = worker("a", 7).title();
+        assert_eq!(lines[3], format!("7  {title:12}  nothing is counted yet"));
+        assert_eq!(lines[4], "8  cron          the worker has no operation");
+    }
+}
