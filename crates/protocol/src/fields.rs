@@ -124,7 +124,10 @@ impl Fields {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.iter().count()
+        match self.reserved {
+            Reserved::Hidden => self.iter().count(),
+            Reserved::Absent | Reserved::Present => self.entries as usize,
+        }
     }
 
     /// How many bytes they take, encoded.

@@ -1,6 +1,7 @@
 //! The answering side.
 
 use std::{
+    any::Any,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
@@ -280,16 +281,21 @@ impl Responder {
     }
 
     /// Answers with what a handler came to.
-    pub fn answer<T: Serialize>(mut self, result: Result<T, Failure>) -> Sent {
+    pub fn answer<T: Serialize + 'static>(mut self, result: Result<T, Failure>) -> Sent {
         self.conclude(result);
         self.sent()
     }
 
     /// As [`answer`](Self::answer), for those who do not want to know when it is written.
-    pub(crate) fn conclude<T: Serialize>(&mut self, result: Result<T, Failure>) {
+    pub(crate) fn conclude<T: Serialize + 'static>(&mut self, result: Result<T, Failure>) {
         match result {
             Ok(fields) => {
-                let result = self.shared.with(|connection| connection.respond(self.key, true, &fields));
+                // What is encoded already is copied, where serde would read all of it and write it again.
+                let encoded = (&fields as &dyn Any).downcast_ref::<Fields>();
+                let result = self.shared.with(|connection| match encoded {
+                    Some(fields) => connection.respond_fields(self.key, true, fields),
+                    None => connection.respond(self.key, true, &fields),
+                });
                 self.end(result, None);
             }
             Err(failure) => self.fail_with(&failure),

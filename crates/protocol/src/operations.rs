@@ -63,7 +63,7 @@ impl Operations {
     where
         F: Fn(Request) -> R + Send + Sync + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
-        T: Serialize,
+        T: Serialize + 'static,
     {
         self.insert(
             name,
@@ -84,7 +84,7 @@ impl Operations {
         P: DeserializeOwned,
         F: Fn(P) -> R + Send + Sync + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
-        T: Serialize,
+        T: Serialize + 'static,
     {
         self.insert(
             name,
@@ -107,7 +107,7 @@ impl Operations {
     pub fn immediate<F, T>(self, name: impl Into<String>, operation: F) -> Self
     where
         F: Fn(&Request) -> Result<T, Failure> + Send + Sync + 'static,
-        T: Serialize,
+        T: Serialize + 'static,
     {
         self.insert(
             name,

@@ -123,7 +123,7 @@ impl Server {
     where
         F: Fn(Request) -> R + Send + Sync + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
-        T: Serialize,
+        T: Serialize + 'static,
     {
         self.operations = self.operations.operation(name, operation);
         self

@@ -72,7 +72,7 @@ impl Worker {
     where
         F: Fn(Request) -> R + Send + Sync + 'static,
         R: Future<Output = Result<T, Failure>> + Send + 'static,
-        T: Serialize,
+        T: Serialize + 'static,
     {
         self.operations = self.operations.operation(name, operation);
         self
