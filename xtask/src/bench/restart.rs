@@ -24,6 +24,9 @@ const CHILDREN: usize = 32;
 /// How many of them are killed, one after the other.
 const KILLS: usize = 30;
 
+/// How many of them of peers, some of which take a second or more for each.
+const PEER_KILLS: usize = 20;
+
 /// What a restart may take in terms of the bare loop. A bare loop on tokio takes 1.2.
 const RATIO: f64 = 1.3;
 
@@ -42,7 +45,12 @@ const REGISTER_LIMIT: Duration = Duration::from_secs(10);
 pub(super) fn measure(peers: &[&'static Peer]) -> Result<Report> {
     let mut report = Report::new(
         "restart",
-        format!("{KILLS} of {CHILDREN} children are killed, one after the other; the floor is a bare loop"),
+        match peers {
+            [] => format!("{KILLS} of {CHILDREN} children are killed, one after the other; the floor is a bare loop"),
+            _ => format!(
+                "{KILLS} of {CHILDREN} children are killed, one after the other, of peers {PEER_KILLS}; the floor is a bare loop"
+            ),
+        },
     );
     commands(peers)?.report(&mut report, "a command, to its first instruction", RATIO, MICROSECONDS);
     let registered = workers()?;
@@ -65,7 +73,7 @@ fn commands(peers: &[&'static Peer]) -> Result<Times> {
         fleets.insert(keeper.name(), Fleet::start(keeper, CHILDREN)?.0);
     }
     settle(SETTLED);
-    Times::take(peers, KILLS, KILLS, |keeper| {
+    Times::take(peers, KILLS, PEER_KILLS, |keeper| {
         let time = fleets.get_mut(keeper.name()).ok_or("it was not started")?.kill_one()?;
         settle(PAUSE);
         Ok(time)
