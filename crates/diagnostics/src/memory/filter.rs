@@ -15,7 +15,7 @@ static FILTER: [AtomicU8; GROUPS] = [const { AtomicU8::new(0) }; GROUPS];
 
 /// Blocks are aligned to 16 bytes, and large ones to pages, so that only their higher bits differ.
 fn group(address: usize) -> &'static AtomicU8 {
-    &FILTER[(address >> 4 ^ address >> 21 ^ address >> 33) % GROUPS]
+    &FILTER[(address >> 4 ^ address >> 21) % GROUPS]
 }
 
 /// `false` if it is not among them.

@@ -58,6 +58,9 @@ struct Local {
     paused: Cell<u32>,
     /// Bytes until the next allocation that is recorded.
     left: Cell<i64>,
+    /// The [`STATE`] in which an allocation smaller than `left` has nothing to do but to be taken from it. Zero while it has: while
+    /// this thread is busy or paused, or if allocations are counted as well.
+    armed: Cell<u64>,
     /// The recording that `left` belongs to.
     recording: Cell<u64>,
     random: Cell<u64>,
@@ -71,6 +74,7 @@ thread_local! {
             busy: Cell::new(false),
             paused: Cell::new(0),
             left: Cell::new(0),
+            armed: Cell::new(OFF),
             recording: Cell::new(0),
             random: Cell::new(0),
             number: Cell::new(0),
@@ -104,6 +108,38 @@ pub(crate) fn first_allocation(from_start: Option<Mode>, totals: Option<fn() -> 
     LOCAL.with(|local| local.while_busy(|| control::from_start(from_start)));
 }
 
+/// Whether anything is to be done beside what the inner allocator does.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    STATE.load(Ordering::Relaxed) != OFF
+}
+
+/// Whether nothing is to be recorded of an allocation that is about to be made. It is taken account of if so, and only then.
+#[inline(always)]
+pub(crate) fn passes(state: u64, size: usize) -> bool {
+    LOCAL.with(|local| {
+        if local.armed.get() != state {
+            return false;
+        }
+
+        // No block has more bytes than fit into this.
+        let left = local.left.get() - size as i64;
+
+        if left <= 0 {
+            return false;
+        }
+
+        local.left.set(left);
+        true
+    })
+}
+
+/// Whether there is nothing to be done about it that a block is freed.
+#[inline(always)]
+pub(crate) fn is_unknown(state: u64, address: usize) -> bool {
+    state & COUNTED == 0 && !filter::may_have(address)
+}
+
 #[inline(never)]
 pub(crate) fn allocated(state: u64, address: usize, size: usize) {
     LOCAL.with(|local| {
@@ -120,6 +156,11 @@ pub(crate) fn allocated(state: u64, address: usize, size: usize) {
 
             if left > 0 && local.recording.get() == state >> RECORDING {
                 local.left.set(left);
+
+                if state & COUNTED == 0 {
+                    local.armed.set(state);
+                }
+
                 return;
             }
         } else if state & FULL == 0 {
@@ -152,7 +193,7 @@ pub(crate) fn freed(state: u64, address: usize, size: usize) {
 }
 
 /// Forgets a block that may be about to move.
-pub(crate) fn take(_state: u64, address: usize) -> Option<Live> {
+pub(crate) fn take(address: usize) -> Option<Live> {
     LOCAL.with(|local| {
         if local.busy.get() || !filter::may_have(address) {
             return None;
@@ -216,7 +257,10 @@ pub(super) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
         }
     }
 
-    LOCAL.with(|local| local.paused.set(local.paused.get() + 1));
+    LOCAL.with(|local| {
+        local.armed.set(OFF);
+        local.paused.set(local.paused.get() + 1);
+    });
     let _restore = Restore;
     work()
 }
@@ -290,6 +334,8 @@ impl Local {
             }
         }
 
+        // It is armed again by the next allocation that is looked at.
+        self.armed.set(OFF);
         let _restore = Restore(&self.busy, self.busy.replace(true));
         work()
     }

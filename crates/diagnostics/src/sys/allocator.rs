@@ -61,47 +61,112 @@ impl<A> Allocator<A> {
         self
     }
 
-    #[inline(never)]
-    fn allocated(&self, state: u64, block: *mut u8, size: usize) {
-        if state == UNKNOWN {
+    fn allocated(&self, block: *mut u8, size: usize) {
+        if STATE.load(Ordering::Relaxed) == UNKNOWN {
             hook::first_allocation(self.from_start, self.totals);
-            return self.allocated_if_on(block, size);
         }
 
-        if !block.is_null() {
-            hook::allocated(state, block.addr(), size);
-        }
-    }
-
-    fn allocated_if_on(&self, block: *mut u8, size: usize) {
         let state = STATE.load(Ordering::Relaxed);
 
         if state != OFF && state != UNKNOWN && !block.is_null() {
             hook::allocated(state, block.addr(), size);
         }
     }
+}
 
-    /// `realloc`, while something is recorded.
-    ///
-    /// # Safety
-    ///
-    /// As for `realloc`.
+/// What is done while something is recorded, in three steps: the calls of the trait do nothing but ask whether anything is, those
+/// named `watched` let most pass, and those named `recorded` do the rest. They are apart so that each of the first two ends in
+/// a jump into the inner allocator, and saves no registers before: that is most of what they cost.
+///
+/// All are unsafe as the call of the trait is that each is for.
+impl<A: GlobalAlloc> Allocator<A> {
+    #[cold]
     #[inline(never)]
-    unsafe fn reallocated(&self, state: u64, block: *mut u8, layout: Layout, size: usize) -> *mut u8
-    where
-        A: GlobalAlloc,
-    {
+    unsafe fn alloc_watched(layout: Layout, this: &Self) -> *mut u8 {
+        if !hook::passes(STATE.load(Ordering::Relaxed), layout.size()) {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::alloc_recorded(layout, this) };
+        }
+
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.alloc(layout) }
+    }
+
+    #[inline(never)]
+    unsafe fn alloc_recorded(layout: Layout, this: &Self) -> *mut u8 {
+        // SAFETY: the caller promises what is asked for here.
+        let block = unsafe { this.inner.alloc(layout) };
+        this.allocated(block, layout.size());
+        block
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_zeroed_watched(layout: Layout, this: &Self) -> *mut u8 {
+        if !hook::passes(STATE.load(Ordering::Relaxed), layout.size()) {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::alloc_zeroed_recorded(layout, this) };
+        }
+
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.alloc_zeroed(layout) }
+    }
+
+    #[inline(never)]
+    unsafe fn alloc_zeroed_recorded(layout: Layout, this: &Self) -> *mut u8 {
+        // SAFETY: the caller promises what is asked for here.
+        let block = unsafe { this.inner.alloc_zeroed(layout) };
+        this.allocated(block, layout.size());
+        block
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_watched(block: *mut u8, layout: Layout, this: &Self) {
+        if !hook::is_unknown(STATE.load(Ordering::Relaxed), block.addr()) {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::dealloc_recorded(block, layout, this) };
+        }
+
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.dealloc(block, layout) }
+    }
+
+    #[inline(never)]
+    unsafe fn dealloc_recorded(block: *mut u8, layout: Layout, this: &Self) {
+        // Before it goes back: after that, its address may be somebody else's.
+        hook::freed(STATE.load(Ordering::Relaxed), block.addr(), layout.size());
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.dealloc(block, layout) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_watched(block: *mut u8, layout: Layout, size: usize, this: &Self) -> *mut u8 {
+        if !(hook::is_unknown(STATE.load(Ordering::Relaxed), block.addr())
+            && hook::passes(STATE.load(Ordering::Relaxed), size))
+        {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::realloc_recorded(block, layout, size, this) };
+        }
+
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.realloc(block, layout, size) }
+    }
+
+    #[inline(never)]
+    unsafe fn realloc_recorded(block: *mut u8, layout: Layout, size: usize, this: &Self) -> *mut u8 {
         // The old block may be somebody else's as soon as it was given back, so it is forgotten before; if it turns out that it
         // was not, it is remembered again, and nobody can have had its address in between.
-        let taken = hook::take(state, block.addr());
+        let taken = hook::take(block.addr());
         // SAFETY: the caller promises what is asked for here.
-        let new = unsafe { self.inner.realloc(block, layout, size) };
+        let new = unsafe { this.inner.realloc(block, layout, size) };
 
         if new.is_null() {
             hook::put_back(block.addr(), taken);
         } else {
-            hook::freed_taken(state, taken, layout.size());
-            hook::allocated(state, new.addr(), size);
+            hook::freed_taken(STATE.load(Ordering::Relaxed), taken, layout.size());
+            this.allocated(new, size);
         }
 
         new
@@ -111,53 +176,48 @@ impl<A> Allocator<A> {
 // SAFETY: every block comes from the inner allocator, by the same layout, and goes back to it; the promises are its own. The
 // hooks neither panic nor touch the blocks: they are given numbers. Where they allocate, which they do through this allocator
 // as well, they are marked as busy, and the calls from there are not looked at.
+//
+// None of it is for the compiler to put into the callers: they would grow by it, and lose more by what is not put into them then
+// than a call costs.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
-    #[inline]
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller promises what is asked for here.
-        let block = unsafe { self.inner.alloc(layout) };
-        let state = STATE.load(Ordering::Relaxed);
-
-        if state != OFF {
-            self.allocated(state, block, layout.size());
+        if hook::is_on() {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::alloc_watched(layout, self) };
         }
 
-        block
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { self.inner.alloc(layout) }
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller promises what is asked for here.
-        let block = unsafe { self.inner.alloc_zeroed(layout) };
-        let state = STATE.load(Ordering::Relaxed);
-
-        if state != OFF {
-            self.allocated(state, block, layout.size());
+        if hook::is_on() {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::alloc_zeroed_watched(layout, self) };
         }
 
-        block
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { self.inner.alloc_zeroed(layout) }
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let state = STATE.load(Ordering::Relaxed);
-
-        // Before it goes back: after that, its address may be somebody else's.
-        if state != OFF {
-            hook::freed(state, block.addr(), layout.size());
+        if hook::is_on() {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::dealloc_watched(block, layout, self) };
         }
 
         // SAFETY: the caller promises what is asked for here.
         unsafe { self.inner.dealloc(block, layout) }
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let state = STATE.load(Ordering::Relaxed);
-
-        if state != OFF {
+        if hook::is_on() {
             // SAFETY: the caller promises what is asked for here.
-            return unsafe { self.reallocated(state, block, layout, size) };
+            return unsafe { Self::realloc_watched(block, layout, size, self) };
         }
 
         // SAFETY: the caller promises what is asked for here.
