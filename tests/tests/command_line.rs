@@ -190,6 +190,21 @@ fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
     let (code, _, complaint) = acs(&dir, &["thread-dump", "worker#1", "--remote", "there.txt"])?;
     assert!(code == Some(1) && complaint.contains("there.txt"), "{complaint}");
 
+    // An idle one has no stacks to tell, which is no failure.
+    let (code, text, complaint) =
+        acs(&dir, &["cpu-profile", "worker#1", "--duration", "50ms", "--output", "cpu.folded"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    let is_empty = std::fs::read(dir.file("cpu.folded"))?.is_empty();
+    assert_eq!(
+        is_empty,
+        complaint == "worker#1 has used no processor in that time; cpu.folded is empty\n",
+        "{complaint}"
+    );
+    assert_eq!(is_empty, text.is_empty(), "{text}");
+    let (code, _, complaint) = acs(&dir, &["thread-dump", "worker#1", "--output", "nowhere/dump.txt"])?;
+    assert_eq!(code, Some(1));
+    assert_eq!(complaint, "cannot write to nowhere/dump.txt: No such file or directory (os error 2)\n");
+
     // The supervisor cannot stop itself, and looks at itself from inside.
     let (code, text, complaint) = acs(&dir, &["thread-dump", "--external", "supervisor"])?;
     assert_eq!(code, Some(0), "{complaint}");

@@ -41,7 +41,11 @@ pub(crate) struct Arguments {
 
     /// For people, or one JSON document (a stream: one a line).
     #[arg(long, global = true, value_enum, default_value = "text")]
-    pub(crate) format: Format,
+    format: Format,
+
+    /// The same as --format json.
+    #[arg(long, global = true, conflicts_with = "format")]
+    json: bool,
 
     /// How long the command may take: 30, 30s, 500ms, 2m, 1h, none [default: 30s; 5m with --wait; 60s beyond their duration
     /// for diagnostics; none for call, watch and top].
@@ -257,6 +261,10 @@ pub(crate) struct Wait {
 }
 
 impl Arguments {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         // A variable that is empty says as little as one that is not there.
         let variable = || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -425,6 +433,19 @@ mod tests {
         for arguments in [["--timeout", "2m", "ready"], ["ready", "--timeout", "2m"]] {
             assert_eq!(parse(&arguments).timeout(), Some(Duration::from_secs(120)));
         }
+    }
+
+    #[test]
+    fn json_has_two_names() {
+        for (arguments, format) in [
+            (&["status"][..], Format::Text),
+            (&["status", "--json"], Format::Json),
+            (&["--json", "status"], Format::Json),
+            (&["--format", "json", "status"], Format::Json),
+        ] {
+            assert_eq!(parse(arguments).format(), format);
+        }
+        assert!(refused(&["--json", "--format", "text", "status"]).contains("cannot be used with"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(arguments: &Arguments) -> Self {
         Self {
-            output: Output::new(arguments.format, arguments.color),
+            output: Output::new(arguments.format(), arguments.color),
             timeout: arguments.timeout(),
             socket: arguments.socket(),
             supervisors: RefCell::default(),

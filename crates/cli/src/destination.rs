@@ -54,8 +54,11 @@ impl Destination {
                 Some(parent) if parent != Path::new("") => parent,
                 _ => Path::new("."),
             };
+            fs::metadata(directory)?;
             // It is created with mode 0600: what a process has in its memory is nobody else's business.
-            let file = tempfile::Builder::new().prefix(".acs-").tempfile_in(directory)?;
+            let file = tempfile::Builder::new().prefix(".acs-").tempfile_in(directory);
+            // Without the path of the temporary file, which nobody has asked for.
+            let file = file.map_err(|error| io::Error::from(error.kind()))?;
             Ok(Self::File { file, path: path.to_owned(), target })
         };
 

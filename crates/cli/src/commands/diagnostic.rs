@@ -1,6 +1,9 @@
 //! `acs memory-sample`, `memory-dump`, `thread-dump`, `scheduler-dump`, `allocator-profile` and `cpu-profile`.
 
-use std::path::Path;
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use async_container_protocol::class;
 use async_container_supervisor_client::{Diagnostic, Form, Kind, Report};
@@ -43,7 +46,7 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
          wait longer"
     ));
     let mut progress = Progress::new(format!("{} of {title}", asked.kind.name()), asked.duration);
-    let result = receive(&mut report, destination, &mut progress).await;
+    let result = receive(&mut report, destination, form, &mut progress).await;
     drop(progress);
     let received = result.map_err(|error| explain(error, &title, asked.is_external))?;
 
@@ -54,6 +57,16 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         }
         (Received::InWorker, None) => {
             Err(Error::failed(class::INTERNAL, format!("{title} has not said where its report is")))
+        }
+        (Received::Here { path, size: 0 }, _) => {
+            let what = match asked.kind {
+                Kind::CpuProfile => "has used no processor in that time",
+                _ => "has nothing to tell",
+            };
+            let place = path.map(|path| format!("; {path} is empty")).unwrap_or_default();
+            // Standard output is for the report, which is as empty.
+            let _ = writeln!(io::stderr(), "{title} {what}{place}");
+            Ok(())
         }
         (Received::Here { path: Some(path), size }, _) => {
             let document = json!({"output": path, "form": form.name(), "size": size});
@@ -118,7 +131,12 @@ enum Received {
     },
 }
 
-async fn receive(report: &mut Report, destination: Option<Destination>, progress: &mut Progress) -> Result<Received> {
+async fn receive(
+    report: &mut Report,
+    destination: Option<Destination>,
+    form: Form,
+    progress: &mut Progress,
+) -> Result<Received> {
     let Some(mut destination) = destination else {
         while next(report, progress).await?.is_some() {}
         return Ok(Received::InWorker);
@@ -130,7 +148,8 @@ async fn receive(report: &mut Report, destination: Option<Destination>, progress
         size += piece.len() as u64;
     }
 
-    if size == 0 {
+    // Of a worker that did nothing there are no stacks to tell.
+    if size == 0 && form != Form::Folded {
         return Err(Error::failed(class::INTERNAL, "the worker answered without a report"));
     }
 
