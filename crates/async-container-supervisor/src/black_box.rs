@@ -33,6 +33,8 @@ use tokio::{
 /// | `memory.json` | what the kernel says of its memory, and what lives on its heap, if it samples that |
 /// | `status.json` | what the root and the supervisor knew of it |
 ///
+/// The name of the directory ends in `.partial` until all of this is in it, which may be after the end of the process.
+///
 /// The process is ended as soon as this was copied from it, and never later than the deadline.
 ///
 /// All of it is for the owner of the application alone (0700 and 0600). It may hold secrets, as any report of diagnostics may.
@@ -228,7 +230,7 @@ async fn record(
     let path = incident.path().to_owned();
     let memory = Memory { process: sizes, heap };
     // The process is not needed for what follows, which may take a second, and may end meanwhile.
-    spawn_blocking(move || finish(&incident, threads, &tasks, &memory));
+    spawn_blocking(move || finish(incident, threads, &tasks, &memory));
     Some(path)
 }
 
@@ -258,18 +260,21 @@ fn begin(
     Ok(incident)
 }
 
-fn finish(incident: &Incident, threads: Threads, tasks: &str, memory: &Memory) {
-    write(incident, "tasks.txt", tasks.as_bytes());
+fn finish(incident: Incident, threads: Threads, tasks: &str, memory: &Memory) {
+    write(&incident, "tasks.txt", tasks.as_bytes());
     match memory.to_json() {
-        Ok(json) => write(incident, "memory.json", &json),
+        Ok(json) => write(&incident, "memory.json", &json),
         Err(error) => tracing::error!(%error, "a report could not be encoded"),
     }
     let threads = match threads {
         Threads::Copied(stacks) => stacks.symbolise().to_string(),
         Threads::Text(text) => text,
     };
-    write(incident, "threads.txt", threads.as_bytes());
-    tracing::warn!(incident = %incident.path().display(), "kept what was found out about a process");
+    write(&incident, "threads.txt", threads.as_bytes());
+    match incident.finish() {
+        Ok(path) => tracing::warn!(incident = %path.display(), "kept what was found out about a process"),
+        Err(error) => tracing::error!(error = chain(&error), "cannot keep what was found out about a process"),
+    }
 }
 
 fn write_json<T: Serialize>(incident: &Incident, name: &str, report: &T) {

@@ -3,6 +3,10 @@
 //! A [`Store`] is one directory, in which each incident has one of its own, named for when it was and for which process.
 //! It is bounded: when there are too many incidents, or they take too much room, the oldest go.
 //!
+//! A name that ends in `.partial` is of what is not complete, be it a directory or a file in one: it gets its own name in one
+//! step, so whoever reads what has its own name reads all of it. What nobody has completed, because the process that wrote it
+//! ended, keeps that ending.
+//!
 //! ```
 //! use async_container_diagnostics::incident::Store;
 //!
@@ -10,7 +14,8 @@
 //! let store = Store::new(directory.path().join("incidents")).count_limit(20);
 //! let incident = store.begin("web#1", 4242)?;
 //! incident.write("threads.txt", b"thread 1: sleeping")?;
-//! assert!(incident.path().join("threads.txt").is_file());
+//! let path = incident.finish()?;
+//! assert!(path.join("threads.txt").is_file());
 //! # Ok::<(), async_container_diagnostics::output::OutputError>(())
 //! ```
 
@@ -24,6 +29,9 @@ use crate::output::{self, OutputError};
 
 /// What the names of all incidents begin with. Nothing else in the directory is ever removed.
 const PREFIX: &str = "incident-";
+
+/// What the names of directories and files end with that are not complete.
+const PARTIAL: &str = ".partial";
 
 /// How much of a process's name is part of the incident's.
 const NAME_LENGTH: usize = 48;
@@ -77,7 +85,12 @@ impl Store {
         let mut path = self.directory.join(&name);
 
         for number in 2..=SAME_SECOND {
-            match output::create_directory(&path) {
+            let created = match path.symlink_metadata() {
+                Ok(_) => Err(OutputError::Exists { path: path.clone() }),
+                Err(_) => output::create_directory(&partial(&path)),
+            };
+
+            match created {
                 Ok(()) => break,
                 Err(OutputError::Exists { .. }) if number < SAME_SECOND => {
                     path = self.directory.join(format!("{name}.{number}"));
@@ -127,15 +140,39 @@ pub struct Incident {
 }
 
 impl Incident {
-    /// Its directory, absolute.
+    /// Its directory, absolute, as it is called once it is [finished](Self::finish).
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds a file that is not there yet.
+    /// Adds a file that is not there yet. It is not there before all of it is.
     pub fn write(&self, name: &str, contents: &[u8]) -> Result<(), OutputError> {
-        output::write(self.path.join(name), contents).map(drop)
+        let path = partial(&self.path).join(name);
+        let written = output::write(partial(&path), contents)?;
+        output::rename(&written, &path).inspect_err(|_| {
+            // It is ours: it was made a moment ago. If it cannot be removed, its name says what it is.
+            let _ = fs::remove_file(&written);
+        })
     }
+
+    /// Gives the directory its name. One without a file is removed: on a disk that is full, say.
+    pub fn finish(self) -> Result<PathBuf, OutputError> {
+        let written = partial(&self.path);
+
+        // A directory that has something in it is not removed.
+        if fs::remove_dir(&written).is_ok() {
+            return Err(OutputError::Empty { path: self.path });
+        }
+
+        output::rename(&written, &self.path)?;
+        Ok(self.path)
+    }
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(PARTIAL);
+    path.into()
 }
 
 fn size(directory: &Path) -> u64 {
@@ -210,20 +247,48 @@ mod tests {
             entries.filter(|path| path.is_dir()).count()
         };
 
-        let first = store.begin("worker", 1).unwrap();
-        assert_eq!(first.path().metadata().unwrap().mode() & 0o777, 0o700);
+        let incident = |process_id| {
+            let incident = store.begin("worker", process_id).unwrap();
+            incident.write("reason.json", b"{}").unwrap();
+            incident.finish().unwrap()
+        };
+        let first = incident(1);
+        assert_eq!(first.metadata().unwrap().mode() & 0o777, 0o700);
         for process_id in 2..7 {
-            store.begin("worker", process_id).unwrap();
+            incident(process_id);
         }
         assert_eq!(names(), 3);
-        assert!(!first.path().exists());
+        assert!(!first.exists());
 
         let large = store.begin("worker", 7).unwrap();
         large.write("memory.json", &[b' '; 2000]).unwrap();
         assert!(large.write("memory.json", b"").is_err(), "what is there stays");
-        let last = store.begin("worker", 8).unwrap();
+        let large = large.finish().unwrap();
+        let last = incident(8);
         assert_eq!(names(), 1);
-        assert!(last.path().exists() && !large.path().exists());
+        assert!(last.exists() && !large.exists());
         assert!(store.directory().join("incident-0-notes").exists());
+    }
+
+    #[test]
+    fn nothing_has_its_name_before_it_is_complete() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let names = |path: &Path| -> Vec<String> {
+            let entries = fs::read_dir(path).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+
+        let incident = store.begin("worker", 1).unwrap();
+        assert!(!incident.path().exists());
+        incident.write("threads.txt", b"all of it").unwrap();
+        assert!(!incident.path().exists());
+        let path = incident.finish().unwrap();
+        assert_eq!(names(&path), ["threads.txt"]);
+        assert_eq!(names(directory.path()), [path.file_name().unwrap().to_str().unwrap()]);
+
+        let path = store.begin("worker", 2).unwrap();
+        let Err(OutputError::Empty { .. }) = path.finish() else { panic!("there is nothing in it") };
+        assert_eq!(names(directory.path()).len(), 1, "what is empty goes");
     }
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, fstat, mkdirat, openat, statat, unlinkat},
+    fs::{AtFlags, Mode, OFlags, RenameFlags, fstat, mkdirat, openat, renameat_with, statat, unlinkat},
     io::Errno,
 };
 use serde::Serialize;
@@ -61,6 +61,12 @@ pub enum OutputError {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// Nothing was written to a directory, which was removed for that reason.
+    #[error("nothing could be kept in {}, and it was removed", path.display())]
+    Empty {
+        /// The directory.
+        path: PathBuf,
     },
     /// The path names no file.
     #[error("'{}' does not name a file", path.display())]
@@ -167,6 +173,21 @@ pub fn write(path: impl Into<PathBuf>, contents: &[u8]) -> Result<PathBuf, Outpu
 pub fn create_directory(path: &Path) -> Result<(), OutputError> {
     let (parent, name) = parent(path)?;
     mkdirat(&parent, name, Mode::RWXU).map_err(|error| refused(path, error))
+}
+
+/// Gives what is complete its name, in the same directory, if nothing else has that.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), OutputError> {
+    let (directory, old) = parent(from)?;
+    let (_, new) = parent(to)?;
+
+    match renameat_with(&directory, old, &directory, new, RenameFlags::NOREPLACE) {
+        // Not all file systems can tell that in one step. Where they cannot, nobody but the owner could come in between.
+        Err(Errno::INVAL | Errno::NOSYS) if statat(&directory, new, AtFlags::SYMLINK_NOFOLLOW).is_err() => {
+            renameat_with(&directory, old, &directory, new, RenameFlags::empty())
+        }
+        result => result,
+    }
+    .map_err(|error| refused(to, error))
 }
 
 /// A report as one document of JSON, indented.
