@@ -370,6 +370,7 @@ impl Container {
                 self.tidy_cgroups();
             }
             self.links.flush(&mut self.slots, &self.root);
+            self.reaper.flush();
             let deadline = self.timers.peek().map(|Reverse((at, _))| tokio::time::Instant::from_std(*at));
             tokio::select! {
                 biased;

@@ -16,6 +16,8 @@ use crate::sys::signal;
 /// The thread that collects them, started for the first one. It ends when this is dropped and all are collected.
 #[derive(Default)]
 pub(crate) struct Reaper {
+    /// Those that it was not told of yet.
+    ended: Vec<(Pid, OwnedFd)>,
     queue: Option<Sender<(Pid, OwnedFd)>>,
     shared: Arc<Shared>,
 }
@@ -42,27 +44,35 @@ impl Shared {
 }
 
 impl Reaper {
-    /// Has a process collected that has ended and whose status is known. Its number stays taken until then.
+    /// Has a process collected that has ended and whose status is known, at the next [`flush`](Self::flush). Its number
+    /// stays taken until then.
     pub(crate) fn collect(&mut self, pid: Pid, pidfd: OwnedFd) {
         self.shared.state().pending.insert(pid);
-        let queue = self.queue.take().or_else(|| {
+        self.ended.push((pid, pidfd));
+    }
+
+    /// To be called when there is nothing more urgent to do, such as to start others in their place.
+    pub(crate) fn flush(&mut self) {
+        for (pid, pidfd) in std::mem::take(&mut self.ended) {
+            let sent = match self.queue() {
+                Some(queue) => queue.send((pid, pidfd)).map_err(|unsent| unsent.0),
+                None => Err((pid, pidfd)),
+            };
+            // There is no thread: it takes as long as it takes.
+            if let Err((pid, pidfd)) = sent {
+                collect(pid, &pidfd, &self.shared);
+            }
+        }
+    }
+
+    fn queue(&mut self) -> Option<&Sender<(Pid, OwnedFd)>> {
+        if self.queue.is_none() {
             let (queue, ended) = channel();
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("reaper".to_owned()).spawn(move || run(&ended, &shared));
-            thread.is_ok().then_some(queue)
-        });
-        let sent = match queue {
-            Some(queue) => {
-                let sent = queue.send((pid, pidfd));
-                self.queue = Some(queue);
-                sent.map_err(|unsent| unsent.0)
-            }
-            None => Err((pid, pidfd)),
-        };
-        // There is no thread: it takes as long as it takes.
-        if let Err((pid, pidfd)) = sent {
-            collect(pid, &pidfd, &self.shared);
+            self.queue = thread.is_ok().then_some(queue);
         }
+        self.queue.as_ref()
     }
 
     /// True if the process has ended and is about to be collected.
