@@ -258,6 +258,9 @@ fn no_signal_meets_a_process_that_was_given_a_number_again() -> io::Result<()> {
             esac
             number=${line#*pid=}
             number=${number%% *}
+            # It is told before the number is free.
+            looks=0
+            while [ -d /proc/$number ] && [ $looks -lt 10000 ]; do looks=$((looks + 1)); done
             echo $((number - 1)) >/proc/sys/kernel/ns_last_pid
             setsid sleep 0.5 &
             bystanders="$bystanders $!"

@@ -151,6 +151,7 @@ fn a_probe_ends_with_its_child() -> io::Result<()> {
         let probes = running(&mut program, "1000007", 3)?;
         let child = running(&mut program, "1000000", 1)?.remove(0);
         child.signal(Signal::KILL)?;
+        program.wait_for_stderr(&format!("child failed child=\"asked#1\" pid={}", child.pid), LIMIT)?;
         wait_for(&format!("the end of the probe in round {round}"), LIMIT, || {
             let left = probes.iter().filter(|it| proc::process(it.pid).is_some_and(|now| now.started == it.started));
             Ok((left.count() == 0).then_some(()))

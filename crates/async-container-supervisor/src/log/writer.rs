@@ -20,8 +20,8 @@ const LIMIT: usize = 2 * 1024 * 1024;
 /// What the thread itself may say beyond that.
 const RESERVE: usize = 16 * 1024;
 
-/// How long events are gathered that nobody waits for, unless there are many: a monitor that tells of a thousand processes would
-/// wake the thread, and be interrupted by it, for every other one.
+/// How long events are gathered that nobody waits for and that come so soon after others, unless there are many: a monitor that
+/// tells of a thousand processes would wake the thread, and be interrupted by it, for every other one.
 const GATHERED: Duration = Duration::from_millis(2);
 const MANY: usize = LIMIT / 8;
 
@@ -270,6 +270,7 @@ impl Queue {
     /// Writes whatever comes, and reports what did not.
     fn drain(&self, sink: impl Fn(&[u8]), report: impl Fn(Dropped)) -> ! {
         let mut batch = Vec::new();
+        let mut last: Option<Instant> = None;
         loop {
             let (pushed, dropped) = {
                 let mut state = self.lock();
@@ -279,7 +280,7 @@ impl Queue {
                     state.rest = Rest::Idle;
                     state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                if was_idle {
+                if was_idle && last.is_some_and(|last| last.elapsed() < GATHERED) {
                     state = self.gather(state);
                 }
                 std::mem::swap(&mut state.bytes, &mut batch);
@@ -292,6 +293,7 @@ impl Queue {
             if dropped.events > 0 {
                 report(dropped);
             }
+            last = Some(Instant::now());
             let mut state = self.lock();
             state.written = pushed;
             state.stuck = false;
@@ -352,6 +354,21 @@ mod tests {
         let fastest = (0..200).map(time).min().unwrap();
         assert!(fastest < GATHERED, "{fastest:?}");
         assert!(!queue.lock().stuck);
+    }
+
+    #[test]
+    fn one_after_a_while_is_written_at_once() {
+        let (queue, mut reader, _reports) = drained();
+        let time = |number: u8| {
+            std::thread::sleep(GATHERED * 2);
+            let begin = Instant::now();
+            queue.push(&[number], false);
+            reader.read_exact(&mut [0]).unwrap();
+            begin.elapsed()
+        };
+        // Others may have the processor at some of them.
+        let fastest = (0..100).map(time).min().unwrap();
+        assert!(fastest < GATHERED, "{fastest:?}");
     }
 
     #[test]
