@@ -100,6 +100,8 @@ pub(crate) struct Container {
     cgroups: Result<Tree, CgroupError>,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
+    /// True if there ever were any.
+    had_orphans: bool,
     policies: Policies,
     strategy: Strategy,
     /// Children that are stopped together, to be started together.
@@ -144,6 +146,7 @@ impl Container {
             reaper: Reaper::default(),
             cgroups,
             orphans_due: false,
+            had_orphans: false,
             policies,
             strategy,
             regroups: Vec::new(),
@@ -330,17 +333,33 @@ impl Container {
             match self.processes.get(&pid) {
                 Some(key) => self.handle_exit(*key),
                 None if self.attempts.own(pid) => self.handle_probe_exit(pid),
-                // It would hide those behind it until it is collected.
-                None if self.reaper.awaits(pid) => return,
+                // It hides those behind it until it is collected.
+                None if self.reaper.awaits(pid) => return self.reap_hidden_orphans(),
                 None => {
+                    signal::reap_orphan(pid);
                     self.orphans_due = true;
-                    match signal::open(pid) {
-                        Ok(pidfd) => self.reaper.collect(pid, pidfd),
-                        Err(_) => signal::reap_orphan(pid),
-                    }
+                    self.had_orphans = true;
                 }
             }
         }
+    }
+
+    /// Where there are many orphans, they must not become more and more while their turn does not come. To find them means
+    /// to look at all children, though.
+    fn reap_hidden_orphans(&mut self) {
+        if !self.had_orphans {
+            return;
+        }
+        for pid in signal::children() {
+            if !self.is_own(pid) {
+                self.orphans_due |= signal::reap_orphan(pid);
+            }
+        }
+    }
+
+    /// True if the container started the process.
+    fn is_own(&self, pid: Pid) -> bool {
+        self.processes.contains_key(&pid) || self.attempts.own(pid) || self.reaper.has(pid)
     }
 
     /// What happens next. May be dropped at any time without loss.
@@ -357,6 +376,7 @@ impl Container {
             }
             if let Some(key) = self.pending.pop_front() {
                 if self.act(key) {
+                    self.reaper.flush();
                     // Starting many takes a while: signals must be heard, and exits seen, in between.
                     tokio::task::yield_now().await;
                     let descriptors = poll(self.epoll.get_ref());

@@ -4,11 +4,11 @@
 //! So every signal names a pidfd, and an exit is collected through it as well.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::exit::ExitStatus;
 
@@ -117,14 +117,10 @@ pub(crate) fn ended_child() -> Option<Pid> {
     Pid::from_raw(number)
 }
 
-/// A descriptor of a child of this process that was not collected yet, so that the number is still its own.
-pub(crate) fn open(child: Pid) -> io::Result<OwnedFd> {
-    Ok(pidfd_open(child, PidfdFlags::empty())?)
-}
-
-/// Collects a child of this process that has ended and that nobody waits for.
-pub(crate) fn reap_orphan(child: Pid) {
-    let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG));
+/// Collects a child of this process that nobody waits for, if it has ended. True if it had.
+pub(crate) fn reap_orphan(child: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    matches!(rustix::io::retry_on_intr(|| waitid(WaitId::Pid(child), options)), Ok(Some(_)))
 }
 
 /// Kills a process that was given to this one when its parent ended. Its number is safe to use: it stays taken until this
