@@ -138,14 +138,7 @@ impl Means {
 
         // What somebody asks for is nobody's fault.
         let incident = match cause != replacement::CAUSE {
-            true => tokio::select! {
-                incident = self.examiners.examine(process_id, name.as_deref(), &reason) => incident,
-                () = mark.hurry.notified() => {
-                    urgent = true;
-                    tracing::warn!(process_id, reason, "restarting a worker without waiting until it has been looked at");
-                    None
-                }
-            },
+            true => self.examiners.examine(process_id, name.as_deref(), &reason).await,
             false => None,
         };
         let incident = incident.map(|path| path.display().to_string());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_container_monitors::{Action, Destination, Diagnosis, Monitor, Restart, Status};
-use async_container_supervisor_server::{Case, ChildState, Examination, Examiner, RootState, Server};
+use async_container_supervisor_server::{ChildState, RootState, Server};
 use common::{Lines, RootRequest, TestRoot, TestServer};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -115,35 +115,6 @@ async fn an_urgent_restart_waits_for_nothing() {
     want.send(vec![Action::Restart(Restart::new(own, "far too large").urgent())]).unwrap();
     assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "too large".into())), "for the first reason");
     assert_eq!(worker.hear().await, json!({"id": heard["id"], "cancel": true}));
-}
-
-/// Never comes to an end, and tells when it begins.
-struct Brooding(tokio::sync::mpsc::UnboundedSender<u32>);
-
-impl Examiner for Brooding {
-    fn limit(&self) -> Duration {
-        LONG
-    }
-
-    fn examine(&self, case: Case) -> Examination {
-        self.0.send(case.process_id).unwrap();
-        Box::pin(std::future::pending())
-    }
-}
-
-#[tokio::test]
-async fn an_urgent_restart_does_not_wait_for_a_look_at_the_process() {
-    let (root, mut requests) = TestRoot::new(true);
-    let (monitor, want) = teller();
-    let (sender, mut examined) = tokio::sync::mpsc::unbounded_channel();
-    let server = TestServer::start(Server::new().root(root).monitor(monitor).examiner(Brooding(sender)));
-    server.lines().await.register("web").await;
-    let own = std::process::id();
-    want.send(vec![Action::Restart(Restart::new(own, "too large"))]).unwrap();
-    assert_eq!(examined.recv().await, Some(own));
-    assert!(requests.is_empty());
-    want.send(vec![Action::Restart(Restart::new(own, "far too large").urgent())]).unwrap();
-    assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "too large".into())));
 }
 
 #[tokio::test]
