@@ -15,6 +15,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// What grew by so much beyond what it had when it was first seen to exceed its limit is a leak, and not what it needs.
 const GROWTH: f64 = 1.25;
 
+/// Less than this is no leak, however small the process: what it shares counts for more when others that shared it have ended.
+const SIGNIFICANT: u64 = 10 << 20;
+
 /// What is known of the workers of each name.
 #[derive(Default)]
 pub(super) struct Futility(HashMap<String, Record>);
@@ -71,7 +74,8 @@ impl Futility {
             }
             excess.size
         });
-        let is_growing = excess.size as f64 > first_size as f64 * GROWTH;
+        let is_growing =
+            excess.size as f64 > first_size as f64 * GROWTH && excess.size.saturating_sub(first_size) > SIGNIFICANT;
         if record.until.is_some_and(|until| now < until) && !is_growing {
             return Advice::LeaveAlone { news };
         }
@@ -105,7 +109,7 @@ mod tests {
                 process_id: 7,
                 start_time: self.start_time,
                 age,
-                size,
+                size: size << 20,
                 first_size: &mut self.first_size,
             };
             futility.exceeded(excess, now)
@@ -142,6 +146,17 @@ mod tests {
         assert!(matches!(second.exceeds(&mut futility, 600, start), Advice::LeaveAlone { news: Some(_) }));
         assert_eq!(second.exceeds(&mut futility, 740, start), Advice::LeaveAlone { news: None });
         assert_eq!(second.exceeds(&mut futility, 760, start), Advice::Restart);
+    }
+
+    #[test]
+    fn a_little_more_is_no_leak() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        assert_eq!(born(1, start).exceeds(&mut futility, 2, start), Advice::Restart);
+        let mut second = born(2, start);
+        assert!(matches!(second.exceeds(&mut futility, 2, start), Advice::LeaveAlone { news: Some(_) }));
+        assert_eq!(second.exceeds(&mut futility, 12, start), Advice::LeaveAlone { news: None });
+        assert_eq!(second.exceeds(&mut futility, 13, start), Advice::Restart);
     }
 
     #[test]
