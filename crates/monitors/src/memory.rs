@@ -69,8 +69,8 @@ const HURRY: u32 = 20;
 ///
 /// A restart does not help against a limit that is below what a worker takes from its start on. When a second process of
 /// a name exceeds its limit within 30 seconds of its start, it is left alone for 30 seconds, and the next one for twice as
-/// long, up to an hour, unless it grows by a quarter meanwhile; that is logged as an error, and told as an event `leak`
-/// with `left_alone`, in seconds.
+/// long, up to an hour, unless it grows by a quarter and more than 10 MiB meanwhile; that is logged as an error, and told
+/// as an event `leak` with `left_alone`, in seconds.
 ///
 /// # Status
 ///
