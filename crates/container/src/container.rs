@@ -385,8 +385,9 @@ impl Container {
                 continue;
             }
             if std::mem::take(&mut self.orphans_due) {
-                self.orphans
-                    .sweep(|pid| self.processes.contains_key(&pid) || self.attempts.own(pid) || self.reaper.has(pid));
+                let mut orphans = std::mem::take(&mut self.orphans);
+                orphans.sweep(|pid| self.is_own(pid));
+                self.orphans = orphans;
                 self.tidy_cgroups();
             }
             self.links.flush(&mut self.slots, &self.root);

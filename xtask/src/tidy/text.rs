@@ -96,7 +96,7 @@ mod tests {
             File { path: path.to_owned(), text: text.to_owned() },
             File { path: "CHANGELOG.md".to_owned(), text: "# Changes\n\n## Unreleased\n".to_owned() },
         ];
-        let workplaces = ["/place/of/work".to_owned()];
+        let workplaces = ["/srv/builds/here".to_owned()];
         check(&files, &workplaces).iter().map(Violation::to_string).collect()
     }
 
@@ -108,11 +108,11 @@ mod tests {
 
     #[test]
     fn places_of_work_are_found() {
-        assert_eq!(found("README.md", "see `/place/of/work/README.md`").len(), 1);
-        assert_eq!(found("README.md", "cd /place/of/work").len(), 1);
-        assert!(found("README.md", "cd /place/of/workers or /another/place/of/work").len() <= 1);
-        assert!(found("README.md", "cd /place/of/workers").is_empty());
-        assert!(found("README.md", "$ROOT/place/of/work").is_empty());
+        assert_eq!(found("README.md", "see `/srv/builds/here/README.md`").len(), 1);
+        assert_eq!(found("README.md", "cd /srv/builds/here").len(), 1);
+        assert!(found("README.md", "cd /srv/builds/hereafter or /another/srv/builds/here").len() <= 1);
+        assert!(found("README.md", "cd /srv/builds/hereafter").is_empty());
+        assert!(found("README.md", "$ROOT/srv/builds/here").is_empty());
     }
 
     #[test]
