@@ -268,8 +268,10 @@ impl fmt::Debug for Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Shown by the test's runner if the test fails.
-        println!("{}, as it is dropped{}", self.name, self.quote());
+        // For a test that fails by a panic, and for one that does by an error where the runner shows output only of those.
+        if std::thread::panicking() || std::env::var_os("NEXTEST").is_some() {
+            println!("{}, as it is dropped{}", self.name, self.quote());
+        }
         // Children may have been given another environment; those are found as descendants, while there is a parent.
         let below: Vec<Process> = self.descendants().unwrap_or_default();
         if self.status.is_none() {

@@ -229,40 +229,56 @@ enum End {
 }
 
 /// Says once that the supervisor is gone, and once that it is back: a supervisor that stays away must not fill the logs of
-/// all workers.
+/// all workers, and one that was replaced as it should be is no reason to warn.
 #[derive(Default)]
 struct OutageLog {
     was_connected: bool,
-    told: bool,
+    told: Told,
+}
+
+/// What was said of the outage that is under way.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Told {
+    #[default]
+    Nothing,
+    /// That it began, as it does at each reload.
+    Hangup,
+    /// That it is one.
+    Outage,
 }
 
 impl OutageLog {
     fn found(&mut self, connection_id: &str) {
-        match self.told && self.was_connected {
+        match self.told != Told::Nothing && self.was_connected {
             true => tracing::info!(connection_id, "registered with the supervisor again"),
             false => tracing::debug!(connection_id, "registered with the supervisor"),
         }
 
-        *self = Self { was_connected: true, told: false };
+        *self = Self { was_connected: true, told: Told::Nothing };
     }
 
     fn lost(&mut self, end: &End) {
         let again = "trying again until it works";
 
         match end {
-            _ if self.told => match end {
+            End::Closed(None) if self.told == Told::Nothing => {
+                tracing::info!("the supervisor closed the connection, {again}");
+                self.told = Told::Hangup;
+                return;
+            }
+            _ if self.told == Told::Outage => match end {
                 End::NotConnected(error) => tracing::debug!(%error, "could not connect to the supervisor"),
                 End::Refused(error) => tracing::debug!(%error, "could not register with the supervisor"),
-                End::Closed(error) => tracing::debug!(?error, "the supervisor closed the connection"),
+                End::Closed(error) => tracing::debug!(?error, "lost the connection to the supervisor"),
             },
             End::NotConnected(error @ ConnectError::PathTooLong(_)) => tracing::error!("no supervisor: {error}"),
             End::NotConnected(error) => tracing::warn!("could not connect to the supervisor, {again}: {error}"),
             End::Refused(error) => tracing::error!("the supervisor refused this worker, {again}: {error}"),
-            End::Closed(None) => tracing::warn!("lost the connection to the supervisor, {again}"),
+            End::Closed(None) => tracing::warn!("the supervisor closes every connection, {again}"),
             End::Closed(Some(error)) => tracing::warn!("lost the connection to the supervisor, {again}: {error}"),
         }
 
-        self.told = true;
+        self.told = Told::Outage;
     }
 }
 

@@ -372,7 +372,8 @@ async fn loss_is_logged_once_however_long_it_lasts() {
     drop(root.listener);
     worker.lost().await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(log.lines("lost the connection to the supervisor"), 1);
+    assert_eq!(log.lines("the supervisor closed the connection"), 1);
+    assert_eq!(log.lines("could not connect to the supervisor"), 1);
     assert_eq!(log.lines("WARN"), 1);
 
     std::fs::remove_file(&path).unwrap();
@@ -394,7 +395,26 @@ async fn path_that_is_too_long_is_one_clear_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn supervisor_that_is_replaced_is_no_reason_to_warn() {
+    let (log, _guard) = Log::start();
+    let root = Root::new();
+    let mut supervisor = root.start();
+    let mut worker = Running::start(Worker::new(&root.path));
+    for replaced in 1..=2 {
+        worker.registered().await;
+        supervisor.stop().await;
+        worker.lost().await;
+        supervisor = root.start();
+        worker.registered().await;
+        assert_eq!(log.lines("the supervisor closed the connection"), replaced);
+        assert_eq!(log.lines("registered with the supervisor again"), replaced);
+    }
+    assert_eq!(log.lines("WARN"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn supervisor_that_always_hangs_up_is_not_stormed() {
+    let (log, _guard) = Log::start();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("supervisor.ipc");
     let listener = UnixListener::bind(&path).unwrap();
@@ -409,4 +429,6 @@ async fn supervisor_that_always_hangs_up_is_not_stormed() {
     })
     .await;
     assert!((30..400).contains(&accepted), "{accepted} connections in a minute");
+    assert_eq!(log.lines("the supervisor closes every connection"), 1);
+    assert_eq!(log.lines("WARN"), 1);
 }
