@@ -116,6 +116,10 @@ impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Encode(error) => Self::Usage(error.to_string()),
+            CallError::ConnectionClosed => Self::failed(
+                class::CONNECTION_CLOSED,
+                format!("{error}: if the supervisor is being replaced, try again; if not, its log says what is wrong"),
+            ),
             error => Self::Failed(error.into_failure()),
         }
     }

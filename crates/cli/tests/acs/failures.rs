@@ -89,6 +89,7 @@ fn a_peer_that_is_no_supervisor_is_told() {
     let listener = std::os::unix::net::UnixListener::bind(application.socket()).unwrap();
     let peer = std::thread::spawn(move || drop(listener.accept().unwrap()));
     let ended = application.acs(["ping"]);
-    assert!(ended.error(1).starts_with("ConnectionClosed: "));
+    let error = ended.error(1);
+    assert!(error.starts_with("ConnectionClosed: ") && error.contains("try again"), "{error}");
     peer.join().unwrap();
 }
