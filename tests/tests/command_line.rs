@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use async_container_supervisor_tests::{Dir, Program, Signal};
+use async_container_supervisor_tests::{Dir, Program, Signal, proc};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -142,6 +142,31 @@ fn a_restart_stops_the_application_for_whoever_started_it() -> io::Result<()> {
     assert_eq!(restarted["previous_process_id"], before);
     assert_eq!(acs_json(&dir, &["status"])?["root"]["process_id"], restarted["process_id"]);
     manager.signal(Signal::KILL)?;
+    Ok(())
+}
+
+#[test]
+fn what_a_supervisor_that_hangs_was_asked_is_not_done_once_it_goes_on() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = simple(&dir)?;
+    let id = acs_json(&dir, &["ping"])?["process_id"].clone();
+    let supervisor = id.as_u64().and_then(|id| proc::process(u32::try_from(id).ok()?));
+    let supervisor = supervisor.ok_or_else(|| io::Error::other("there is no supervisor"))?;
+    supervisor.signal(Signal::STOP)?;
+    for command in [&["restart"][..], &["replace", "worker#1"], &["call", "supervisor", "restart"]] {
+        let (code, _, complaint) = acs(&dir, &[&["--timeout", "200ms"], command].concat())?;
+        assert_eq!(code, Some(124), "{complaint}");
+        assert!(complaint.contains("has not answered"), "{complaint}");
+    }
+    supervisor.signal(Signal::CONT)?;
+    // Connections are answered in their order, and the root does what it is told in its order.
+    assert_eq!(acs_json(&dir, &["ping"])?["process_id"], id);
+    let (code, _, complaint) = acs(&dir, &["reload", "--wait"])?;
+    assert_eq!(code, Some(0), "{complaint}");
+    let log = program.stderr();
+    assert!(!log.contains("signal=INT") && !log.contains("replacing child"), "{log}");
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
     Ok(())
 }
 

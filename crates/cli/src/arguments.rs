@@ -313,7 +313,7 @@ fn parse_timeout(text: &str) -> Result<Limit, String> {
         return Ok(Limit(None));
     }
 
-    parse_time(text).map(Limit)
+    parse_time(text).map(Limit).map_err(|hint| format!("{hint}; or none, for as long as it takes"))
 }
 
 /// A time that something lasts.
@@ -394,7 +394,12 @@ mod tests {
         assert_eq!(time("99999999999999999999999999"), None);
 
         for text in ["", "s", "-1", "1d", "1 s", "1.2.3", ".", "inf", "NaN", "1e3", "ü"] {
-            assert!(parse_timeout(text).is_err(), "{text:?}");
+            let hint = parse_timeout(text).unwrap_err();
+            assert_eq!(
+                hint,
+                format!("'{text}' is not a time: write 30, 30s, 500ms, 2m or 1h; or none, for as long as it takes")
+            );
+            assert_eq!(parse_duration(text).unwrap_err(), time_hint(text));
         }
     }
 

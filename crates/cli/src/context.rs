@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use async_container_protocol::class;
-use async_container_supervisor_client::Supervisor;
+use async_container_protocol::{CallError, class};
+use async_container_supervisor_client::{Error as ClientError, Supervisor};
 use serde_json::{Value, json};
 
 use crate::{
     arguments::Arguments,
-    error::{Error, Result},
+    error::{Error, Result, shown},
     output::Output,
 };
 
@@ -38,15 +38,24 @@ impl Context {
         }
     }
 
-    /// Connects to the supervisor. While it is being replaced, this waits.
+    /// Connects to the supervisor, and hears that it answers. While it is being replaced, this waits.
     pub(crate) async fn connect(&self) -> Result<Supervisor> {
         let supervisor = Supervisor::connect(&self.socket).await?;
-        let mut supervisors = self.supervisors.borrow_mut();
-        // A command that connects again is done with the connection before. Nobody else would close it, for this keeps
-        // a handle to it.
-        supervisors.iter().for_each(|supervisor| supervisor.client().close());
-        supervisors.retain(|supervisor| !supervisor.client().is_closed());
-        supervisors.push(supervisor.clone());
+        {
+            let mut supervisors = self.supervisors.borrow_mut();
+            // A command that connects again is done with the connection before. Nobody else would close it, for this keeps
+            // a handle to it.
+            supervisors.iter().for_each(|supervisor| supervisor.client().close());
+            supervisors.retain(|supervisor| !supervisor.client().is_closed());
+            supervisors.push(supervisor.clone());
+        }
+        let before = self.progress.replace(Some(format!(
+            "whoever listens at {} has not answered; a supervisor that hangs is replaced by its root; use --timeout to \
+             wait longer",
+            shown(&self.socket)
+        )));
+        greet(&supervisor, &self.socket).await?;
+        self.progress.replace(before);
         Ok(supervisor)
     }
 
@@ -59,7 +68,7 @@ impl Context {
     pub(crate) async fn connect_again(&self) -> Result<Supervisor> {
         loop {
             match self.connect().await {
-                Err(error) if error.is_no_supervisor() => tokio::time::sleep(RETRY).await,
+                Err(error) if error.is_no_supervisor() || error.is_connection_closed() => self.pause().await,
                 result => return result,
             }
         }
@@ -87,6 +96,35 @@ impl Context {
         for supervisor in supervisors {
             supervisor.close(limit).await;
         }
+    }
+}
+
+/// Connects to the supervisor at this path, and hears that it answers.
+pub(crate) async fn connect(path: &Path) -> Result<Supervisor> {
+    let supervisor = Supervisor::connect(path).await?;
+    greet(&supervisor, path).await?;
+    Ok(supervisor)
+}
+
+/// Hears that there is a supervisor at the other end, and that it answers.
+///
+/// Connections wait while a supervisor hangs or is replaced, and what was written into them with them: the next one would find
+/// there, and do, what whoever asked has long given up.
+async fn greet(supervisor: &Supervisor, path: &Path) -> Result {
+    match supervisor.ping().await {
+        Err(ClientError::Call(CallError::ConnectionClosed)) => {
+            let message = format!(
+                "whoever listens at {} closed the connection without an answer: is it a supervisor? One that is just \
+                 being replaced answers in a moment",
+                shown(path)
+            );
+            Err(Error::failed(class::CONNECTION_CLOSED, message))
+        }
+        Err(ClientError::Call(CallError::Failed(failure))) if failure.class() == class::PERMISSION_DENIED => {
+            Err(Error::Failed(failure))
+        }
+        // Whatever it was, it was an answer.
+        _ => Ok(()),
     }
 }
 

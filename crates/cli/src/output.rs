@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal, Write},
+    os::fd::AsFd,
 };
 
 use serde_json::Value;
@@ -30,7 +31,7 @@ impl Output {
             }
         };
 
-        Self { format, color, width: width() }
+        Self { format, color, width: width_of(&io::stdout()) }
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -64,15 +65,13 @@ pub(crate) fn write(bytes: &[u8]) -> Result {
     output.write_all(bytes).and_then(|()| output.flush()).map_err(Error::standard_output)
 }
 
-/// How wide the terminal is, if standard output is one: what is printed into files and pipes is not cut.
-fn width() -> Option<usize> {
-    let output = io::stdout();
-
+/// How wide the terminal is, if that is one: what is printed into files and pipes is not cut.
+pub(crate) fn width_of(output: &(impl IsTerminal + AsFd)) -> Option<usize> {
     if !output.is_terminal() {
         return None;
     }
 
-    let told = rustix::termios::tcgetwinsize(&output).ok().map(|size| usize::from(size.ws_col));
+    let told = rustix::termios::tcgetwinsize(output).ok().map(|size| usize::from(size.ws_col));
     let variable = || env::var("COLUMNS").ok()?.parse().ok();
     told.filter(|width| *width > 0).or_else(variable).filter(|width| *width > 0)
 }

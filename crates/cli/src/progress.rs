@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{output, units};
+use crate::{output, table::shorten, units};
 
 /// How often it is shown anew.
 pub(crate) const PERIOD: Duration = Duration::from_millis(200);
@@ -39,8 +39,13 @@ impl Progress {
     /// Shows how far it is now.
     pub(crate) fn show(&self) {
         if self.is_shown {
+            let line = self.line(self.start.elapsed());
+            // What goes on on the next line of the terminal could not be written over. The last column is left alone, for some
+            // terminals go on there as soon as it is filled.
+            let width = output::width_of(&io::stderr()).unwrap_or(usize::MAX);
+            let line = shorten(&line, width.saturating_sub(1));
             // A terminal that is gone is nothing to fail for.
-            let _ = write!(io::stderr(), "\r{}\x1b[K", self.line(self.start.elapsed()));
+            let _ = write!(io::stderr(), "\r{line}\x1b[K");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows in aligned columns.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -8,6 +8,9 @@ use crate::output::{Paint, Style, clean_line};
 
 /// What stands between two columns.
 const GAP: &str = "  ";
+
+/// Where a row goes on that does not fit on one line.
+const INDENTATION: &str = "  ";
 
 /// How narrow a column becomes at most where there is not room for all.
 const NARROWEST: usize = 8;
@@ -65,22 +68,27 @@ impl Table {
             .collect();
         self.narrow(&mut widths, style.width.unwrap_or(usize::MAX));
 
+        let parts = parts(&widths, style.width.unwrap_or(usize::MAX));
         let mut text = String::new();
         for row in lines() {
-            let mut line = String::new();
-            for (index, (cell, (_, align))) in row.iter().zip(self.columns).enumerate() {
-                let text = shorten(&cell.text, widths[index]);
-                let padding = " ".repeat(widths[index].saturating_sub(text.width()));
-                let content = style.paint(cell.paint, &text);
-                line.push_str(if index == 0 { "" } else { GAP });
-                // What is invisible is outside of the colour, so that an underline or a background would end with the text.
-                line.push_str(&match align {
-                    Align::Left => content + &padding,
-                    Align::Right => padding + &content,
-                });
+            for (number, part) in parts.iter().enumerate() {
+                let mut line = if number == 0 { String::new() } else { INDENTATION.to_owned() };
+                for index in part.clone() {
+                    let (Some(cell), (_, align)) = (row.get(index), self.columns[index]) else { continue };
+                    let text = shorten(&cell.text, widths[index]);
+                    let padding = " ".repeat(widths[index].saturating_sub(text.width()));
+                    let content = style.paint(cell.paint, &text);
+                    line.push_str(if index == part.start { "" } else { GAP });
+                    // What is invisible is outside of the colour, so that an underline or a background would end with the
+                    // text.
+                    line.push_str(&match align {
+                        Align::Left => content + &padding,
+                        Align::Right => padding + &content,
+                    });
+                }
+                text.push_str(line.trim_end());
+                text.push('\n');
             }
-            text.push_str(line.trim_end());
-            text.push('\n');
         }
 
         text
@@ -100,6 +108,30 @@ impl Table {
             }
         }
     }
+}
+
+/// Which columns stand on one line: all of them, or as many as fit, and the others on lines below.
+fn parts(widths: &[usize], limit: usize) -> Vec<Range<usize>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut taken = 0;
+
+    for (index, width) in widths.iter().enumerate() {
+        taken += GAP.len() + width;
+
+        match parts.last_mut() {
+            Some(part) if taken <= limit => part.end += 1,
+            Some(_) => {
+                taken = INDENTATION.len() + width;
+                parts.push(index..index + 1);
+            }
+            None => {
+                taken = *width;
+                parts.push(0..1);
+            }
+        }
+    }
+
+    parts
 }
 
 /// The text within that many columns of the terminal, cut if it has to be.
@@ -149,8 +181,20 @@ mod tests {
             "{}",
             table.render(style(48))
         );
+    }
+
+    #[test]
+    fn a_row_goes_on_below_where_it_cannot_be_narrow_enough() {
+        let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("EXIT", Align::Left)]);
+        table.row(["worker#1".into(), "45.2 MiB".into(), "killed by SIGKILL".into()]);
+        table.row(["worker#2".into(), "5 B".into(), "-".into()]);
+        let narrow = table.render(Style::PLAIN.within(20));
+        assert_eq!(
+            narrow,
+            "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed …\nworker#2       5 B\n  -\n"
+        );
         // Figures are not cut, whatever it costs.
-        assert!(table.render(style(1)).contains("worker#1  45.2 MiB  killed …"));
+        assert!(table.render(Style::PLAIN.within(1)).contains("worker#1\n  45.2 MiB\n  killed …\n"));
     }
 
     #[test]

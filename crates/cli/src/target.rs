@@ -22,6 +22,12 @@ pub(crate) async fn process(supervisor: &Supervisor, text: &str) -> Result<(u32,
     // A child that never registers is nevertheless there.
     let root = supervisor.root().await.unwrap_or_default();
     find(&root, text).map_err(|candidates| {
+        if let Some(child) = without_process(&root, text) {
+            let message =
+                format!("{} has no process now, it is {}: acs ready waits until it has one", child.name, child.state);
+            return Error::failed(class::CONNECTION_NOT_FOUND, message);
+        }
+
         let candidates = match candidates.is_empty() {
             true => ": none is connected, and the root tells of no children".to_owned(),
             false => format!("; there are:\n  {}", candidates.join("\n  ")),
@@ -34,7 +40,7 @@ pub(crate) async fn process(supervisor: &Supervisor, text: &str) -> Result<(u32,
 fn find(root: &Root, text: &str) -> std::result::Result<(u32, String), Vec<String>> {
     let process_id = text.strip_prefix("pid:").and_then(|id| id.parse::<u32>().ok());
     let alive = || root.children.iter().filter_map(|child| Some((child, child.process_id?)));
-    let current = || alive().filter(|(child, _)| child.generation == root.generation);
+    let current = || current(root).filter_map(|child| Some((child, child.process_id?)));
 
     if process_id.is_some_and(|id| id == root.process_id) || text == ROOT && root.process_id != 0 {
         return Ok((root.process_id, ROOT.to_owned()));
@@ -53,6 +59,16 @@ fn find(root: &Root, text: &str) -> std::result::Result<(u32, String), Vec<Strin
         let root = (root.process_id != 0).then(|| format!("{ROOT}  pid {}", root.process_id));
         root.into_iter().chain(current().map(|(child, id)| format!("{}  pid {id}", child.name))).collect()
     })
+}
+
+/// The children that are not just coming, or about to go.
+fn current(root: &Root) -> impl Iterator<Item = &Child> {
+    root.children.iter().filter(|child| child.generation == root.generation)
+}
+
+/// The child of that name, if it is between two processes.
+fn without_process<'a>(root: &'a Root, name: &str) -> Option<&'a Child> {
+    current(root).find(|child| child.name == name && child.process_id.is_none())
 }
 
 /// The name of the service that a child is an instance of.
@@ -83,5 +99,7 @@ mod tests {
         assert_eq!((found("gone#1"), found("job"), found("pid:1"), found("pid:x")), (None, None, None, None));
         assert_eq!(find(&root, "we").unwrap_err(), ["root  pid 7", "web#1  pid 9", "job#1  pid 10", "job#2  pid 11"]);
         assert!(find(&Root::default(), "root").unwrap_err().is_empty());
+        assert_eq!(without_process(&root, "gone#1").map(|child| child.name.as_str()), Some("gone#1"));
+        assert!(without_process(&root, "web#1").is_none() && without_process(&root, "nobody").is_none());
     }
 }

@@ -66,6 +66,7 @@ async fn watch(context: &Context, deadline: Option<Instant>, seen: &mut Seen) ->
                 }
             }
             Err(error) if error.is_no_supervisor() => seen.absence = Some(error),
+            Err(error) if error.is_connection_closed() => {}
             Err(error) => return Err(error),
         }
 
@@ -80,6 +81,10 @@ async fn watch(context: &Context, deadline: Option<Instant>, seen: &mut Seen) ->
 async fn too_late(context: &Context, seen: Seen) -> Error {
     if let Seen { supervisor: false, absence: Some(absence), .. } = seen {
         return absence;
+    }
+
+    if let Some(progress) = context.take_progress() {
+        return Error::timed_out(context.timeout, Some(progress));
     }
 
     // Others may have become ready since who was not was last heard.

@@ -55,6 +55,7 @@ async fn look(context: &Context, old: Option<u32>) -> Result<Option<(u32, Readin
             context.progress("the application stopped, and nothing has started it again: is there a service manager?");
             return Ok(None);
         }
+        Err(error) if error.is_connection_closed() => return Ok(None),
         Err(error) => return Err(error),
     };
 

@@ -30,7 +30,12 @@ pub(super) async fn run(context: &Context, events: &[String]) -> Result {
             _ => context.pause().await,
         }
 
-        supervisor = context.connect().await?;
+        supervisor = loop {
+            match context.connect().await {
+                Err(error) if error.is_connection_closed() => context.pause().await,
+                result => break result?,
+            }
+        };
         print(context, &json!({"event": LOST, "at": now(), "count": null}))?;
     }
 }

@@ -15,16 +15,13 @@ use super::{
     host::Host,
     model::{Snapshot, Update},
 };
-use crate::{
-    error::{Error, Result},
-    overview::Overview,
-};
+use crate::{error::Result, overview::Overview};
 
 /// How long to wait before looking again for a supervisor that is not there: nothing tells when it comes.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// How long an answer may take before that is worth a word.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Follows supervisors, one after the other, until nobody listens here.
 pub(super) async fn follow(path: PathBuf, period: Duration, updates: UnboundedSender<Update>) {
@@ -68,11 +65,4 @@ async fn follow_one(path: &Path, period: Duration, updates: &UnboundedSender<Upd
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// Whether there is one to begin with. It is said as all commands say it.
-pub(super) async fn check(path: &Path) -> Result {
-    let supervisor = Supervisor::connect(path).await?;
-    supervisor.ping().await.map_err(Error::from)?;
-    Ok(())
 }

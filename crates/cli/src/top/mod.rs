@@ -29,7 +29,7 @@ use self::{
     view::Theme,
 };
 use crate::{
-    context::Context,
+    context::{Context, connect},
     error::{Error, Result, shown},
     output::is_dumb,
 };
@@ -46,7 +46,11 @@ pub(crate) async fn run(context: &Context, period: Duration) -> Result {
         return Err(Error::Usage("acs top needs a terminal: use acs status or acs watch without one".to_owned()));
     }
 
-    feed::check(context.socket()).await?;
+    // Whether there is one to begin with, which is said as all commands say it. One that does not answer is shown as such.
+    if let Ok(result) = tokio::time::timeout(feed::PATIENCE, connect(context.socket())).await {
+        result?;
+    }
+
     let mut screen = Screen::take()?;
     let mut model = Model::new(shown(context.socket()));
     let theme = Theme { has_color: context.output.has_color() };

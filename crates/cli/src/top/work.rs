@@ -6,7 +6,7 @@ use async_container_supervisor_client::{Signal, Supervisor};
 use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 
 use super::model::{Command, Source, Update};
-use crate::{destination::Destination, error::Result, progress::PERIOD, units};
+use crate::{context::connect, destination::Destination, error::Result, progress::PERIOD, units};
 
 /// How long a cancellation may take to leave.
 const FLUSH: Duration = Duration::from_millis(250);
@@ -28,7 +28,7 @@ async fn work(path: &std::path::Path, command: Command, updates: &UnboundedSende
 
     match command {
         Command::Diagnose { title, source, path: file } => {
-            let supervisor = Supervisor::connect(path).await?;
+            let supervisor = connect(path).await?;
             let guard = Close(supervisor.clone());
             let update = diagnose(&supervisor, title, &source, file, updates).await;
             drop(guard);
@@ -41,11 +41,11 @@ async fn work(path: &std::path::Path, command: Command, updates: &UnboundedSende
             done(format!("wrote {}", path.display()))
         }
         Command::Replace { process_id, name } => {
-            Supervisor::connect(path).await?.replace(process_id, REASON).await?;
+            connect(path).await?.replace(process_id, REASON).await?;
             done(format!("{name} (pid {process_id}) is being replaced"))
         }
         Command::Reload => {
-            Supervisor::connect(path).await?.signal(Signal::Hup).await?;
+            connect(path).await?.signal(Signal::Hup).await?;
             done("a new generation is being started".to_owned())
         }
         Command::Quit | Command::GiveUp => done(String::new()),

@@ -1,3 +1,5 @@
+use std::io::Read;
+
 use crate::application::{Application, Ended, State};
 
 #[test]
@@ -79,7 +81,25 @@ fn a_supervisor_that_does_not_answer_is_not_waited_for_for_ever() {
     // It listens, and that is all it does.
     let _listener = std::os::unix::net::UnixListener::bind(application.socket()).unwrap();
     for command in ["status", "workers", "ping", "reload", "restart", "ready"] {
-        application.acs(["--timeout", "50ms", command]).error(124);
+        let ended = application.acs(["--timeout", "50ms", command]);
+        assert!(ended.error(124).contains(": whoever listens at ./supervisor.ipc has not answered; "), "{ended:?}");
+    }
+}
+
+#[test]
+fn what_was_given_up_is_not_done_by_the_next_supervisor() {
+    let application = Application::absent();
+    // Connections wait for whoever listens next, and what was written into them does, too.
+    let listener = std::os::unix::net::UnixListener::bind(application.socket()).unwrap();
+    let commands: [&[&str]; 5] =
+        [&["restart"], &["reload"], &["replace", "web#1"], &["call", "supervisor", "restart"], &["reload", "--wait"]];
+    for command in commands {
+        let ended = Ended::new(application.command(["--timeout", "50ms"]).args(command).output().unwrap());
+        ended.error(124);
+        let mut asked = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut asked).unwrap();
+        let asked = String::from_utf8_lossy(&asked);
+        assert!(asked.contains("ping") && !asked.contains("restart") && !asked.contains("replace"), "{asked:?}");
     }
 }
 
@@ -87,9 +107,16 @@ fn a_supervisor_that_does_not_answer_is_not_waited_for_for_ever() {
 fn a_peer_that_is_no_supervisor_is_told() {
     let application = Application::absent();
     let listener = std::os::unix::net::UnixListener::bind(application.socket()).unwrap();
-    let peer = std::thread::spawn(move || drop(listener.accept().unwrap()));
-    let ended = application.acs(["ping"]);
-    let error = ended.error(1);
-    assert!(error.starts_with("ConnectionClosed: ") && error.contains("try again"), "{error}");
-    peer.join().unwrap();
+    let _peer = std::thread::spawn(move || while listener.accept().is_ok() {});
+    for command in ["ping", "status", "watch", "restart", "reload"] {
+        let ended = application.acs([command]);
+        let error = ended.error(1);
+        assert!(
+            error.starts_with("ConnectionClosed: whoever listens at ./supervisor.ipc closed the connection"),
+            "{error}"
+        );
+    }
+    // A supervisor that is replaced again and again may become ready in the end.
+    let ended = application.acs(["ready", "--timeout", "100ms"]);
+    assert!(ended.error(124).contains("whoever listens at ./supervisor.ipc has not answered"), "{ended:?}");
 }
