@@ -189,10 +189,7 @@ mod tests {
         table.row(["worker#1".into(), "45.2 MiB".into(), "killed by SIGKILL".into()]);
         table.row(["worker#2".into(), "5 B".into(), "-".into()]);
         let narrow = table.render(Style::PLAIN.within(20));
-        assert_eq!(
-            narrow,
-            "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed …\nworker#2       5 B\n  -\n"
-        );
+        assert_eq!(narrow, "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed …\nworker#2       5 B\n  -\n");
         // Figures are not cut, whatever it costs.
         assert!(table.render(Style::PLAIN.within(1)).contains("worker#1\n  45.2 MiB\n  killed …\n"));
     }
