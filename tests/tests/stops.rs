@@ -194,3 +194,25 @@ fn a_child_that_is_looked_at_before_it_is_killed_is_not_started_again() -> io::R
     assert!(!after.contains("child started"), "{stderr}");
     nothing_left(&dir)
 }
+
+/// Starts a program that is told to stop in the moment in which its handler is being put in place, in the root or in a
+/// child, and waits for its end.
+fn stopped_in_the_window(process: &str) -> io::Result<String> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-window")?.arg(process).start()?;
+    let status = program.wait(LIMIT)?;
+    assert!(status.success(), "{status}: {}", program.stderr());
+    nothing_left(&dir)?;
+    Ok(program.stdout())
+}
+
+#[test]
+fn a_child_misses_no_signal_while_its_handler_is_put_in_place() -> io::Result<()> {
+    assert_eq!(stopped_in_the_window("child")?, "worker was asked to stop\n");
+    Ok(())
+}
+
+#[test]
+fn the_root_misses_no_signal_while_its_handler_is_put_in_place() -> io::Result<()> {
+    stopped_in_the_window("root").map(drop)
+}

@@ -16,8 +16,8 @@ use crate::listener::inherited;
 use crate::notify::Notify;
 use crate::notify::link::{LINK_PIPE, Link};
 use crate::spec::{Runtime, Service, Start};
-use crate::sys::inherit;
 use crate::sys::watch::watch;
+use crate::sys::{inherit, latch};
 use crate::threads::Threads;
 use crate::title;
 
@@ -52,6 +52,7 @@ fn find<'services>(entry: &str, services: &'services [Service]) -> Option<(&'ser
 }
 
 fn run_service(application: &str, service: &Service, index: u32) -> ExitCode {
+    latch::arm(stop_signals(service));
     // The file's name would be `exe`, since that is how this program was found.
     let _ = rustix::thread::set_name(&std::ffi::CString::new(service.name.as_str()).unwrap_or_default());
     let title = child_title(application, &service.name, index);
@@ -100,12 +101,12 @@ async fn drive(service: &Service, index: u32, title: String, inherited: Inherite
     let Start::Entry(work) = &service.start else {
         return Err("this service is a command, not code of this program".into());
     };
-    // First of all: a signal that comes before its handler would end the process with a failure.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut stop = signal(SignalKind::from_raw(service.stop_signal.as_raw()))?;
     // A reload concerns the root, which replaces this process by itself.
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut early = latch::has_seen(stop_signals(service));
 
     let link = inherited.link.map(Link::new).transpose()?;
     let instance = Instance::new(service.name.clone(), index, title, inherited.listeners, link);
@@ -126,12 +127,17 @@ async fn drive(service: &Service, index: u32, title: String, inherited: Inherite
         });
     }
 
-    let mut asked = async || loop {
-        tokio::select! {
-            _ = interrupt.recv() => return,
-            _ = terminate.recv() => return,
-            _ = stop.recv() => return,
-            _ = hangup.recv() => {}
+    let mut asked = async || {
+        if std::mem::take(&mut early) {
+            return;
+        }
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                _ = stop.recv() => return,
+                _ = hangup.recv() => {}
+            }
         }
     };
     if service.threads > 1 {
@@ -156,6 +162,11 @@ async fn drive(service: &Service, index: u32, title: String, inherited: Inherite
             return Ok(());
         }
     }
+}
+
+/// The signals that ask an instance to end.
+fn stop_signals(service: &Service) -> [i32; 3] {
+    [libc::SIGINT, libc::SIGTERM, service.stop_signal.as_raw()]
 }
 
 /// Beats twice in the time that the root allows, from the runtime that does the work.

@@ -25,12 +25,10 @@ use crate::listener::SocketFile;
 use crate::listener::inherited::Inherited;
 use crate::notify::Notify;
 use crate::notify::server::PrivateDirectory;
+use crate::orders::TAKEN;
 use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
 use crate::sys::signal;
 use crate::sys::watch::watch;
-
-/// What is handed on to the root.
-const FORWARDED: [Signal; 5] = [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::USR2];
 
 /// How long nothing may end, of what was killed, before it is left behind.
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
@@ -46,7 +44,7 @@ pub(crate) fn enter(inherited: &mut Inherited, cgroups: Option<&Home>) -> io::Re
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (ours, roots) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let mut signals = FORWARDED.to_vec();
+    let mut signals = TAKEN.to_vec();
     signals.push(Signal::CHILD);
     // A signal that comes before the root can handle it waits for it.
     let blocked = Blocked::new(&signals);

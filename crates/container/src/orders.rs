@@ -1,8 +1,14 @@
 //! What signals ask of the root.
 
+use rustix::process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::StartError;
+use crate::sys::fork::Blocked;
+
+/// What the root takes, and the guardian hands on to it.
+pub(crate) const TAKEN: [process::Signal; 5] =
+    [process::Signal::HUP, process::Signal::INT, process::Signal::TERM, process::Signal::USR1, process::Signal::USR2];
 
 /// The signals that the root takes.
 pub(crate) struct Signals {
@@ -22,14 +28,19 @@ pub(crate) enum Order {
 }
 
 impl Signals {
+    /// Takes the signals from now on. The thread must be the only one.
     pub(crate) fn install() -> Result<Self, StartError> {
-        Ok(Signals {
+        // What comes while a handler is being put in place waits, or it would be lost.
+        let blocked = Blocked::new(&TAKEN);
+        let signals = Signals {
             interrupt: install(SignalKind::interrupt())?,
             terminate: install(SignalKind::terminate())?,
             hangup: install(SignalKind::hangup())?,
             user1: install(SignalKind::user_defined1())?,
             user2: install(SignalKind::user_defined2())?,
-        })
+        };
+        blocked.release();
+        Ok(signals)
     }
 
     pub(crate) async fn next(&mut self) -> Order {

@@ -7,6 +7,7 @@ pub(crate) mod datagram;
 pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod inherit;
+pub(crate) mod latch;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 pub(crate) mod title;
