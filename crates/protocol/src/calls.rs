@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque, hash_map::Entry},
+    mem,
     task::Waker,
     time::Instant,
 };
@@ -9,6 +10,7 @@ use std::{
 use crate::{
     hash::Table,
     message::{Id, Message},
+    places::Places,
 };
 
 /// A call that came in: its id, and a number that tells it from a later call with the same id.
@@ -65,6 +67,15 @@ impl Incoming {
     }
 }
 
+/// Why a call that came in is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A call with its id is not finished yet.
+    DuplicateId,
+    /// There are as many as there may be.
+    TooManyCalls,
+}
+
 /// The calls that came in.
 #[derive(Default)]
 pub(crate) struct IncomingCalls {
@@ -76,17 +87,24 @@ pub(crate) struct IncomingCalls {
 }
 
 impl IncomingCalls {
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     pub(crate) fn contains(&self, id: Id) -> bool {
         self.table.contains_key(&id)
     }
 
-    pub(crate) fn insert(&mut self, id: Id, credit: Option<u64>) -> CallKey {
+    /// Begins a call. Of those that are not finished there may be so many, and each has an id of its own.
+    pub(crate) fn begin(&mut self, id: Id, credit: Option<u64>, limit: usize) -> Result<CallKey, Refusal> {
+        let open = self.table.len();
+
+        let Entry::Vacant(place) = self.table.entry(id) else {
+            return Err(Refusal::DuplicateId);
+        };
+
+        if open >= limit {
+            return Err(Refusal::TooManyCalls);
+        }
+
         self.serial += 1;
-        let call = Incoming {
+        place.insert(Incoming {
             serial: self.serial,
             queued: 0,
             mark: 0,
@@ -95,18 +113,18 @@ impl IncomingCalls {
             task: None,
             cancelled: None,
             room: None,
-        };
-        self.table.insert(id, call);
+        });
 
-        CallKey { id, serial: self.serial }
+        Ok(CallKey { id, serial: self.serial })
     }
 
     pub(crate) fn get(&mut self, key: CallKey) -> Option<&mut Incoming> {
         self.table.get_mut(&key.id).filter(|call| call.serial == key.serial)
     }
 
-    pub(crate) fn remove(&mut self, key: CallKey) -> bool {
-        self.get(key).is_some() && self.table.remove(&key.id).is_some()
+    /// Forgets the call that has this id now.
+    pub(crate) fn remove(&mut self, id: Id) {
+        self.table.remove(&id);
     }
 
     /// The caller is ready for more responses.
@@ -128,7 +146,7 @@ impl IncomingCalls {
     }
 
     pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
-        for (_, call) in std::mem::take(&mut self.table) {
+        for (_, call) in mem::take(&mut self.table) {
             self.stop(call, wakers);
         }
     }
@@ -163,9 +181,10 @@ impl IncomingCalls {
 }
 
 /// How far an outgoing call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// More may come.
+    #[default]
     Open,
     /// The final response is among those that wait to be taken, or was taken.
     Finished,
@@ -177,6 +196,7 @@ pub(crate) enum Progress {
     Closed,
 }
 
+#[derive(Default)]
 pub(crate) struct Outgoing {
     /// Responses that wait to be taken. The first is apart, because most calls have only one, and it takes no memory.
     first: Option<Message>,
@@ -193,6 +213,25 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// Begins, in the place of one that was [cleared](Self::clear).
+    fn begin(&mut self, limit: usize, announced: bool) {
+        self.limit = limit;
+        self.announced = announced;
+        self.taken = 0;
+        self.progress = Progress::Open;
+        self.deadline = None;
+    }
+
+    /// Keeps nothing that takes memory.
+    fn clear(&mut self) {
+        self.first = None;
+        self.waker = None;
+
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
+        }
+    }
+
     fn waiting(&self) -> usize {
         self.first.is_some() as usize + self.rest.len()
     }
@@ -210,9 +249,10 @@ impl Outgoing {
     }
 
     fn pop(&mut self) -> Option<Message> {
-        let message = self.first.take();
-        self.first = self.rest.pop_front();
-        message
+        match self.rest.is_empty() {
+            true => self.first.take(),
+            false => mem::replace(&mut self.first, self.rest.pop_front()),
+        }
     }
 }
 
@@ -229,7 +269,7 @@ pub(crate) enum Taken {
 
 /// The calls that go out.
 pub(crate) struct OutgoingCalls {
-    table: Table<u64, Outgoing>,
+    table: Places<Outgoing>,
     next: u64,
     open: usize,
     /// Calls that have as many responses waiting to be taken as they may.
@@ -243,7 +283,7 @@ pub(crate) struct OutgoingCalls {
 impl OutgoingCalls {
     pub(crate) fn new(first: u64, queue_limit: usize) -> Self {
         Self {
-            table: Table::default(),
+            table: Places::default(),
             next: first,
             open: 0,
             full: 0,
@@ -251,6 +291,11 @@ impl OutgoingCalls {
             heeded: false,
             deadlines: BTreeSet::new(),
         }
+    }
+
+    /// Whether every call was forgotten.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// How many may still be answered.
@@ -273,17 +318,8 @@ impl OutgoingCalls {
         let id = self.next;
         self.next += 2;
         self.open += 1;
-        let call = Outgoing {
-            first: None,
-            rest: VecDeque::new(),
-            limit: self.limit(announced),
-            announced,
-            taken: 0,
-            progress: Progress::Open,
-            deadline: None,
-            waker: None,
-        };
-        self.table.insert(id, call);
+        let limit = self.limit(announced);
+        self.table.insert(id).begin(limit, announced);
         id
     }
 
@@ -295,20 +331,26 @@ impl OutgoingCalls {
 
     /// The peer will send no more than it is asked for, to calls of which it knows that.
     pub(crate) fn heed(&mut self) {
-        if std::mem::replace(&mut self.heeded, true) {
+        if mem::replace(&mut self.heeded, true) {
             return;
         }
 
-        for call in self.table.values_mut().filter(|call| call.announced) {
-            call.limit = self.queue_limit + 1;
-        }
+        let (limit, mut full) = (self.queue_limit + 1, 0);
 
-        self.full = self.table.values().filter(|call| call.is_full()).count();
+        self.table.for_each(|_, call| {
+            if call.announced {
+                call.limit = limit;
+            }
+
+            full += usize::from(call.is_full());
+        });
+
+        self.full = full;
     }
 
     /// Sets when a call ends without an answer. A call that ended already keeps its end.
     pub(crate) fn set_deadline(&mut self, id: u64, deadline: Instant) {
-        if let Some(call) = self.table.get_mut(&id)
+        if let Some(call) = self.table.get_mut(id)
             && call.progress == Progress::Open
         {
             if let Some(earlier) = call.deadline.replace(deadline) {
@@ -325,7 +367,7 @@ impl OutgoingCalls {
 
     /// Gives a response to its call. Returns whether there is one that waits for it.
     pub(crate) fn deliver(&mut self, id: u64, message: Message, wakers: &mut Vec<Waker>) -> bool {
-        let Some(call) = self.table.get_mut(&id) else {
+        let Some(call) = self.table.get_mut(id) else {
             return false;
         };
 
@@ -336,7 +378,10 @@ impl OutgoingCalls {
         let was_full = call.is_full();
         let is_final = message.is_final();
         call.push(message);
-        wakers.extend(call.waker.take());
+
+        if let Some(waker) = call.waker.take() {
+            wakers.push(waker);
+        }
 
         if is_final {
             call.progress = Progress::Finished;
@@ -352,7 +397,7 @@ impl OutgoingCalls {
     }
 
     fn end(&mut self, id: u64, progress: Progress) {
-        if let Some(call) = self.table.get_mut(&id)
+        if let Some(call) = self.table.get_mut(id)
             && call.progress == Progress::Open
         {
             self.full -= call.is_full() as usize;
@@ -368,11 +413,10 @@ impl OutgoingCalls {
     /// Takes a response of a call. If there is none yet, `waker` is told when there is. A call whose final response is taken
     /// is forgotten.
     pub(crate) fn take(&mut self, id: u64, waker: Option<&Waker>) -> Taken {
-        let Entry::Occupied(mut entry) = self.table.entry(id) else {
+        let Some(call) = self.table.get_mut(id) else {
             return Taken::Ended(Progress::Closed);
         };
 
-        let call = entry.get_mut();
         let was_full = call.is_full();
 
         let Some(message) = call.pop() else {
@@ -386,7 +430,8 @@ impl OutgoingCalls {
         };
 
         if message.is_final() {
-            entry.remove();
+            call.clear();
+            self.table.remove(id);
             return Taken::Message(message, 0);
         }
 
@@ -402,7 +447,7 @@ impl OutgoingCalls {
 
         // Asked for in lots, so that a long stream costs few messages the other way.
         let more = match call.taken * 2 >= self.queue_limit as u64 {
-            true => std::mem::take(&mut call.taken),
+            true => mem::take(&mut call.taken),
             false => 0,
         };
 
@@ -413,7 +458,12 @@ impl OutgoingCalls {
     pub(crate) fn remove(&mut self, id: u64) -> bool {
         let open = self.open;
         self.end(id, Progress::Finished);
-        self.table.remove(&id);
+
+        if let Some(call) = self.table.get_mut(id) {
+            call.clear();
+            self.table.remove(id);
+        }
+
         self.open < open
     }
 
@@ -431,7 +481,13 @@ impl OutgoingCalls {
 
     /// Ends the calls whose responses hold up everything else. What came for them can still be taken.
     pub(crate) fn give_up_full(&mut self, wakers: &mut Vec<Waker>) -> Vec<u64> {
-        let full: Vec<u64> = self.table.iter().filter(|(_, call)| call.is_full()).map(|(id, _)| *id).collect();
+        let mut full = Vec::new();
+
+        self.table.for_each(|id, call| {
+            if call.is_full() {
+                full.push(id);
+            }
+        });
 
         for id in &full {
             self.finish(*id, Progress::NotTaken, wakers);
@@ -443,14 +499,14 @@ impl OutgoingCalls {
     fn finish(&mut self, id: u64, progress: Progress, wakers: &mut Vec<Waker>) {
         self.end(id, progress);
 
-        if let Some(call) = self.table.get_mut(&id) {
+        if let Some(call) = self.table.get_mut(id) {
             wakers.extend(call.waker.take());
         }
     }
 
     /// Ends all of them. What came for them can still be taken.
     pub(crate) fn close(&mut self, wakers: &mut Vec<Waker>) {
-        let calls: Vec<u64> = self.table.keys().copied().collect();
+        let calls: Vec<u64> = self.table.ids().collect();
 
         for id in calls {
             self.finish(id, Progress::Closed, wakers);

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    connection::Side,
+    connection::{Connection, Side},
     driver::Driver,
     endpoint,
     error::{CallError, ConnectError},
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// Connects to a supervisor, to make calls only. The connection is carried by a task, and closed once the last handle
-    /// and the last call are dropped.
+    /// is dropped and the last call is over.
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ConnectError> {
         Self::connect_with(path, NoOperations, Settings::default()).await
     }
@@ -80,13 +80,13 @@ impl Client {
     /// the output of the connection, so their `Serialize` must not use the connection itself.
     pub fn call<P: Serialize + ?Sized>(&self, operation: &str, parameters: &P) -> Call {
         let id = self.shared.with(|connection| connection.call(operation, parameters));
-        Call::new(self.clone(), id)
+        Call::new(self.shared.clone(), id)
     }
 
     /// Makes a call with parameters that are encoded already, or that came with another call.
     pub fn call_fields(&self, operation: &str, parameters: &Fields) -> Call {
         let id = self.shared.with(|connection| connection.call_fields(operation, parameters));
-        Call::new(self.clone(), id)
+        Call::new(self.shared.clone(), id)
     }
 
     /// Whether the connection is closed.
@@ -125,7 +125,7 @@ impl Clone for Client {
 impl Drop for Client {
     fn drop(&mut self) {
         if self.shared.remove_handle() && self.side == Side::Connected {
-            self.close();
+            self.shared.with(Connection::abandon);
         }
     }
 }
@@ -141,7 +141,7 @@ impl std::fmt::Debug for Client {
 /// Dropping it before the final response tells the other side to stop.
 #[must_use = "a call that is dropped is cancelled"]
 pub struct Call {
-    client: Client,
+    shared: Arc<Shared>,
     state: State,
 }
 
@@ -151,19 +151,19 @@ enum State {
     /// More responses come.
     Open(u64),
     /// The final response came, and was not asked for yet.
-    Final(Message),
+    Final(Box<Message>),
     /// Everything was given.
     Over,
 }
 
 impl Call {
-    fn new(client: Client, id: Result<u64, CallError>) -> Self {
+    fn new(shared: Arc<Shared>, id: Result<u64, CallError>) -> Self {
         let state = match id {
             Ok(id) => State::Open(id),
             Err(error) => State::Failed(error),
         };
 
-        Self { client, state }
+        Self { shared, state }
     }
 
     /// Ends the call with [`CallError::TimedOut`] unless its final response comes within this time from now. The other
@@ -171,21 +171,22 @@ impl Call {
     pub fn timeout(self, timeout: Duration) -> Self {
         if let State::Open(id) = self.state {
             let deadline = Instant::now().into_std() + timeout;
-            self.client.shared.with(|connection| connection.set_deadline(id, deadline));
+            self.shared.with(|connection| connection.set_deadline(id, deadline));
         }
 
         self
     }
 
     pub(crate) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, CallError>> {
-        let id = match std::mem::replace(&mut self.state, State::Over) {
-            State::Open(id) => id,
-            State::Failed(error) => return Poll::Ready(Err(error)),
-            State::Final(message) => return Poll::Ready(Ok(Some(message))),
-            State::Over => return Poll::Ready(Ok(None)),
+        let State::Open(id) = self.state else {
+            return Poll::Ready(match std::mem::replace(&mut self.state, State::Over) {
+                State::Failed(error) => Err(error),
+                State::Final(message) => Ok(Some(*message)),
+                State::Open(_) | State::Over => Ok(None),
+            });
         };
 
-        let taken = self.client.shared.with(|connection| {
+        let taken = self.shared.with(|connection| {
             let taken = connection.poll_response(id, Some(cx.waker()));
 
             if taken.is_err() {
@@ -195,20 +196,15 @@ impl Call {
             taken
         });
 
-        match taken {
-            Ok(None) => {
-                self.state = State::Open(id);
-                Poll::Pending
-            }
-            Ok(Some(message)) => {
-                if !message.is_final() {
-                    self.state = State::Open(id);
-                }
-
-                Poll::Ready(Ok(Some(message)))
-            }
-            Err(error) => Poll::Ready(Err(error)),
+        if matches!(taken, Ok(None)) {
+            return Poll::Pending;
         }
+
+        if !matches!(&taken, Ok(Some(message)) if !message.is_final()) {
+            self.state = State::Over;
+        }
+
+        Poll::Ready(taken)
     }
 
     /// The next response, whatever it is, the final one included, as it came; `None` after that. It is what a relay needs,
@@ -227,7 +223,7 @@ impl Call {
             Some(message) if message.is_final() => match message.failure() {
                 Some(failure) => Err(CallError::Failed(failure)),
                 None => {
-                    self.state = State::Final(message);
+                    self.state = State::Final(Box::new(message));
                     Ok(None)
                 }
             },
@@ -236,19 +232,24 @@ impl Call {
     }
 
     /// The fields of the final response. Intermediate ones that were not taken are passed over.
-    pub async fn finish(mut self) -> Result<Fields, CallError> {
+    pub fn finish(mut self) -> impl Future<Output = Result<Fields, CallError>> + Send {
+        // No more than the call itself is moved into the task that waits for it.
+        poll_fn(move |cx| self.poll_finish(cx))
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<Fields, CallError>> {
         loop {
-            match self.next_message().await? {
-                Some(message) if !message.is_final() => {}
-                Some(message) => {
-                    return match message.failure() {
-                        Some(failure) => Err(CallError::Failed(failure)),
-                        None => Ok(message.into_fields()),
-                    };
-                }
+            let message = match ready!(self.poll_message(cx))? {
+                Some(message) if !message.is_final() => continue,
+                Some(message) => message,
                 // It gave its final response already, as a message.
-                None => return Ok(Fields::empty()),
-            }
+                None => return Poll::Ready(Ok(Fields::empty())),
+            };
+
+            return Poll::Ready(match message.failure() {
+                Some(failure) => Err(CallError::Failed(failure)),
+                None => Ok(message.into_fields()),
+            });
         }
     }
 }
@@ -265,7 +266,7 @@ impl IntoFuture for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if let State::Open(id) = self.state {
-            self.client.shared.with(|connection| connection.forget(id));
+            self.shared.with(|connection| connection.forget(id));
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use crate::{
-    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken, keep},
+    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Refusal, Taken, keep},
     encode::Entries,
     error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
     failure::{Failure, class},
@@ -69,6 +69,8 @@ pub struct Connection {
     output: Output,
     searched: usize,
     read_deadline: Option<Instant>,
+    /// Whether nobody is left who could make a call.
+    abandoned: bool,
     closing: bool,
     closed: bool,
     error: Option<ConnectionError>,
@@ -94,6 +96,7 @@ impl Connection {
             output: Output::default(),
             searched: 0,
             read_deadline: None,
+            abandoned: false,
             closing: false,
             closed: false,
             error: None,
@@ -168,6 +171,18 @@ impl Connection {
     /// Wants the connection closed once the output is written.
     pub fn finish(&mut self) {
         self.closing = true;
+    }
+
+    /// Wants the connection closed once the calls that were made are over, because there will be no more.
+    pub fn abandon(&mut self) {
+        self.abandoned = true;
+        self.finish_if_idle();
+    }
+
+    fn finish_if_idle(&mut self) {
+        if self.abandoned && self.outgoing.is_empty() {
+            self.finish();
+        }
     }
 
     // Input.
@@ -248,7 +263,7 @@ impl Connection {
     fn handle_message(&mut self, message: Message) -> Option<Event> {
         let id = message.id();
 
-        if message.operation().is_some() {
+        if message.is_call() {
             // Not past another one that waits.
             if self.holds_calls() || !self.held.is_empty() {
                 self.held_size += message.size();
@@ -300,14 +315,16 @@ impl Connection {
     fn begin_incoming(&mut self, message: Message) -> Option<Event> {
         let id = message.id();
 
-        let refusal = if self.incoming.contains(id) {
-            Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
-        } else if self.incoming.len() >= self.settings.calls_limit {
-            let limit = self.settings.calls_limit;
-            Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
-        } else {
-            let key = self.incoming.insert(id, self.flow.window);
-            return Some(Event::Call { key, message });
+        let limit = self.settings.calls_limit;
+
+        let refusal = match self.incoming.begin(id, self.flow.window, limit) {
+            Ok(key) => return Some(Event::Call { key, message }),
+            Err(Refusal::DuplicateId) => {
+                Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
+            }
+            Err(Refusal::TooManyCalls) => {
+                Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
+            }
         };
 
         self.put_failure(id, &refusal);
@@ -384,7 +401,10 @@ impl Connection {
         }
 
         match taken {
-            Taken::Message(message, 0) => Ok(Some(message)),
+            Taken::Message(message, 0) => {
+                self.finish_if_idle();
+                Ok(Some(message))
+            }
             Taken::Message(message, more) => {
                 self.put_more(id, more);
                 Ok(Some(message))
@@ -405,6 +425,8 @@ impl Connection {
         if !self.outgoing.is_full() {
             self.read_deadline = None;
         }
+
+        self.finish_if_idle();
     }
 
     // Answers of this side.
@@ -457,7 +479,7 @@ impl Connection {
 
         if last {
             self.output.put_final(framing, limit, body)?;
-            self.incoming.remove(key);
+            self.incoming.remove(key.id);
         } else {
             self.output.put(framing, limit, body)?;
             let end = self.output.end();

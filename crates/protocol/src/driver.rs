@@ -196,7 +196,7 @@ where
 
             let wakers = state.connection.take_wakers();
             // Under the same lock: a moment later, another thread may have made it possible to go on.
-            let paused = !state.connection.wants_input();
+            let paused = event.is_none() && !state.connection.wants_input();
             drop(state);
             wakers.into_iter().for_each(Waker::wake);
 

@@ -15,12 +15,21 @@ use crate::{
 /// Writes into a `Vec` cannot fail, so there is nothing to look at in what `rmp` returns.
 fn infallible<T, E>(_: Result<T, E>) {}
 
+/// Nearly all texts of a message are short: the names of its fields.
+#[inline]
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
-    infallible(write::write_str(out, text));
+    const SHORT: usize = 32;
+
+    if text.len() < SHORT {
+        out.push(0xa0 | text.len() as u8);
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        infallible(write::write_str(out, text));
+    }
 }
 
 pub(crate) fn put_boolean(out: &mut Vec<u8>, value: bool) {
-    infallible(write::write_bool(out, value));
+    out.push(0xc2 | u8::from(value));
 }
 
 pub(crate) fn put_nil(out: &mut Vec<u8>) {

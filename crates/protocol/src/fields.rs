@@ -15,7 +15,7 @@ use crate::{
     encode::Entries,
     error::{DecodeError, EncodeError, MessageError},
     json::Cursor,
-    message::is_reserved_key,
+    message::{Span, is_reserved_key},
     reader::Reader,
 };
 
@@ -106,6 +106,16 @@ impl Fields {
         }
 
         Ok(Self { payload, body, entries, reserved: Reserved::found(found) })
+    }
+
+    /// A text of the message that these are of.
+    pub(crate) fn text(&self, span: Span) -> &str {
+        // It was looked at when the message was scanned; without `unsafe` that has to be repeated, for a short name.
+        std::str::from_utf8(self.bytes(span)).unwrap_or_default()
+    }
+
+    pub(crate) fn bytes(&self, span: Span) -> &[u8] {
+        self.payload.get(span.range()).unwrap_or_default()
     }
 
     fn all(&self) -> Iter<'_> {

@@ -17,7 +17,7 @@ use crate::{
     error::{DecodeError, SendError},
     failure::{Failure, class},
     fields::Fields,
-    message::{Message, Name},
+    message::{Message, Span},
     relay::Relay,
     shared::Shared,
 };
@@ -144,7 +144,7 @@ pub(crate) fn unknown(operation: &str) -> Failure {
 /// A call that came in.
 #[derive(Clone)]
 pub struct Request {
-    operation: Name,
+    operation: Span,
     fields: Fields,
 }
 
@@ -156,7 +156,12 @@ impl Request {
 
     /// What is to be done.
     pub fn operation(&self) -> &str {
-        self.operation.as_str()
+        self.fields.text(self.operation)
+    }
+
+    /// The same for those who only compare it.
+    pub(crate) fn operation_bytes(&self) -> &[u8] {
+        self.fields.bytes(self.operation)
     }
 
     /// The parameters.

@@ -1,11 +1,11 @@
-//! Hashing of ids, which are looked up several times a call.
+//! Hashing of ids, which are looked up several times a call, and of the names of operations.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
 };
 
-/// A table by id.
+/// A table by id, or by names that peers can ask for but not put there.
 pub(crate) type Table<K, V> = HashMap<K, V, IdHash>;
 
 /// Spreads ids over a table. A peer chooses its ids, so where they come to lie depends on a number that it does not know; and

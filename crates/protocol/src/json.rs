@@ -15,7 +15,7 @@ use serde::{
 use crate::{
     encode,
     error::MessageError,
-    reader::{MAXIMUM_DEPTH, Reader, Token},
+    reader::{Broken, MAXIMUM_DEPTH, Reader, Token},
 };
 
 /// Reads a line into a payload. Where it is broken, `out` holds what could be read.
@@ -151,7 +151,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: Cell::new(0), within_key: false }
     }
 
-    fn read<T>(&self, read: impl FnOnce(&mut Reader<'a>) -> Result<T, MessageError>) -> Result<T, MessageError> {
+    fn read<T>(&self, read: impl FnOnce(&mut Reader<'a>) -> Result<T, Broken>) -> Result<T, MessageError> {
         let mut reader = Reader::starting_at(self.bytes, self.at.get());
         let value = read(&mut reader)?;
         self.at.set(reader.position());

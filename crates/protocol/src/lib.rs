@@ -100,6 +100,7 @@ mod json;
 mod message;
 mod operations;
 mod output;
+mod places;
 mod reader;
 mod relay;
 mod settings;

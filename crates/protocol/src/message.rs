@@ -61,7 +61,7 @@ impl fmt::Display for Id {
 
 /// A stretch of the payload.
 #[derive(Clone, Copy, Debug, Default)]
-struct Span {
+pub(crate) struct Span {
     start: u32,
     end: u32,
 }
@@ -72,7 +72,7 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
-    fn range(self) -> std::ops::Range<usize> {
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
 }
@@ -84,6 +84,12 @@ impl Span {
 #[derive(Clone)]
 pub struct Message {
     payload: Bytes,
+    head: Head,
+}
+
+/// What was found when the payload was looked at.
+#[derive(Clone, Copy)]
+struct Head {
     body: u32,
     entries: u32,
     own: Own,
@@ -120,15 +126,94 @@ impl Message {
 
     /// Reads a payload, which has to be exactly one map.
     pub(crate) fn parse(payload: Bytes) -> Result<Self, Invalid> {
-        match Self::scan(&payload) {
-            Ok(mut message) => {
-                message.payload = payload;
-                Ok(message)
-            }
+        match Head::scan(&payload) {
+            Ok(head) => Ok(Self { payload, head }),
             Err(reason) => Err(Invalid { id: find_id(&payload), reason }),
         }
     }
 
+    /// The id of the call that this belongs to.
+    pub fn id(&self) -> Id {
+        self.head.id
+    }
+
+    /// Whether this is a call.
+    pub(crate) fn is_call(&self) -> bool {
+        self.head.operation.is_some()
+    }
+
+    /// The operation, if this is a call.
+    pub fn operation(&self) -> Option<&str> {
+        self.head.operation.map(|span| text(&self.payload, span))
+    }
+
+    /// Whether this is the last response to its call.
+    pub fn is_final(&self) -> bool {
+        // A failure ends the call whether the peer thought of saying so or not.
+        self.head.finished || self.head.failed
+    }
+
+    /// Whether this says that the call failed.
+    pub fn is_failure(&self) -> bool {
+        self.head.failed
+    }
+
+    /// Whether this says that the caller no longer wants the answer.
+    pub fn is_cancel(&self) -> bool {
+        self.head.cancel && !self.is_call()
+    }
+
+    /// Everything but the reserved fields.
+    pub fn fields(&self) -> Fields {
+        self.clone().into_fields()
+    }
+
+    /// Everything but the reserved fields, without another handle to the buffer.
+    pub fn into_fields(self) -> Fields {
+        match self.head.own {
+            Own::From(body, entries) => Fields::own(self.payload, body as usize, entries),
+            Own::Mixed => Fields::within(self.payload, self.head.body as usize, self.head.entries),
+        }
+    }
+
+    /// The failure that this carries, if it is one. Whatever form the peer gave its error, something comes of it.
+    pub fn failure(&self) -> Option<Failure> {
+        if !self.head.failed {
+            return None;
+        }
+
+        let error = self.head.error.and_then(|span| Fields::from_value(self.payload.slice(span.range())).ok());
+        let text = |key: &str| error.as_ref().and_then(|error| error.get::<String>(key).ok().flatten());
+
+        let mut failure = Failure::new(
+            text("class").unwrap_or_else(|| class::INTERNAL.to_owned()),
+            text("message").unwrap_or_else(|| "the other side gave no reason".to_owned()),
+        );
+
+        if let Some(error) = &error {
+            failure.set_details(error.without(&["class", "message"]));
+        }
+
+        failure.set_fields(self.fields());
+        Some(failure)
+    }
+
+    /// Writes this response as one to another call, without looking into it.
+    pub(crate) fn relay(&self, id: Id, entries: &mut Entries<'_>) {
+        put_id(id, entries);
+        let id_entry = self.head.id_entry.range();
+        entries.raw(&self.payload[self.head.body as usize..id_entry.start], self.head.entries - 1);
+        entries.raw(&self.payload[id_entry.end..], 0);
+    }
+
+    /// Where in its payload the name of the operation is, and the parameters, if this is a call.
+    pub(crate) fn into_call(self) -> (Span, Fields) {
+        (self.head.operation.unwrap_or_default(), self.into_fields())
+    }
+}
+
+impl Head {
+    /// Reads a payload, which has to be exactly one map.
     fn scan(payload: &[u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(payload);
         let entries = reader.map()?.ok_or(MessageError::NotAMap)?;
@@ -154,7 +239,8 @@ impl Message {
                     id_entry = Span::new(start, reader.position());
                 }
                 b"do" => {
-                    let name = reader.string()?.ok_or(MessageError::Type { field: "do", expected: "a string" })?;
+                    let name =
+                        reader.string_bytes()?.ok_or(MessageError::Type { field: "do", expected: "a string" })?;
                     let end = reader.position();
                     operation = Some(Span::new(end - name.len(), end));
                 }
@@ -184,7 +270,6 @@ impl Message {
         }
 
         Ok(Self {
-            payload: Bytes::new(),
             body: body as u32,
             entries,
             own,
@@ -197,95 +282,6 @@ impl Message {
             cancel,
         })
     }
-
-    /// The id of the call that this belongs to.
-    pub fn id(&self) -> Id {
-        self.id
-    }
-
-    /// The operation, if this is a call.
-    pub fn operation(&self) -> Option<&str> {
-        self.operation.map(|span| text(&self.payload, span))
-    }
-
-    /// Whether this is the last response to its call.
-    pub fn is_final(&self) -> bool {
-        // A failure ends the call whether the peer thought of saying so or not.
-        self.finished || self.failed
-    }
-
-    /// Whether this says that the call failed.
-    pub fn is_failure(&self) -> bool {
-        self.failed
-    }
-
-    /// Whether this says that the caller no longer wants the answer.
-    pub fn is_cancel(&self) -> bool {
-        self.cancel && self.operation.is_none()
-    }
-
-    /// Everything but the reserved fields.
-    pub fn fields(&self) -> Fields {
-        self.clone().into_fields()
-    }
-
-    /// Everything but the reserved fields, without another handle to the buffer.
-    pub fn into_fields(self) -> Fields {
-        match self.own {
-            Own::From(body, entries) => Fields::own(self.payload, body as usize, entries),
-            Own::Mixed => Fields::within(self.payload, self.body as usize, self.entries),
-        }
-    }
-
-    /// The failure that this carries, if it is one. Whatever form the peer gave its error, something comes of it.
-    pub fn failure(&self) -> Option<Failure> {
-        if !self.failed {
-            return None;
-        }
-
-        let error = self.error.and_then(|span| Fields::from_value(self.payload.slice(span.range())).ok());
-        let text = |key: &str| error.as_ref().and_then(|error| error.get::<String>(key).ok().flatten());
-
-        let mut failure = Failure::new(
-            text("class").unwrap_or_else(|| class::INTERNAL.to_owned()),
-            text("message").unwrap_or_else(|| "the other side gave no reason".to_owned()),
-        );
-
-        if let Some(error) = &error {
-            failure.set_details(error.without(&["class", "message"]));
-        }
-
-        failure.set_fields(self.fields());
-        Some(failure)
-    }
-
-    /// Writes this response as one to another call, without looking into it.
-    pub(crate) fn relay(&self, id: Id, entries: &mut Entries<'_>) {
-        put_id(id, entries);
-        let id_entry = self.id_entry.range();
-        entries.raw(&self.payload[self.body as usize..id_entry.start], self.entries - 1);
-        entries.raw(&self.payload[id_entry.end..], 0);
-    }
-
-    /// The operation and the parameters, if this is a call.
-    pub(crate) fn into_call(self) -> (Name, Fields) {
-        let span = self.operation.unwrap_or_default();
-        let name = Name { payload: self.payload.clone(), span };
-        (name, self.into_fields())
-    }
-}
-
-/// The name of an operation, still in the message that it came in.
-#[derive(Clone)]
-pub(crate) struct Name {
-    payload: Bytes,
-    span: Span,
-}
-
-impl Name {
-    pub(crate) fn as_str(&self) -> &str {
-        text(&self.payload, self.span)
-    }
 }
 
 fn text(payload: &[u8], span: Span) -> &str {
@@ -297,11 +293,11 @@ impl fmt::Debug for Message {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Message")
-            .field("id", &self.id.0)
+            .field("id", &self.head.id.0)
             .field("operation", &self.operation())
-            .field("finished", &self.finished)
-            .field("failed", &self.failed)
-            .field("cancel", &self.cancel)
+            .field("finished", &self.head.finished)
+            .field("failed", &self.head.failed)
+            .field("cancel", &self.head.cancel)
             .field("fields", &self.fields())
             .finish()
     }

@@ -1,12 +1,17 @@
 //! A table of operations by name.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     failure::Failure,
     handler::{BoxFuture, Handler, Request, Responder, unknown},
+    hash::Table,
 };
 
 type Operation = Box<dyn Fn(Request, Responder) -> Option<BoxFuture> + Send + Sync>;
@@ -44,7 +49,23 @@ type Operation = Box<dyn Fn(Request, Responder) -> Option<BoxFuture> + Send + Sy
 /// ```
 #[derive(Default)]
 pub struct Operations {
-    table: HashMap<String, Operation>,
+    table: Table<Name, Operation>,
+}
+
+/// The name of an operation, which is looked up by its bytes, as it lies in a message.
+#[derive(PartialEq, Eq)]
+struct Name(String);
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
 }
 
 impl Operations {
@@ -54,7 +75,7 @@ impl Operations {
     }
 
     fn insert(mut self, name: impl Into<String>, operation: Operation) -> Self {
-        self.table.insert(name.into(), operation);
+        self.table.insert(Name(name.into()), operation);
         self
     }
 
@@ -143,18 +164,18 @@ impl Operations {
 
     /// Whether there is one of that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.table.contains_key(name)
+        self.table.contains_key(name.as_bytes())
     }
 
     /// Their names, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.table.keys().map(String::as_str)
+        self.table.keys().map(|name| name.0.as_str())
     }
 }
 
 impl Handler for Operations {
     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
-        match self.table.get(request.operation()) {
+        match self.table.get(request.operation_bytes()) {
             Some(operation) => operation(request, responder),
             None => {
                 responder.fail(unknown(request.operation()));

@@ -19,6 +19,27 @@ pub(crate) struct Reader<'a> {
     texts: Texts,
 }
 
+/// Why bytes cannot be read on. It is what a [`MessageError`] is made of, without what makes that too large for a register: this
+/// is asked after every byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    Incomplete,
+    NotUtf8,
+    UnknownType,
+    TooDeep,
+}
+
+impl From<Broken> for MessageError {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Incomplete => Self::Incomplete,
+            Broken::NotUtf8 => Self::NotUtf8,
+            Broken::UnknownType => Self::UnknownType,
+            Broken::TooDeep => Self::TooDeep { limit: MAXIMUM_DEPTH },
+        }
+    }
+}
+
 /// What is done about text that is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Texts {
@@ -62,61 +83,62 @@ impl<'a> Reader<'a> {
         self.bytes.get(start..self.at).unwrap_or_default()
     }
 
-    pub(crate) fn marker(&mut self) -> Result<Marker, MessageError> {
-        let byte = *self.bytes.get(self.at).ok_or(MessageError::Incomplete)?;
+    pub(crate) fn marker(&mut self) -> Result<Marker, Broken> {
+        let byte = *self.bytes.get(self.at).ok_or(Broken::Incomplete)?;
         self.at += 1;
         Ok(Marker::from_u8(byte))
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
-        let bytes = self.bytes[self.at..].first_chunk::<N>().ok_or(MessageError::Incomplete)?;
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
+        let bytes = self.bytes[self.at..].first_chunk::<N>().ok_or(Broken::Incomplete)?;
         self.at += N;
         Ok(*bytes)
     }
 
-    fn size8(&mut self) -> Result<usize, MessageError> {
+    fn size8(&mut self) -> Result<usize, Broken> {
         Ok(self.array::<1>()?[0] as usize)
     }
 
-    fn size16(&mut self) -> Result<usize, MessageError> {
+    fn size16(&mut self) -> Result<usize, Broken> {
         Ok(u16::from_be_bytes(self.array()?) as usize)
     }
 
-    fn size32(&mut self) -> Result<usize, MessageError> {
+    fn size32(&mut self) -> Result<usize, Broken> {
         Ok(u32::from_be_bytes(self.array()?) as usize)
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], MessageError> {
-        let end = self.at.checked_add(length).ok_or(MessageError::Incomplete)?;
-        let bytes = self.bytes.get(self.at..end).ok_or(MessageError::Incomplete)?;
+    #[inline(always)]
+    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], Broken> {
+        let end = self.at.checked_add(length).ok_or(Broken::Incomplete)?;
+        let bytes = self.bytes.get(self.at..end).ok_or(Broken::Incomplete)?;
         self.at = end;
         Ok(bytes)
     }
 
-    fn text(&mut self, length: usize) -> Result<&'a str, MessageError> {
+    fn text(&mut self, length: usize) -> Result<&'a str, Broken> {
         match std::str::from_utf8(self.take(length)?) {
             Ok(text) => Ok(text),
             Err(_) if self.texts == Texts::Lenient => Ok(""),
-            Err(_) => Err(MessageError::NotUtf8),
+            Err(_) => Err(Broken::NotUtf8),
         }
     }
 
     /// As [`text`](Self::text), for those who need no more than the bytes. Nearly all text of a message is short and ASCII,
     /// and to find that out is much of what it costs to look at it.
-    #[inline]
-    fn text_bytes(&mut self, length: usize) -> Result<&'a [u8], MessageError> {
+    #[inline(always)]
+    fn text_bytes(&mut self, length: usize) -> Result<&'a [u8], Broken> {
         let bytes = self.take(length)?;
 
         match self.texts {
             Texts::Checked => Ok(bytes),
             _ if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() => Ok(bytes),
             Texts::Lenient => Ok(&[]),
-            Texts::Strict => Err(MessageError::NotUtf8),
+            Texts::Strict => Err(Broken::NotUtf8),
         }
     }
 
     /// Reads the header of a map: how many entries follow. `None` if it is something else.
-    pub(crate) fn map(&mut self) -> Result<Option<u32>, MessageError> {
+    pub(crate) fn map(&mut self) -> Result<Option<u32>, Broken> {
         Ok(match self.marker()? {
             Marker::FixMap(entries) => Some(entries as u32),
             Marker::Map16 => Some(self.size16()? as u32),
@@ -126,7 +148,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string. `None` if it is something else.
-    pub(crate) fn string(&mut self) -> Result<Option<&'a str>, MessageError> {
+    pub(crate) fn string(&mut self) -> Result<Option<&'a str>, Broken> {
         match self.string_length()? {
             Some(length) => self.text(length).map(Some),
             None => Ok(None),
@@ -134,8 +156,14 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string for its bytes. `None` if it is something else.
-    #[inline]
-    pub(crate) fn string_bytes(&mut self) -> Result<Option<&'a [u8]>, MessageError> {
+    #[inline(always)]
+    pub(crate) fn string_bytes(&mut self) -> Result<Option<&'a [u8]>, Broken> {
+        // Nearly all are short, and have their length in their first byte.
+        if let Some(byte @ 0xa0..=0xbf) = self.bytes.get(self.at) {
+            self.at += 1;
+            return self.text_bytes(usize::from(byte & 0x1f)).map(Some);
+        }
+
         match self.string_length()? {
             Some(length) => self.text_bytes(length).map(Some),
             None => Ok(None),
@@ -143,7 +171,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn string_length(&mut self) -> Result<Option<usize>, MessageError> {
+    fn string_length(&mut self) -> Result<Option<usize>, Broken> {
         Ok(match self.marker()? {
             Marker::FixStr(length) => Some(length as usize),
             Marker::Str8 => Some(self.size8()?),
@@ -154,7 +182,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads an integer of any width. `None` if it is something else.
-    pub(crate) fn integer(&mut self) -> Result<Option<i128>, MessageError> {
+    #[inline]
+    pub(crate) fn integer(&mut self) -> Result<Option<i128>, Broken> {
         Ok(Some(match self.marker()? {
             Marker::FixPos(value) => value.into(),
             Marker::FixNeg(value) => value.into(),
@@ -171,7 +200,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the header of one value with what belongs to it, short of its children.
-    pub(crate) fn token(&mut self) -> Result<Token<'a>, MessageError> {
+    pub(crate) fn token(&mut self) -> Result<Token<'a>, Broken> {
         Ok(match self.marker()? {
             Marker::Null => Token::Nil,
             Marker::True => Token::Boolean(true),
@@ -236,18 +265,23 @@ impl<'a> Reader<'a> {
             Marker::FixMap(length) => Token::Map(length.into()),
             Marker::Map16 => Token::Map(self.size16()? as u32),
             Marker::Map32 => Token::Map(self.size32()? as u32),
-            Marker::Reserved => return Err(MessageError::UnknownType),
+            Marker::Reserved => return Err(Broken::UnknownType),
         })
     }
 
-    fn extension(&mut self, length: usize) -> Result<Token<'a>, MessageError> {
+    fn extension(&mut self, length: usize) -> Result<Token<'a>, Broken> {
         let kind = i8::from_be_bytes(self.array()?);
         Ok(Token::Extension(kind, self.take(length)?))
     }
 
     /// Passes over one whole value, `depth` maps and arrays deep already.
     #[inline]
-    pub(crate) fn skip(&mut self, depth: usize) -> Result<(), MessageError> {
+    pub(crate) fn skip(&mut self, depth: usize) -> Result<(), Broken> {
+        if let Some(byte @ 0xa0..=0xbf) = self.bytes.get(self.at) {
+            self.at += 1;
+            return self.text_bytes(usize::from(byte & 0x1f)).map(|_| ());
+        }
+
         match self.children()? {
             0 => Ok(()),
             children => self.skip_nested(children, depth),
@@ -255,7 +289,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads one value short of its children, and says how many those are.
-    fn children(&mut self) -> Result<usize, MessageError> {
+    fn children(&mut self) -> Result<usize, Broken> {
         let start = self.at;
         let children = match self.marker()? {
             // What most values are.
@@ -284,7 +318,7 @@ impl<'a> Reader<'a> {
 
         // A child takes a byte at least. A count that cannot be true is refused here, before anyone believes it.
         if children > self.bytes.len() - self.at {
-            return Err(MessageError::Incomplete);
+            return Err(Broken::Incomplete);
         }
 
         Ok(children)
@@ -292,11 +326,11 @@ impl<'a> Reader<'a> {
 
     /// A stack of its own in place of recursion: a peer decides how deep it goes, not the size of a thread's stack.
     #[inline(never)]
-    fn skip_nested(&mut self, children: usize, depth: usize) -> Result<(), MessageError> {
+    fn skip_nested(&mut self, children: usize, depth: usize) -> Result<(), Broken> {
         let limit = MAXIMUM_DEPTH.saturating_sub(depth);
 
         if limit == 0 {
-            return Err(MessageError::TooDeep { limit: MAXIMUM_DEPTH });
+            return Err(Broken::TooDeep);
         }
 
         let mut remaining = [0usize; MAXIMUM_DEPTH];
@@ -320,7 +354,7 @@ impl<'a> Reader<'a> {
                 level += 1;
 
                 if level >= limit {
-                    return Err(MessageError::TooDeep { limit: MAXIMUM_DEPTH });
+                    return Err(Broken::TooDeep);
                 }
 
                 remaining[level] = children;

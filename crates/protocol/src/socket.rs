@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream as StdStream,
     pin::Pin,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
 };
 
@@ -36,9 +37,9 @@ enum State {
     /// As it came.
     New(UnixStream),
     /// It is told when there is something to read.
-    Reading(AsyncFd<StdStream>),
+    Reading(AsyncFd<Arc<StdStream>>),
     /// It is told when there is room to write as well.
-    Blocked(AsyncFd<StdStream>),
+    Blocked(AsyncFd<Arc<StdStream>>),
     /// It could not be registered.
     Lost,
 }
@@ -50,11 +51,17 @@ impl From<UnixStream> for Socket {
 }
 
 impl Socket {
-    fn registered(&mut self) -> io::Result<&AsyncFd<StdStream>> {
+    /// The socket itself, for as long as the connection lasts: the kernel may be asked about it then. It is registered with the
+    /// runtime if it was not.
+    pub fn downgrade(&mut self) -> io::Result<Weak<StdStream>> {
+        self.registered().map(|stream| Arc::downgrade(stream.get_ref()))
+    }
+
+    fn registered(&mut self) -> io::Result<&AsyncFd<Arc<StdStream>>> {
         if let State::New(_) = self.0
             && let State::New(stream) = std::mem::replace(&mut self.0, State::Lost)
         {
-            self.0 = State::Reading(register(stream.into_std()?, Interest::READABLE)?);
+            self.0 = State::Reading(register(Arc::new(stream.into_std()?), Interest::READABLE)?);
         }
 
         match &self.0 {
@@ -92,7 +99,7 @@ impl Socket {
 /// What is deprecated is that it takes any number for a file descriptor. This one is owned, and stays open for as long as it is
 /// watched. The replacement says so by `unsafe`, which this crate forbids.
 #[expect(deprecated)]
-fn register(stream: StdStream, interest: Interest) -> io::Result<AsyncFd<StdStream>> {
+fn register(stream: Arc<StdStream>, interest: Interest) -> io::Result<AsyncFd<Arc<StdStream>>> {
     AsyncFd::with_interest(stream, interest)
 }
 
@@ -102,7 +109,7 @@ impl AsyncRead for Socket {
 
         loop {
             let mut ready = ready!(stream.poll_read_ready(cx))?;
-            let mut stream = stream.get_ref();
+            let mut stream = &**stream.get_ref();
 
             let (length, result) = match buffer.remaining() {
                 0..=SCRATCH => SCRATCH_SPACE.with_borrow_mut(|scratch| {
@@ -145,7 +152,7 @@ impl AsyncWrite for Socket {
                 false => None,
             };
 
-            match stream.get_ref().write(bytes) {
+            match (&**stream.get_ref()).write(bytes) {
                 Ok(count) => {
                     if is_blocked && count == bytes.len() {
                         socket.set_blocked(false, cx)?;

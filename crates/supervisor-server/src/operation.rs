@@ -11,7 +11,7 @@ use crate::{
     events::{Events, RESTART, Subscription},
     forward::{Forward, nested},
     monitor::{MonitorHandle, STATUS_TIMEOUT, Wish},
-    process::is_in_other_namespace,
+    process::{PeerError, is_in_other_namespace},
     registry::Registry,
     root::{Root, RootState, Signal},
     session::Session,
@@ -71,7 +71,7 @@ impl Supervisor {
         client: async_container_protocol::Client,
     ) -> Result<Registered, Failure> {
         let state = nested(request, "state")?;
-        let kernel = session.process.process_id;
+        let kernel = session.peer.process_id;
         let claimed: Option<u32> = state.get("process_id").map_err(|error| invalid(&error))?;
 
         if let (Some(claimed), Some(kernel)) = (claimed, kernel)
@@ -95,7 +95,15 @@ impl Supervisor {
             return Err(Failure::invalid_parameters(message));
         }
 
-        self.registry.register(session.id.clone(), &session.process, state, client);
+        let process = session.peer.process().map_err(|error| {
+            let class = match error {
+                PeerError::Ended => class::PERMISSION_DENIED,
+                PeerError::Files(_) => class::INTERNAL,
+            };
+            Failure::new(class, describe(&error))
+        })?;
+
+        self.registry.register(session.id.clone(), process, state, client);
         Ok(Registered { connection_id: session.id.to_string() })
     }
 

@@ -3,12 +3,18 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
+    sync::{Arc, OnceLock, Weak},
 };
 
 use async_container_protocol::endpoint::Credentials;
-use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
+use nix::{
+    errno::Errno,
+    sys::socket::{getsockopt, sockopt::PeerPidfd},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -20,7 +26,84 @@ use tokio::{
 
 use crate::sys::peer_groups;
 
-/// A process that connected.
+/// The process at the other end of a connection, of which no more is kept than has to be: most connections are of tools, which
+/// nobody signals, and a handle takes an open file.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its id in our pid namespace, if it is visible there.
+    pub(crate) process_id: Option<u32>,
+    socket: Weak<StdStream>,
+    process: OnceLock<Process>,
+}
+
+/// Why a peer's process cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PeerError {
+    /// The connection is held by a process that it was left to. The number may be a stranger's by now.
+    #[error("the process that connected has ended: connect anew, from the process that is to be supervised")]
+    Ended,
+    #[error("no handle to the process that connected")]
+    Files(#[source] io::Error),
+}
+
+impl Peer {
+    pub(crate) fn of(socket: Weak<StdStream>, credentials: &Credentials) -> Self {
+        let peer = Self { process_id: credentials.process_id, socket, process: OnceLock::new() };
+
+        // Only the number is left then, which the kernel may give away: the earlier it is looked up, the less can have happened.
+        if !sockets_keep_processes()
+            && let Some(socket) = peer.socket.upgrade()
+        {
+            let _ = peer
+                .process
+                .set(Process { process_id: peer.process_id, handle: numbered_handle(&*socket, credentials) });
+        }
+
+        peer
+    }
+
+    /// The process. A socket refers to the one that connected for as long as it exists, so it is still that one however late this
+    /// is asked.
+    pub(crate) fn process(&self) -> Result<&Process, PeerError> {
+        let process = match self.process.get() {
+            Some(process) => process,
+            None => {
+                let handle = self.handle()?;
+                self.process.get_or_init(|| Process { process_id: self.process_id, handle })
+            }
+        };
+
+        match process.has_ended() {
+            true => Err(PeerError::Ended),
+            false => Ok(process),
+        }
+    }
+
+    fn handle(&self) -> Result<Option<Arc<OwnedFd>>, PeerError> {
+        let socket = self.socket.upgrade().ok_or(PeerError::Ended)?;
+
+        match getsockopt(&*socket, PeerPidfd) {
+            Ok(handle) => Ok(Some(Arc::new(handle))),
+            Err(Errno::EINVAL | Errno::ESRCH) => Err(PeerError::Ended),
+            Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(PeerError::Files(error.into())),
+            Err(error) => {
+                tracing::debug!(%error, process_id = self.process_id, "no handle to a peer's process");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Whether sockets give a handle to the process that connected (Linux 6.5).
+fn sockets_keep_processes() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+
+    *KNOWN.get_or_init(|| {
+        StdStream::pair().is_ok_and(|(socket, _)| !matches!(getsockopt(&socket, PeerPidfd), Err(Errno::ENOPROTOOPT)))
+    })
+}
+
+/// A process that connected and registered.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     /// Its id in our pid namespace, if it is visible there.
@@ -29,19 +112,6 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The peer of a connection. It is asked for when the connection is accepted: the earlier, the less can have happened.
-    pub(crate) fn of(stream: &UnixStream, credentials: &Credentials) -> Self {
-        let handle = match peer_handle(stream, credentials) {
-            Ok(handle) => handle.map(Arc::new),
-            Err(error) => {
-                tracing::debug!(%error, process_id = credentials.process_id, "no handle to a peer's process");
-                None
-            }
-        };
-
-        Self { process_id: credentials.process_id, handle }
-    }
-
     /// Whether this is known well enough to be signalled.
     pub(crate) fn has_handle(&self) -> bool {
         self.handle.is_some()
@@ -55,29 +125,12 @@ impl Process {
         }
     }
 
-    /// The groups that it had beside its effective one when it connected, as the kernel remembers with the socket. A kernel that
-    /// does not is asked for those that it has now.
-    pub(crate) fn supplementary_groups(&self, stream: &UnixStream) -> Vec<u32> {
-        match peer_groups(stream) {
-            Ok(groups) => groups,
-            Err(error) => {
-                tracing::debug!(%error, "the socket does not tell the groups of its peer");
-                self.current_groups()
-            }
-        }
-    }
-
-    fn current_groups(&self) -> Vec<u32> {
-        let (Some(process_id), Some(handle)) = (self.process_id, &self.handle) else { return Vec::new() };
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{process_id}/status")) else { return Vec::new() };
-
-        // Whose status that was is certain only if the process is still there: its number cannot be another's then.
-        let mut ends = [PollFd::new(handle, PollFlags::IN)];
-
-        match poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(0) => groups(&status),
-            _ => Vec::new(),
-        }
+    /// Whether it has ended, as far as that can be told.
+    fn has_ended(&self) -> bool {
+        self.handle.as_ref().is_some_and(|handle| {
+            let mut ends = [PollFd::new(handle, PollFlags::IN)];
+            matches!(poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+        })
     }
 
     /// Waits until it has ended.
@@ -95,35 +148,39 @@ impl Process {
     }
 }
 
+/// The groups that the process which connected had beside its effective one, as the kernel remembers with the socket.
+pub(crate) fn supplementary_groups(stream: &UnixStream, credentials: &Credentials) -> Vec<u32> {
+    peer_groups(stream).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the socket does not tell the groups of its peer");
+        current_groups(stream, credentials).unwrap_or_default()
+    })
+}
+
+/// Those that it has now.
+fn current_groups(stream: &UnixStream, credentials: &Credentials) -> Option<Vec<u32>> {
+    let handle = numbered_handle(stream, credentials);
+    let process = Process { process_id: credentials.process_id, handle: Some(handle?) };
+    let status = std::fs::read_to_string(format!("/proc/{}/status", credentials.process_id?)).ok()?;
+
+    // Whose status that was is certain only if the process is still there: its number cannot be another's then.
+    (!process.has_ended()).then(|| groups(&status))
+}
+
 fn groups(status: &str) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
     line.unwrap_or_default().split_whitespace().filter_map(|group| group.parse().ok()).collect()
 }
 
-/// A handle to the process that connected, from the socket itself where the kernel can do that (Linux 6.5).
-fn peer_handle(stream: &UnixStream, credentials: &Credentials) -> io::Result<Option<OwnedFd>> {
-    match getsockopt(stream, PeerPidfd) {
-        Ok(handle) => return Ok(Some(handle)),
-        Err(nix::errno::Errno::ENOPROTOOPT) => {}
-        Err(error) => return Err(error.into()),
-    }
-
-    let Some(process) = credentials.process_id.and_then(pid) else {
-        return Ok(None);
-    };
-
-    let handle = pidfd_open(process, PidfdFlags::empty())?;
+/// A handle to the process that connected, by its number, for kernels that do not keep one with the socket.
+fn numbered_handle(stream: impl AsFd, credentials: &Credentials) -> Option<Arc<OwnedFd>> {
+    let handle = pidfd_open(credentials.process_id.and_then(pid)?, PidfdFlags::empty()).ok()?;
 
     // The number may have gone to another process before it was opened. Not if the peer is there still: it has not closed
     // its end, so it has not ended.
-    let mut ends = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-
-    if ends[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR) {
-        return Ok(None);
-    }
-
-    Ok(Some(handle))
+    let mut ends = [PollFd::new(&stream, PollFlags::RDHUP)];
+    poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok()?;
+    let is_left = ends[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR);
+    (!is_left).then(|| Arc::new(handle))
 }
 
 pub(crate) fn pid(process_id: u32) -> Option<Pid> {
@@ -154,8 +211,8 @@ mod tests {
     #[tokio::test]
     async fn groups_are_those_of_the_process_wherever_they_come_from() {
         let (stream, _other) = UnixStream::pair().unwrap();
-        let process = Process::of(&stream, &Credentials::of(&stream).unwrap());
-        let mut told = [process.supplementary_groups(&stream), process.current_groups()];
+        let credentials = Credentials::of(&stream).unwrap();
+        let mut told = [supplementary_groups(&stream, &credentials), current_groups(&stream, &credentials).unwrap()];
         told.iter_mut().for_each(|groups| groups.sort_unstable());
         assert_eq!(told[0], told[1]);
     }

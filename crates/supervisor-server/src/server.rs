@@ -290,8 +290,8 @@ async fn admit(
     Ok((newcomer, accept(listener).await?))
 }
 
-/// Lets as many files be open as this process may have: each connection is two, its socket and the handle of the process at the
-/// other end, and the usual limit is 1024 for the sake of programs that are not this one.
+/// Lets as many files be open as this process may have: each connection is one, its socket, and each worker a second one, the
+/// handle of its process; and the usual limit is 1024 for the sake of programs that are not this one.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
 

@@ -13,7 +13,7 @@ use crate::{
     audit::Called,
     forward::Forward,
     operation::Supervisor,
-    process::Process,
+    process::{Peer, supplementary_groups},
 };
 
 /// How long someone who is not let in has to make the call that is refused.
@@ -22,7 +22,7 @@ const DENIAL: std::time::Duration = std::time::Duration::from_secs(5);
 /// One connection, as far as operations have to know it.
 pub(crate) struct Session {
     pub(crate) id: Arc<str>,
-    pub(crate) process: Process,
+    pub(crate) peer: Peer,
     credentials: Credentials,
     roles: Roles,
     pub(crate) supervisor: Arc<Supervisor>,
@@ -44,24 +44,32 @@ impl Session {
             }
         };
 
-        let process = Process::of(&stream, &credentials);
-        let roles = supervisor.access.roles(&credentials, || process.supplementary_groups(&stream));
+        let roles = supervisor.access.roles(&credentials, || supplementary_groups(&stream, &credentials));
+        let mut socket = Socket::from(stream);
 
         if roles.is_empty() {
             // Whom nothing is done for holds up nobody.
             drop(newcomer);
             tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
-            let (_client, driver) = Driver::new(Socket::from(stream), Side::Accepted, Denied(credentials), settings);
+            let (_client, driver) = Driver::new(socket, Side::Accepted, Denied(credentials), settings);
             let _ = timeout(DENIAL, driver).await;
             return;
         }
 
+        let peer = match socket.downgrade() {
+            Ok(socket) => Peer::of(socket, &credentials),
+            Err(error) => {
+                tracing::warn!(%error, "closed a connection: it could not be watched");
+                return;
+            }
+        };
+
         let id = Uuid::new_v4().to_string().into();
-        let session = Arc::new(Self { id, process, credentials, roles, supervisor });
+        let session = Arc::new(Self { id, peer, credentials, roles, supervisor });
         let process_id = credentials.process_id;
         // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
         let _registration = Registration(session.clone());
-        let (_client, mut driver) = Driver::new(Socket::from(stream), Side::Accepted, session, settings);
+        let (_client, mut driver) = Driver::new(socket, Side::Accepted, session, settings);
 
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut driver).poll(cx))).await;
         drop(newcomer);

@@ -1,12 +1,12 @@
-//! Who is let in. These start processes of other users and namespaces, which only root can; as anyone else they pass
-//! without a look.
+//! Who is let in. Most of these start processes of other users and namespaces, which only root can; as anyone else they
+//! pass without a look.
 
 mod common;
 
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use async_container_supervisor_server::{Role, Server};
@@ -37,6 +37,43 @@ fn peer_process() {
 
     writeln!(stream, "{}", json!({"id": 4, "do": "status"})).unwrap();
     println!("\nheard {}", lines.next().unwrap().unwrap());
+}
+
+/// What a test starts to connect, and leave the connection to a process of its own that passes on what it reads, both ways.
+#[test]
+#[expect(clippy::zombie_processes, reason = "it is to outlive this process")]
+fn peer_process_that_ends() {
+    let Some(path) = std::env::var_os("TEST_LEFT_SOCKET") else { return };
+    let stream = UnixStream::connect(path).unwrap();
+    let passes_on = "cat <&1 >&2 & exec cat";
+    Command::new("sh").args(["-c", passes_on]).stdout(std::os::fd::OwnedFd::from(stream)).spawn().unwrap();
+}
+
+#[tokio::test]
+async fn who_has_ended_is_no_worker_whoever_holds_the_connection() {
+    let server = TestServer::start(Server::new());
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--exact", "peer_process_that_ends"]).env("TEST_LEFT_SOCKET", &server.path);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut peer = command.spawn().unwrap();
+    let (mut to, from) = (peer.stdin.take().unwrap(), peer.stderr.take().unwrap());
+
+    let answers = tokio::task::spawn_blocking(move || {
+        assert!(peer.wait().unwrap().success());
+        let mut lines = BufReader::new(from).lines();
+        let mut ask = |call: Value| -> Value {
+            writeln!(to, "{call}").unwrap();
+            serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+        };
+        let answers = [ask(json!({"id": 2, "do": "register", "state": {}})), ask(json!({"id": 4, "do": "status"}))];
+        drop(to);
+        answers
+    });
+    let [registered, status] = answers.await.unwrap();
+    let error = &registered["error"];
+    assert_eq!(error["class"], "PermissionDenied", "{registered}");
+    assert!(error["message"].as_str().unwrap().starts_with("the process that connected has ended"), "{error}");
+    assert_eq!(status["connections"], json!([]));
 }
 
 fn heard(output: &Output) -> Vec<Value> {
