@@ -8,6 +8,7 @@ pub(super) const UNSAFE: &[&str] = &[
     "crates/diagnostics/src/sys/",
     "crates/supervisor-server/src/sys/",
     "crates/utilization/src/sys/",
+    "tests/examples/acs-window.rs",
 ];
 
 struct Rule {
