@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 async fn work(instance: Instance) -> Result<(), BoxError> {
     instance.shutdown().await;
-    print!("worker was asked to stop\n");
+    println!("worker was asked to stop");
     Ok(())
 }
 
