@@ -2,20 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::{
-    future::pending,
-    hint::black_box,
-    process::ExitCode,
-    sync::{Arc, Barrier, Mutex},
-    thread,
-    time::Duration,
-};
+mod wrongs;
+
+use std::{future::pending, hint::black_box, process::ExitCode, thread, time::Duration};
 
 use async_container_supervisor::{
     Application, BlackBox, BoxError, Command, Instance, Probe, Service,
     diagnostics::{memory::Allocator, tasks},
     monitors::MemoryMonitor,
 };
+
+use wrongs::{block_the_executor, deadlock, spin_without_end};
 
 /// So that what lives on the heap is known, if `ACS_MEMORY_SAMPLING` says so.
 #[global_allocator]
@@ -54,7 +51,12 @@ fn main() -> ExitCode {
             // The worker is to have been registered when it goes wrong.
             tokio::time::sleep(Duration::from_millis(200)).await;
             match scenario.as_str() {
-                "deadlock" => deadlock(),
+                "deadlock" => {
+                    // The executor is one of the two.
+                    let (one, other) = deadlock();
+                    thread::spawn(one);
+                    other();
+                }
                 "spin" => spin_without_end(),
                 "leak" => leak(),
                 _ => block_the_executor(),
@@ -70,45 +72,6 @@ fn main() -> ExitCode {
 /// Waits for what nobody sends.
 async fn load_configuration() {
     pending::<()>().await
-}
-
-/// The executor and another thread, which wait for each other, for ever.
-fn deadlock() {
-    let (accounts, ledger) = (Arc::new(Mutex::new(1)), Arc::new(Mutex::new(2)));
-    let both = Arc::new(Barrier::new(2));
-    let (its_accounts, its_ledger, its_both) = (accounts.clone(), ledger.clone(), both.clone());
-    thread::spawn(move || transfer_to_ledger(&its_accounts, &its_ledger, &its_both));
-    transfer_to_accounts(&accounts, &ledger, &both);
-}
-
-#[inline(never)]
-fn transfer_to_ledger(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
-    let from = accounts.lock();
-    both.wait();
-    let to = ledger.lock();
-    black_box((from, to)).0.ok();
-}
-
-#[inline(never)]
-fn transfer_to_accounts(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
-    let from = ledger.lock();
-    both.wait();
-    let to = accounts.lock();
-    black_box((from, to)).0.ok();
-}
-
-#[inline(never)]
-fn spin_without_end() {
-    loop {
-        std::hint::spin_loop();
-    }
-}
-
-#[inline(never)]
-fn block_the_executor() {
-    loop {
-        thread::sleep(Duration::from_secs(1000));
-    }
 }
 
 /// Keeps more than it may.

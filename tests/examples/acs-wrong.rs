@@ -2,15 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{
-    hint::black_box,
-    process::ExitCode,
-    sync::{Arc, Barrier, Mutex},
-    thread,
-    time::Duration,
-};
+mod wrongs;
+
+use std::{process::ExitCode, sync::Arc, thread, time::Duration};
 
 use async_container_supervisor::{Application, BoxError, Instance, Service, diagnostics::tasks};
+
+use wrongs::{block_the_executor, deadlock, spin_without_end};
 
 fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
@@ -21,7 +19,11 @@ fn main() -> ExitCode {
             // What goes wrong, goes wrong when it has been registered: the tests wait for that.
             tokio::time::sleep(Duration::from_millis(300)).await;
             match scenario.as_str() {
-                "deadlock" => deadlock(),
+                "deadlock" => {
+                    let (one, other) = deadlock();
+                    thread::spawn(one);
+                    thread::spawn(other);
+                }
                 "spin" => drop(thread::Builder::new().name("spinner".to_owned()).spawn(spin_without_end)?),
                 "blocked" => block_the_executor(),
                 "another blocked" => block_another_executor()?,
@@ -32,40 +34,9 @@ fn main() -> ExitCode {
             Ok::<(), BoxError>(())
         }
     };
-    let service = Service::new("worker", work).count(1).supervised();
+    // Nothing is done about what goes wrong while it is looked at.
+    let service = Service::new("worker", work).count(1).health_check_timeout(Duration::from_secs(600)).supervised();
     Application::new("wrong").service(service).supervisor(|it| it).run()
-}
-
-/// Two threads that wait for each other, for ever.
-fn deadlock() {
-    let (accounts, ledger) = (Arc::new(Mutex::new(1)), Arc::new(Mutex::new(2)));
-    let both = Arc::new(Barrier::new(2));
-    let (its_accounts, its_ledger, its_both) = (accounts.clone(), ledger.clone(), both.clone());
-    thread::spawn(move || transfer_to_ledger(&its_accounts, &its_ledger, &its_both));
-    thread::spawn(move || transfer_to_accounts(&accounts, &ledger, &both));
-}
-
-#[inline(never)]
-fn transfer_to_ledger(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
-    let from = accounts.lock();
-    both.wait();
-    let to = ledger.lock();
-    black_box((from, to)).0.ok();
-}
-
-#[inline(never)]
-fn transfer_to_accounts(accounts: &Mutex<u64>, ledger: &Mutex<u64>, both: &Barrier) {
-    let from = ledger.lock();
-    both.wait();
-    let to = accounts.lock();
-    black_box((from, to)).0.ok();
-}
-
-#[inline(never)]
-fn spin_without_end() {
-    loop {
-        std::hint::spin_loop();
-    }
 }
 
 /// A task that waits for a lock that another one keeps.
@@ -90,12 +61,4 @@ fn block_another_executor() -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     thread::spawn(move || runtime.block_on(tasks::instrument("blocker", async { block_the_executor() })));
     Ok(())
-}
-
-/// Keeps the only thread of the runtime, as a call does that was not meant for it.
-#[inline(never)]
-fn block_the_executor() {
-    loop {
-        thread::sleep(Duration::from_secs(1000));
-    }
 }

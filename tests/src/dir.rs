@@ -87,6 +87,13 @@ impl Dir {
     pub fn binary(&self, name: &str) -> io::Result<Launch> {
         Ok(self.command(artifact::binary(name)?))
     }
+
+    /// Runs `acs` in the directory, and gives its exit status, what it printed, and what it complained of.
+    pub fn acs(&self, arguments: &[&str], limit: Duration) -> io::Result<(Option<i32>, String, String)> {
+        let mut program = self.binary("acs")?.args(arguments).start()?;
+        let status = program.wait(limit)?;
+        Ok((status.code(), program.stdout(), program.stderr()))
+    }
 }
 
 impl Drop for Shared {

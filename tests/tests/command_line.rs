@@ -7,11 +7,8 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs `acs` in the directory, and gives its exit status, what it printed, and what it complained of.
 fn acs(dir: &Dir, arguments: &[&str]) -> io::Result<(Option<i32>, String, String)> {
-    let mut program = dir.binary("acs")?.args(arguments).start()?;
-    let status = program.wait(LIMIT)?;
-    Ok((status.code(), program.stdout(), program.stderr()))
+    dir.acs(arguments, LIMIT)
 }
 
 fn acs_json(dir: &Dir, arguments: &[&str]) -> io::Result<Value> {

@@ -7,9 +7,12 @@ use std::{
 };
 
 use async_container_supervisor_tests::{Dir, Program, Supervisor, Worker, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+const THREADS: &str = "thread_dump";
+const SCHEDULER: &str = "scheduler_dump";
 
 /// An application with one worker, in which something is wrong.
 fn start(dir: &Dir, scenario: &str) -> io::Result<(Program, Supervisor, Worker)> {
@@ -19,11 +22,11 @@ fn start(dir: &Dir, scenario: &str) -> io::Result<(Program, Supervisor, Worker)>
     Ok((program, supervisor, workers[0].clone()))
 }
 
-/// Asks the worker for dumps of its threads, as text, until one has all of that in it.
-fn dump_with(supervisor: &mut Supervisor, worker: &Worker, parts: &[&str]) -> io::Result<String> {
+/// Asks the worker for dumps of one kind, as text, until one has all of that in it.
+fn dump_with(supervisor: &mut Supervisor, worker: &Worker, kind: &str, parts: &[&str]) -> io::Result<String> {
     let mut last = String::new();
     wait_for("a dump that shows what is wrong", LIMIT, || {
-        let answer = supervisor.forward(worker, json!({"do": "thread_dump"}))?;
+        let answer = supervisor.forward(worker, json!({"do": kind}))?;
         last = answer["data"].as_str().unwrap_or_default().to_owned();
         Ok(parts.iter().all(|part| last.contains(part)).then(|| last.clone()))
     })
@@ -35,7 +38,7 @@ fn a_deadlock_is_named_by_the_worker_itself() -> io::Result<()> {
     let dir = Dir::new()?;
     let (_program, mut supervisor, worker) = start(&dir, "deadlock")?;
     let parts = ["transfer_to_ledger", "transfer_to_accounts", "waits for a mutex", "acs-wrong.rs"];
-    dump_with(&mut supervisor, &worker, &parts)?;
+    dump_with(&mut supervisor, &worker, THREADS, &parts)?;
     Ok(())
 }
 
@@ -43,7 +46,7 @@ fn a_deadlock_is_named_by_the_worker_itself() -> io::Result<()> {
 fn a_spin_is_named_by_the_worker_itself() -> io::Result<()> {
     let dir = Dir::new()?;
     let (_program, mut supervisor, worker) = start(&dir, "spin")?;
-    dump_with(&mut supervisor, &worker, &["\"spinner\": running", "spin_without_end"])?;
+    dump_with(&mut supervisor, &worker, THREADS, &["\"spinner\": running", "spin_without_end"])?;
     Ok(())
 }
 
@@ -66,6 +69,74 @@ fn a_blocked_executor_is_named_from_outside() -> io::Result<()> {
     assert!(strangers.to_string().contains("none of this application's"), "{strangers}");
     let nobody = supervisor.ask("thread_dump", json!({})).unwrap_err();
     assert!(nobody.to_string().contains("InvalidParameters"), "{nobody}");
+    Ok(())
+}
+
+#[test]
+fn an_await_that_is_stuck_is_named_with_its_place() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (_program, mut supervisor, worker) = start(&dir, "stuck")?;
+    let parts = [
+        "\"worker#1\" at ",
+        "\"bookkeeper\" at ",
+        ": idle for ",
+        "waits at tokio::sync::mutex::Mutex<T>::lock",
+        "in acs_wrong::write_to_the_ledger at ",
+    ];
+    let text = dump_with(&mut supervisor, &worker, SCHEDULER, &parts)?;
+
+    // The tasks that it spawned stand below the work of the instance; what supervision adds, beside it.
+    let indent = |name: &str| {
+        let line = text.lines().find(|line| line.contains(&format!("\"{name}\" at "))).unwrap_or_default();
+        line.len() - line.trim_start().len()
+    };
+    assert_eq!([indent("worker#1"), indent("bookkeeper"), indent("connection to the supervisor")], [0, 2, 0], "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_task_that_blocks_its_executor_is_named() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (_program, mut supervisor, worker) = start(&dir, "another blocked")?;
+    let text = dump_with(
+        &mut supervisor,
+        &worker,
+        SCHEDULER,
+        &["1 task blocks its executor:", "BLOCKS ITS EXECUTOR, on thread", "block_the_executor at "],
+    )?;
+    assert!(text.lines().any(|line| line.contains("\"blocker\" at ") && line.contains("BLOCKS")), "{text}");
+
+    let dump = supervisor.forward(&worker, json!({"do": "scheduler_dump", "format": "json", "stacks": false}))?;
+    let tasks = dump["data"]["tasks"].as_array().cloned().unwrap_or_default();
+    let blocker = tasks.iter().find(|task| task["name"] == "blocker").cloned().unwrap_or_default();
+    assert_eq!(blocker["state"], "running", "{dump:#}");
+    assert_eq!(blocker["is_late"], true);
+    assert!(blocker["thread"]["id"].is_u64() && blocker["state_time"].as_f64() > Some(0.1), "{blocker}");
+    assert!(tasks.iter().all(|task| task["waits_at"] == Value::Null), "no stacks were asked for: {dump:#}");
+    Ok(())
+}
+
+#[test]
+fn whoever_asks_a_blocked_worker_where_it_is_is_told_nevertheless() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (_program, mut supervisor, worker) = start(&dir, "blocked")?;
+    wait_for("the executor to be blocked", LIMIT, || {
+        let dump = supervisor.ask("thread_dump", json!({"process_id": worker.pid}))?;
+        Ok(dump["data"].as_str().unwrap_or_default().contains("block_the_executor").then_some(()))
+    })?;
+
+    let (code, text, complaint) = dir.acs(&["thread-dump", "worker"], LIMIT)?;
+    assert!(code == Some(0) && text.contains("wrongs::block_the_executor"), "{text}{complaint}");
+    assert!(complaint.contains("worker#1 does not answer") && complaint.contains("from outside"), "{complaint}");
+
+    // It names the function, too, but is not what was asked for.
+    let (code, text, complaint) = dir.acs(&["scheduler-dump", "worker"], LIMIT)?;
+    assert!(code == Some(1) && text.contains("wrongs::block_the_executor"), "{text}{complaint}");
+    assert!(complaint.contains("worker#1 does not answer"), "{complaint}");
+
+    let (code, text, complaint) = dir.acs(&["scheduler-dump", "worker", "--format", "json"], LIMIT)?;
+    assert!(code == Some(1) && text.is_empty(), "{text}{complaint}");
+    assert!(complaint.contains("acs thread-dump --external"), "{complaint}");
     Ok(())
 }
 
@@ -130,7 +201,7 @@ fn reports_go_where_they_are_to_go() -> io::Result<()> {
     assert_eq!(answer["path"], json!(path));
     assert!(answer["data"].is_null());
     assert_eq!(path.metadata()?.mode() & 0o777, 0o600);
-    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let report: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     assert_eq!(report["process_id"], worker.pid);
     program.wait_for_stderr("look here", LIMIT)?;
 

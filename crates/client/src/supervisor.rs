@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Kind},
     error::Error,
     farewell::Farewells,
     form::Form,
@@ -189,6 +189,13 @@ impl Supervisor {
     /// Takes a diagnostic of a worker. Nothing is asked for before the report is.
     pub fn diagnose(&self, worker: &Worker, diagnostic: &Diagnostic) -> Report {
         Report::new(self, worker, diagnostic)
+    }
+
+    /// Whether a worker answers a call that takes no time, within `limit`. One whose executor is blocked does not.
+    pub async fn is_answered(&self, worker: &Worker, limit: Duration) -> bool {
+        // Whoever may diagnose may ask for that; one that does not know the operation answers as well.
+        let call = self.forward(worker, Kind::SchedulerDump.operation(), &json!({"format": "json", "stacks": false}));
+        tokio::time::timeout(limit, call).await.is_ok()
     }
 
     /// What the threads of a process do, as seen from outside by the supervisor: for one that does not answer any more. It may

@@ -255,10 +255,19 @@ struct Round {
     number: u64,
     period: Duration,
     start: Instant,
-    timers: HashMap<u32, (String, Option<ThreadTimer>)>,
+    threads: HashMap<u32, Sampled>,
     unwinder: Arc<Unwinder>,
     cache: Cache,
     stacks: HashMap<(String, Vec<u64>), u64>,
+}
+
+/// A thread that is sampled.
+struct Sampled {
+    name: String,
+    /// `None` while it blocks the signal, as every thread does that is just being made.
+    timer: Option<ThreadTimer>,
+    /// Whether it was looked at again after that: until then, it may have the name of the thread that made it.
+    is_settled: bool,
 }
 
 impl Round {
@@ -268,8 +277,8 @@ impl Round {
         let unwinder = Unwinder::of_this_process()?;
         pool.prepare(ranges::read().map_err(CpuProfileError::Prepare)?);
         signal::begin_sampling(pool, number);
-        let (start, timers) = (Instant::now(), HashMap::new());
-        Ok(Self { pool, signal, number, period, start, timers, unwinder, cache: Cache::new(), stacks: HashMap::new() })
+        let (start, threads) = (Instant::now(), HashMap::new());
+        Ok(Self { pool, signal, number, period, start, threads, unwinder, cache: Cache::new(), stacks: HashMap::new() })
     }
 
     fn run(&mut self, duration: Duration, cancelled: &AtomicBool) -> Result<(), CpuProfileError> {
@@ -295,43 +304,47 @@ impl Round {
         let process_id = std::process::id();
         let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         let tasks: HashSet<u32> = tasks(process_id).map_err(CpuProfileError::Prepare)?.into_iter().collect();
-        self.timers.retain(|thread, _| tasks.contains(thread));
+        self.threads.retain(|thread, _| tasks.contains(thread));
         let mut buffer = Vec::new();
 
         for thread in tasks {
-            if thread == own || self.timers.contains_key(&thread) {
+            if thread == own || self.threads.get(&thread).is_some_and(|sampled| sampled.is_settled) {
                 continue;
             }
 
             let Some(task) = Task::read(process_id, thread, &mut buffer) else { continue };
-            let timer = if task.blocks(self.signal) {
-                None
-            } else {
+            let blocks = task.blocks(self.signal);
+            let sampled =
+                self.threads.entry(thread).or_insert(Sampled { name: String::new(), timer: None, is_settled: false });
+            sampled.name = task.name;
+
+            if sampled.timer.is_some() {
+                sampled.is_settled = true;
+            } else if !blocks {
                 match ThreadTimer::new(thread, self.signal, self.number, self.period) {
-                    Ok(timer) => Some(timer),
+                    Ok(timer) => sampled.timer = Some(timer),
                     // It has ended meanwhile.
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => continue,
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => drop(self.threads.remove(&thread)),
                     Err(error) => return Err(CpuProfileError::Timers(error)),
                 }
-            };
-            self.timers.insert(thread, (task.name, timer));
+            }
         }
 
         Ok(())
     }
 
     fn collect(&mut self) {
-        let Self { pool, unwinder, cache, stacks, timers, .. } = self;
+        let Self { pool, unwinder, cache, stacks, threads, .. } = self;
         pool.take_all(|captured: Captured<'_>| {
             let (addresses, _) = walk_copy(unwinder, cache, &captured.registers, captured.stack);
-            let name = timers.get(&captured.thread).map_or("", |(name, _)| name.as_str());
+            let name = threads.get(&captured.thread).map_or("", |sampled| sampled.name.as_str());
             *stacks.entry((name.to_owned(), addresses)).or_default() += u64::from(captured.weight);
         });
     }
 
     fn end(mut self) -> CpuSamples {
         let duration = self.start.elapsed();
-        let threads_left_out = self.timers.values().filter(|(_, timer)| timer.is_none()).count();
+        let threads_left_out = self.threads.values().filter(|sampled| sampled.timer.is_none()).count();
         self.stop();
         let lost = signal::end_sampling();
         CpuSamples {
@@ -348,7 +361,7 @@ impl Round {
     /// Ends the sampling, and collects what has been sampled.
     fn stop(&mut self) {
         signal::end_sampling();
-        self.timers.values_mut().for_each(|(_, timer)| drop(timer.take()));
+        self.threads.values_mut().for_each(|sampled| drop(sampled.timer.take()));
         let deadline = Instant::now() + HANDLERS;
 
         while self.pool.is_busy() && Instant::now() < deadline {

@@ -14,6 +14,10 @@ use async_container_diagnostics::{
     report::Format,
     symbols::Symbols,
 };
+use nix::{
+    sys::signal::SigSet,
+    time::{ClockId, clock_gettime},
+};
 
 /// One profile at a time is all that there can be.
 fn turn() -> MutexGuard<'static, ()> {
@@ -110,6 +114,57 @@ fn threads_that_begin_meanwhile_are_seen() {
     let samples = profiling.join().unwrap();
     drop(threads);
     assert!(with(&samples, "cpu::burn") > 0, "{samples:?}");
+}
+
+/// Blocks all signals until a profile has begun, as every thread does while it is being made; then burns a second.
+#[inline(never)]
+fn burn_once_made() {
+    let all = SigSet::all();
+    all.thread_block().unwrap();
+    BLOCKED.store(true, Ordering::SeqCst);
+
+    while !matches!(CpuProfile::new(Duration::ZERO).take(), Err(CpuProfileError::Busy)) {
+        thread::sleep(Duration::from_millis(1));
+    }
+
+    // The profile has had its first look.
+    thread::sleep(Duration::from_millis(150));
+    all.thread_unblock().unwrap();
+    let used = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let end = used() + Duration::from_secs(1);
+
+    while used() < end {
+        std::hint::spin_loop();
+    }
+}
+
+static BLOCKED: AtomicBool = AtomicBool::new(false);
+
+#[test]
+fn threads_that_block_the_signal_at_first_are_seen_later() {
+    let _turn = turn();
+    let burning = thread::Builder::new().name("made".to_owned()).spawn(burn_once_made).unwrap();
+
+    while !BLOCKED.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+
+    let over = Arc::new(AtomicBool::new(false));
+    let its = over.clone();
+    let profiling = thread::spawn(move || {
+        // The other one is in its way until it has begun.
+        loop {
+            match CpuProfile::new(Duration::from_secs(1000)).take_unless(&its) {
+                Err(CpuProfileError::Busy) => thread::yield_now(),
+                result => return result.unwrap(),
+            }
+        }
+    });
+    burning.join().unwrap();
+    over.store(true, Ordering::SeqCst);
+    let samples = profiling.join().unwrap();
+    assert!(with(&samples, "burn_once_made") > 0, "{samples:?}");
+    assert!(samples.stacks().any(|(thread, ..)| thread == "made"), "{samples:?}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::{
     io::{self, Write as _},
     path::Path,
+    time::Duration,
 };
 
 use async_container_protocol::class;
-use async_container_supervisor_client::{Diagnostic, Form, Kind, Report};
+use async_container_supervisor_client::{Diagnostic, Form, Kind, Report, Supervisor, Worker};
 use serde_json::json;
 
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     progress::{PERIOD, Progress},
     target, units,
 };
+
+/// For how long a worker may say nothing at all before it is asked for what it can tell at once, and then to tell that.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
     let form = form(context, &asked)?;
@@ -33,12 +37,13 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
     }
 
     let supervisor = context.connect().await?;
-    let (process_id, title, mut report) = if asked.is_external {
+    let (process_id, title, worker, mut report) = if asked.is_external {
         let (process_id, title) = target::process(&supervisor, asked.worker).await?;
-        (Some(process_id), title, supervisor.thread_dump_from_outside(process_id, form))
+        (Some(process_id), title, None, supervisor.thread_dump_from_outside(process_id, form))
     } else {
         let worker = supervisor.worker(asked.worker).await?;
-        (worker.process_id, worker.title(), supervisor.diagnose(&worker, &diagnostic(&asked, form)))
+        let report = supervisor.diagnose(&worker, &diagnostic(&asked, form));
+        (worker.process_id, worker.title(), Some(worker), report)
     };
 
     context.progress(format!(
@@ -46,9 +51,29 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
          wait longer"
     ));
     let mut progress = Progress::new(format!("{} of {title}", asked.kind.name()), asked.duration);
-    let result = receive(&mut report, destination, form, &mut progress).await;
+    let first = tokio::select! {
+        first = next(&mut report, &mut progress) => Some(first),
+        () = silence(&supervisor, worker.as_ref(), &asked) => None,
+    };
+    let is_blocked = first.is_none();
+    let first = match first {
+        Some(first) => first,
+        None => {
+            report = instead(&supervisor, process_id, &title, asked.kind, form)?;
+            next(&mut report, &mut progress).await
+        }
+    };
+    let received = match first {
+        Ok(first) => receive(first, &mut report, destination, form, &mut progress).await,
+        Err(error) => Err(error),
+    };
     drop(progress);
-    let received = result.map_err(|error| explain(error, &title, asked.is_external))?;
+    let received = received.map_err(|error| explain(error, &title, asked.is_external || is_blocked))?;
+
+    if is_blocked && asked.kind == Kind::SchedulerDump {
+        let message = format!("{}; these are its threads, seen from outside", does_not_answer(&title));
+        return Err(Error::failed(class::TIMED_OUT, message));
+    }
 
     match (received, report.path()) {
         (Received::InWorker, Some(path)) => {
@@ -74,6 +99,47 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         }
         (Received::Here { path: None, .. }, _) => Ok(()),
     }
+}
+
+/// Returns once a worker that is asked where it is has said nothing for so long that it cannot.
+///
+/// Without that, whoever asks would wait for as long as it hangs, and be told nothing in the end.
+async fn silence(supervisor: &Supervisor, worker: Option<&Worker>, asked: &Asked<'_>) {
+    if let Some(worker) = worker
+        && matches!(asked.kind, Kind::ThreadDump | Kind::SchedulerDump)
+        && asked.destination.remote.is_none()
+    {
+        tokio::time::sleep(PATIENCE).await;
+
+        // A report may take longer than that: names are read from files.
+        if !supervisor.is_answered(worker, PATIENCE).await {
+            return;
+        }
+    }
+
+    std::future::pending().await
+}
+
+/// What can be known of a worker that does not answer.
+fn instead(supervisor: &Supervisor, process_id: Option<u32>, title: &str, kind: Kind, form: Form) -> Result<Report> {
+    match process_id {
+        // Programs that read tasks cannot make use of threads.
+        Some(process_id) if kind == Kind::ThreadDump || form == Form::Text => {
+            if kind == Kind::ThreadDump {
+                let _ = writeln!(io::stderr(), "{}; this was seen from outside", does_not_answer(title));
+            }
+
+            Ok(supervisor.thread_dump_from_outside(process_id, form))
+        }
+        _ => {
+            let message = format!("{}: see acs thread-dump --external", does_not_answer(title));
+            Err(Error::failed(class::TIMED_OUT, message))
+        }
+    }
+}
+
+fn does_not_answer(title: &str) -> String {
+    format!("{title} does not answer, as if something blocked its executor")
 }
 
 /// The form that was asked for by the name of a file or by `--format`, or the one that people and programs expect.
@@ -132,20 +198,25 @@ enum Received {
 }
 
 async fn receive(
+    mut first: Option<Vec<u8>>,
     report: &mut Report,
     destination: Option<Destination>,
     form: Form,
     progress: &mut Progress,
 ) -> Result<Received> {
     let Some(mut destination) = destination else {
-        while next(report, progress).await?.is_some() {}
+        while first.is_some() {
+            first = next(report, progress).await?;
+        }
+
         return Ok(Received::InWorker);
     };
     let mut size = 0;
 
-    while let Some(piece) = next(report, progress).await? {
+    while let Some(piece) = first {
         destination.write(&piece)?;
         size += piece.len() as u64;
+        first = next(report, progress).await?;
     }
 
     // Of a worker that did nothing there are no stacks to tell.

@@ -120,6 +120,17 @@ impl<A: GlobalAlloc> Allocator<A> {
         block
     }
 
+    #[inline(never)]
+    unsafe fn dealloc_asked(block: *mut u8, layout: Layout, this: &Self) {
+        if hook::is_on() {
+            // SAFETY: the caller promises what is asked for here.
+            return unsafe { Self::dealloc_watched(block, layout, this) };
+        }
+
+        // SAFETY: the caller promises what is asked for here.
+        unsafe { this.inner.dealloc(block, layout) }
+    }
+
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_watched(block: *mut u8, layout: Layout, this: &Self) {
@@ -177,10 +188,11 @@ impl<A: GlobalAlloc> Allocator<A> {
 // hooks neither panic nor touch the blocks: they are given numbers. Where they allocate, which they do through this allocator
 // as well, they are marked as busy, and the calls from there are not looked at.
 //
-// None of it is for the compiler to put into the callers: they would grow by it, and lose more by what is not put into them then
-// than a call costs.
+// The compiler makes a function of the program of each, which is what callers call, and each is put into that one. But none of it is
+// for the compiler to put into the callers: they would grow by it, and lose more by what is not put into them then than a call
+// costs. That is why a block is given back by one more function, `dealloc_asked`: the program's own would be small enough.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if hook::is_on() {
             // SAFETY: the caller promises what is asked for here.
@@ -191,7 +203,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
         unsafe { self.inner.alloc(layout) }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if hook::is_on() {
             // SAFETY: the caller promises what is asked for here.
@@ -202,18 +214,13 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Allocator<A> {
         unsafe { self.inner.alloc_zeroed(layout) }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if hook::is_on() {
-            // SAFETY: the caller promises what is asked for here.
-            return unsafe { Self::dealloc_watched(block, layout, self) };
-        }
-
         // SAFETY: the caller promises what is asked for here.
-        unsafe { self.inner.dealloc(block, layout) }
+        unsafe { Self::dealloc_asked(block, layout, self) }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if hook::is_on() {
             // SAFETY: the caller promises what is asked for here.
