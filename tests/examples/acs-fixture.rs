@@ -211,6 +211,10 @@ fn main() -> ExitCode {
         "hangs" => {
             application.service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
         }
+        // More than are heard at a time.
+        "beat" => {
+            application.service(Service::new("beating", ready).count(80).health_check_timeout(Duration::from_secs(1)))
+        }
         "hangs-visibly" => application
             .service(Service::new("hanging", hang).count(1).health_check_timeout(Duration::from_millis(300)))
             .supervisor(|it| it)

@@ -144,6 +144,45 @@ fn a_child_that_stops_beating_is_replaced() -> io::Result<()> {
 }
 
 #[test]
+fn nobody_is_taken_for_dead_by_a_root_that_did_not_run() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "beat")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let root = program.descendants()?.into_iter().find(|process| process.parent == program.pid()).expect("the root");
+    let children: Vec<proc::Process> =
+        program.descendants()?.into_iter().filter(|process| process.parent == root.pid).collect();
+    assert_eq!(children.len(), 80);
+
+    for all in [false, true] {
+        root.signal(Signal::STOP)?;
+        if all {
+            children.iter().try_for_each(|child| child.signal(Signal::STOP).map(|_| ()))?;
+        }
+        // So long that every limit, of a second, is over by more than a second.
+        let since = Instant::now();
+        program.wait_for("time to pass", LIMIT, || Ok((since.elapsed() > Duration::from_secs(4)).then_some(())))?;
+        root.signal(Signal::CONT)?;
+        if all {
+            program.wait_for_stderr("the root did not run for a while", LIMIT)?;
+            children.iter().try_for_each(|child| child.signal(Signal::CONT).map(|_| ()))?;
+        }
+        // It sees to this one only after all that it has heard.
+        let started = program.stderr().matches("child started").count();
+        children[usize::from(all)].signal(Signal::KILL)?;
+        program.wait_for("the next one", LIMIT, || {
+            let text = std::fs::read_to_string(dir.file("acs-fixture-1.stderr"))?;
+            Ok((text.matches("child started").count() > started).then_some(()))
+        })?;
+    }
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    let text = program.stderr();
+    assert_eq!(text.matches("child failed").count(), 2, "{text}");
+    assert!(!text.contains("health check"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_child_that_ignores_the_stop_is_killed_after_its_grace() -> io::Result<()> {
     let dir = Dir::new()?;
     let mut program = fixture(&dir, "stubborn 300")?;

@@ -9,6 +9,7 @@ mod probes;
 mod restart;
 mod succession;
 mod threads;
+mod timers;
 mod words;
 
 use std::cmp::Reverse;
@@ -30,6 +31,7 @@ pub(crate) use self::outputs::Captured;
 use self::probes::Attempts;
 pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
+use self::timers::sleep_until;
 use self::words::{log_kill, next_try, pid_of};
 use crate::cgroup::Tree;
 use crate::error::CgroupError;
@@ -44,7 +46,6 @@ use crate::notify::server::Server;
 use crate::orphans::Orphans;
 use crate::output::Stream;
 use crate::policies::Policies;
-use crate::policy::Verdict;
 use crate::poller::{Source, poll, register, unregister};
 use crate::process::{NamedSocket, Process};
 use crate::reaper::Reaper;
@@ -648,44 +649,5 @@ impl Container {
             let topic = slot.topic(key);
             self.links.changed(&mut self.slots, &topic);
         }
-    }
-
-    fn fire_timers(&mut self) {
-        let now = Instant::now();
-        while let Some(Reverse((at, key))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
-            let Some(slot) = self.slots.get_mut(&key) else {
-                continue;
-            };
-            if slot.armed == Some(at) {
-                slot.armed = None;
-            }
-            // A timer is left where it was when its child lives on, so it may come too early.
-            if slot.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
-                if let Some(failure) = slot.lifecycle.exceeded(now)
-                    && self.policies.check_failed(&slot.as_policies_see_it(None), failure, now) == Verdict::Wait
-                {
-                    tracing::warn!(child = slot.name, %failure, "a policy has the child given the same time once more");
-                    slot.lifecycle.handle_reprieve(now);
-                }
-                slot.lifecycle.handle_timeout(now);
-            }
-            if self.slots.get(&key).is_some_and(|slot| slot.succeeds.is_some_and(|(_, at)| at <= now)) {
-                self.take_over(key);
-            }
-            self.recycle(key, now);
-            self.run_probes(key, now);
-            self.resume_outputs(key, now);
-            self.touch(key);
-        }
-    }
-}
-
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

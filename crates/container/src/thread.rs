@@ -79,6 +79,11 @@ impl Voices {
             None => std::future::pending().await,
         }
     }
+
+    /// The next that a thread has said already.
+    pub(crate) fn try_next(&mut self) -> Option<News> {
+        self.receiver.try_recv().ok()
+    }
 }
 
 impl Thread {

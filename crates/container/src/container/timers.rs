@@ -1,0 +1,83 @@
+//! What is done because its time has come.
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use super::{Container, Key};
+use crate::policy::Verdict;
+
+/// By how much a limit may be over, when that is found, for the child to be to blame. If it is more, this process did not run
+/// meanwhile: it was stopped, frozen or starved, and so may its children have been.
+const LAPSE: Duration = Duration::from_secs(1);
+
+impl Container {
+    pub(super) fn fire_timers(&mut self) {
+        let now = Instant::now();
+        let (mut spared, mut longest) = (0, Duration::ZERO);
+        while let Some(Reverse((at, key))) = self.timers.peek().copied()
+            && at <= now
+        {
+            self.timers.pop();
+            let Some(slot) = self.slots.get_mut(&key) else {
+                continue;
+            };
+            if slot.armed == Some(at) {
+                slot.armed = None;
+            }
+            // A timer is left where it was when its child lives on, so it may come too early.
+            if slot.lifecycle.poll_timeout().is_some_and(|at| at <= now) {
+                if slot.lifecycle.exceeded(now).is_some()
+                    && let Some(late) = self.judge(key, now)
+                {
+                    spared += 1;
+                    longest = longest.max(late);
+                }
+                if let Some(slot) = self.slots.get_mut(&key) {
+                    slot.lifecycle.handle_timeout(now);
+                }
+            }
+            if self.slots.get(&key).is_some_and(|slot| slot.succeeds.is_some_and(|(_, at)| at <= now)) {
+                self.take_over(key);
+            }
+            self.recycle(key, now);
+            self.run_probes(key, now);
+            self.resume_outputs(key, now);
+            self.touch(key);
+        }
+        if spared > 0 {
+            tracing::warn!(
+                late = ?longest,
+                children = spared,
+                "the root did not run for a while, and its children may not have either: they are given the same time once more"
+            );
+        }
+    }
+
+    /// The child has exceeded a limit, unless it said something that was not heard yet, or is given the same time once more.
+    /// If that is because nobody could look earlier, tells by how much the limit was over.
+    fn judge(&mut self, key: Key, now: Instant) -> Option<Duration> {
+        self.handle_notify(key);
+        self.handle_notices();
+        while let Some(news) = self.voices.try_next() {
+            self.handle_news(news);
+        }
+        let slot = self.slots.get_mut(&key)?;
+        let failure = slot.lifecycle.exceeded(now)?;
+        let late = slot.lifecycle.poll_timeout().map(|at| now - at).filter(|late| *late > LAPSE);
+        if late.is_some() {
+            slot.lifecycle.handle_reprieve(now);
+        } else if self.policies.check_failed(&slot.as_policies_see_it(None), failure, now) == Verdict::Wait {
+            tracing::warn!(child = slot.name, %failure, "a policy has the child given the same time once more");
+            slot.lifecycle.handle_reprieve(now);
+        }
+        late
+    }
+}
+
+/// Completes when the time has come, if there is one.
+pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
