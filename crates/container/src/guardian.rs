@@ -26,6 +26,7 @@ use crate::listener::inherited::Inherited;
 use crate::notify::Notify;
 use crate::notify::server::PrivateDirectory;
 use crate::orders::TAKEN;
+use crate::sys::forget::forget_program;
 use crate::sys::fork::{self, Blocked, Side, SignalDescriptor};
 use crate::sys::signal;
 use crate::sys::watch::watch;
@@ -137,6 +138,8 @@ impl Watch {
 /// The life of the guardian.
 fn guard(root: Pid, socket: OwnedFd, signals: &SignalDescriptor, cgroups: Option<&Home>) -> ! {
     let mut entrusted = Entrusted::default();
+    // It needs little of what was read until here, and all of the time that the application runs.
+    forget_program();
     let status = loop {
         let mut descriptors = [PollFd::new(signals, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
         if poll(&mut descriptors, None).is_err() {

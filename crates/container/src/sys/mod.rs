@@ -5,6 +5,7 @@
 mod clone;
 pub(crate) mod datagram;
 pub(crate) mod exit;
+pub(crate) mod forget;
 pub(crate) mod fork;
 pub(crate) mod inherit;
 pub(crate) mod latch;
