@@ -131,6 +131,9 @@ fn main() -> ExitCode {
             .service(Service::new("b", ready).count(1).after("a")),
         "dangling" => application.service(Service::new("a", ready).count(1).after("nothing")),
         "ages" => application.service(Service::new("worker", ready).count(3).maximum_age(Duration::from_millis(300))),
+        // Each wants to be replaced after so many connections.
+        "recycles" => application
+            .service(Service::new("worker", recycles).count(2).listen("echo", "127.0.0.1:0").backoff(at_once())),
         "threads" => {
             let service = Service::new("hybrid", threaded).threads(3).health_check_timeout(Duration::from_secs(2));
             application.service(service.count(2).supervised()).supervisor(|it| it)
@@ -150,7 +153,7 @@ fn main() -> ExitCode {
             })
         }),
         "keeps-descendants" => {
-            let script = "setsid sleep 1000009 & exec sleep 1000010";
+            let script = "setsid sleep 1000009 & sleep 1000011 & exec sleep 1000010";
             let command = Command::new("sh").arguments(["-c", script]);
             application.service(Service::command("parent", command).count(1).kill_descendants(false))
         }
@@ -222,6 +225,24 @@ fn main() -> ExitCode {
         "stubborn" => application
             .service(Service::new("stubborn", stubborn).count(2))
             .graceful_stop(Duration::from_millis(argument.parse().unwrap_or(300))),
+        // All that can last, lasts for ever.
+        "endless" => {
+            let backoff = Backoff::new().initial(Duration::MAX).maximum(Duration::MAX).healthy_after(Duration::ZERO);
+            let service = Service::new("worker", ready)
+                .count(2)
+                .backoff(backoff)
+                .startup_timeout(Duration::MAX)
+                .health_check_timeout(Duration::MAX)
+                .graceful_stop(Duration::MAX)
+                .maximum_age(Duration::MAX)
+                .examination(Duration::MAX);
+            let script = "until [ -e go ]; do sleep 0.01; done; exit 1";
+            let failing = Service::command("failing", Command::new("sh").arguments(["-c", script])).count(1);
+            application
+                .service(service)
+                .service(failing.backoff(backoff.healthy_after(Duration::MAX)))
+                .controller(|it| it.reload_timeout(Duration::MAX).graceful_stop(Duration::MAX))
+        }
         "fails-once" => {
             let command = Command::new("sh").argument("-c").argument("exit 3");
             application.service(Service::command("failing", command).count(1).restart(Restart::Never))
@@ -469,6 +490,27 @@ async fn breakable(instance: Instance) -> Result<(), BoxError> {
         return Err("the file `broken` is there".into());
     }
     ready(instance).await
+}
+
+/// Answers to one at a time.
+async fn recycles(instance: Instance) -> Result<(), BoxError> {
+    let listener = instance.listener("echo")?;
+    instance.ready()?;
+    let shutdown = instance.shutdown();
+    tokio::pin!(shutdown);
+    let mut connections = 0;
+    loop {
+        let (mut stream, _) = tokio::select! {
+            connection = listener.accept() => connection?,
+            () = &mut shutdown => return Ok(()),
+        };
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await?;
+        connections += 1;
+        if connections >= 20 {
+            instance.recycle("20 connections")?;
+        }
+    }
 }
 
 async fn echo(instance: Instance) -> Result<(), BoxError> {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
     time::Duration,
 };
 
@@ -182,6 +183,46 @@ fn a_second_signal_does_not_wait_for_an_order() -> io::Result<()> {
     let mut program = fixture(&dir, "dependent")?;
     program.wait_for_stderr("child started child=\"database#1\"", LIMIT)?;
     // Two children that were never started do not hold up the end.
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn children_that_ask_for_it_are_replaced_and_nobody_waits_for_an_answer() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = fixture(&dir, "recycles")?;
+    let line = program.wait_for_stderr("listening", LIMIT)?;
+    let address = line.split('"').find(|text| text.starts_with("127.0.0.1:")).unwrap_or_default();
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let stopped = |program: &Program| program.stderr().matches("child stopped").count();
+    // Until every one of the first was replaced, and their successors, too.
+    let mut connections = 0;
+    while stopped(&program) < 4 {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(b"hello")?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        assert_eq!(answer, "hello", "after {connections} connections");
+        connections += 1;
+        assert!(connections < 100_000, "{}", program.stderr());
+    }
+    let mut ready = 0;
+    let mut full = false;
+    for (what, child, _) in history(&program) {
+        match what.as_str() {
+            "child is ready" => ready += 1,
+            "child started" => {}
+            "child stopped" => ready -= 1,
+            other => panic!("{other} {child}"),
+        }
+        full |= ready == 2;
+        assert!(!full || ready >= 2, "one is missing: {:?}", history(&program));
+    }
+    let text = program.stderr();
+    assert!(text.contains("reason=\"20 connections, ") && text.contains("cause=\"recycle\""), "{text}");
     program.signal(Signal::TERM)?;
     assert!(program.wait(LIMIT)?.success());
     Ok(())

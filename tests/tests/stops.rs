@@ -170,6 +170,22 @@ fn a_stop_that_nothing_resists_is_no_cause_for_complaint() -> io::Result<()> {
 }
 
 #[test]
+fn limits_that_never_come_are_none() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-fixture")?.arg("endless").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.signal(Signal::HUP)?;
+    program.wait_for_stderr("the new generation is ready", LIMIT)?;
+    // The first restart comes at once, the second one never.
+    std::fs::write(dir.file("go"), "")?;
+    let line = program.wait_for_stderr("next_try=in ", LIMIT)?;
+    assert!(line.contains("child failed"), "{line}");
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
 fn a_grace_that_was_set_in_code_counts_whatever_the_environment_says() -> io::Result<()> {
     let dir = Dir::new()?;
     let launch = dir.example("acs-fixture")?.args(["stubborn", "200"]).env("ASYNC_CONTAINER_GRACEFUL_STOP", "100000");

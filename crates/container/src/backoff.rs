@@ -1,6 +1,8 @@
 //! How long to wait before the next attempt.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::time::{FAR, after};
 
 /// The delays between the attempts to keep a child running.
 ///
@@ -66,8 +68,13 @@ impl Backoff {
             return Duration::ZERO;
         };
         let factor = 2u32.checked_pow(doublings).unwrap_or(u32::MAX);
-        let delay = self.initial.checked_mul(factor).unwrap_or(self.maximum).min(self.maximum);
+        let delay = self.initial.checked_mul(factor).unwrap_or(self.maximum).min(self.maximum).min(FAR);
         delay.mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
+    }
+
+    /// When a run that became ready at this time starts the count of failures anew.
+    pub(crate) fn healthy_at(&self, ready: Instant) -> Instant {
+        after(ready, self.healthy_after)
     }
 
     /// True if a run that was ready for `duration` starts the count of failures anew.

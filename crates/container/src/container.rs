@@ -191,6 +191,7 @@ impl Container {
             probes: None,
             blocked: true,
             recycle_at: None,
+            recycle_reason: None,
             armed: None,
             pending: false,
         };

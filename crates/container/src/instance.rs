@@ -186,6 +186,33 @@ impl Instance {
         self.inner.notify.status(text).map_err(InstanceError::Notify)
     }
 
+    /// Asks for a new process in the place of this one, for a reason such as `10000 requests`: it is started first, and this
+    /// one is asked to end when it is ready, when it has failed, or after a minute. Until then this one works on, so that
+    /// nothing stays undone meanwhile. One that has not been ready for [long enough](crate::Backoff::healthy_after) waits
+    /// until then; one that never was is not replaced. Of one service, [so many](crate::Service::recycle_at_once) are replaced at a time; the
+    /// others wait. To ask again changes nothing.
+    ///
+    /// ```no_run
+    /// # fn serve(instance: &async_container::Instance, requests: u64) -> Result<(), Box<dyn std::error::Error>> {
+    /// if requests == 10_000 {
+    ///     instance.recycle("10000 requests")?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// One of [several threads](crate::Service::threads) has the whole process replaced.
+    ///
+    /// # Errors
+    /// When the root cannot be told.
+    pub fn recycle(&self, reason: impl Into<String>) -> Result<(), InstanceError> {
+        if let Role::ThreadOfRoot(voice) = &self.inner.role {
+            voice.say(What::Recycle(reason.into()));
+            return Ok(());
+        }
+        self.inner.notify.recycle(reason.into()).map_err(InstanceError::Notify)
+    }
+
     /// Completes when the instance is asked to end.
     ///
     /// Once this was called, the service's code is no longer dropped at that moment, but expected to

@@ -116,6 +116,7 @@ mod sys;
 pub mod testing;
 mod thread;
 mod threads;
+mod time;
 mod title;
 
 pub use backoff::Backoff;

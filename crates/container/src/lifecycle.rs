@@ -23,6 +23,7 @@ use crate::backoff::Backoff;
 use crate::exit::ExitStatus;
 use crate::probe::{ProbeFailure, ProbeKind};
 use crate::spec::Restart;
+use crate::time::after;
 
 /// How long a process that was killed may take to end. One that takes longer is held by the kernel, as in a call to a device
 /// that does not answer, or in a frozen cgroup.
@@ -290,6 +291,11 @@ impl Lifecycle {
         self.ready_since.is_some()
     }
 
+    /// When its process, if it was ready, will have been so for long enough for its end to be no failure to start.
+    pub fn healthy_at(&self) -> Option<Instant> {
+        self.ready_since.map(|since| self.settings.backoff.healthy_at(since))
+    }
+
     /// True if it runs and nobody has asked it to end.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Starting | State::Ready)
@@ -311,7 +317,7 @@ impl Lifecycle {
         self.ready_since = None;
         self.state = State::Starting;
         self.timers =
-            Timers { startup: self.settings.startup_timeout.map(|timeout| now + timeout), ..Timers::default() };
+            Timers { startup: self.settings.startup_timeout.map(|timeout| after(now, timeout)), ..Timers::default() };
         if self.settings.ready_when_spawned {
             self.handle_ready(now);
         }
@@ -346,7 +352,7 @@ impl Lifecycle {
         if self.state == State::Ready {
             self.state = State::Starting;
             self.timers.health = None;
-            self.timers.startup = self.settings.startup_timeout.map(|timeout| now + timeout);
+            self.timers.startup = self.settings.startup_timeout.map(|timeout| after(now, timeout));
         }
     }
 
@@ -365,7 +371,7 @@ impl Lifecycle {
     pub fn handle_message(&mut self, now: Instant) {
         // The limit holds for one that was ready and was found not to be for now.
         if self.state == State::Ready || (self.state == State::Starting && self.timers.health.is_some()) {
-            self.timers.health = self.settings.health_check_timeout.map(|timeout| now + timeout);
+            self.timers.health = self.settings.health_check_timeout.map(|timeout| after(now, timeout));
         }
     }
 
@@ -425,7 +431,7 @@ impl Lifecycle {
                     // It may have been overdue before anybody wanted it to stop.
                     self.timers.overdue.get_or_insert(now + KILL_LIMIT);
                 } else {
-                    let deadline = now + grace;
+                    let deadline = after(now, grace);
                     self.timers.grace = Some(self.timers.grace.map_or(deadline, |earlier| earlier.min(deadline)));
                     self.kill_if_late(now);
                 }
@@ -494,8 +500,8 @@ impl Lifecycle {
     /// The limit that the child has exceeded is to hold once more, from now on.
     pub fn handle_reprieve(&mut self, now: Instant) {
         match self.exceeded(now) {
-            Some(Failure::Startup { timeout }) => self.timers.startup = Some(now + timeout),
-            Some(Failure::HealthCheck { timeout }) => self.timers.health = Some(now + timeout),
+            Some(Failure::Startup { timeout }) => self.timers.startup = Some(after(now, timeout)),
+            Some(Failure::HealthCheck { timeout }) => self.timers.health = Some(after(now, timeout)),
             Some(Failure::Reported | Failure::Probe { .. }) | None => {}
         }
     }
@@ -530,7 +536,7 @@ impl Lifecycle {
     fn interrupt(&mut self, now: Instant, grace: Duration, then: Then) {
         self.state = State::Stopping;
         self.then = then;
-        self.timers = Timers { grace: Some(now + grace), ..Timers::default() };
+        self.timers = Timers { grace: Some(after(now, grace)), ..Timers::default() };
         if grace.is_zero() {
             self.kill_if_late(now);
         } else {
@@ -569,7 +575,7 @@ impl Lifecycle {
         if self.settings.examination.is_zero() {
             self.kill(now);
         } else {
-            self.timers.examination = Some(now + self.settings.examination);
+            self.timers.examination = Some(after(now, self.settings.examination));
             self.actions.push_back(Action::Examine);
         }
     }
@@ -588,6 +594,6 @@ impl Lifecycle {
     fn wait(&mut self, now: Instant) {
         let delay = self.settings.backoff.delay(self.failures, self.random.f64());
         self.failures = self.failures.saturating_add(1);
-        self.state = State::Waiting { until: now + delay };
+        self.state = State::Waiting { until: after(now, delay) };
     }
 }

@@ -15,6 +15,7 @@ use crate::process::Process;
 use crate::spec::Service;
 use crate::status::ChildStatus;
 use crate::thread::Thread;
+use crate::time::{FAR, after};
 
 /// What a child is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +64,10 @@ pub(crate) struct Slot {
     pub probes: Option<Box<ProbesOfChild>>,
     /// True until all children that it depends on are ready.
     pub blocked: bool,
-    /// When its process will be too old.
+    /// When its process will be too old, or asked to be replaced.
     pub recycle_at: Option<Instant>,
+    /// Why its process asked to be replaced, if it did.
+    pub recycle_reason: Option<String>,
     /// The earliest timer that the container holds for it.
     pub armed: Option<Instant>,
     /// True while it waits for its actions to be carried out.
@@ -93,7 +96,9 @@ impl Slot {
         {
             self.time_to_ready = Some(now.saturating_duration_since(thread.started));
         }
-        self.recycle_at = self.service.maximum_age.map(|age| now + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        self.recycle_reason = None;
+        self.recycle_at =
+            self.service.maximum_age.map(|age| after(now, age.min(FAR).mul_f64(0.9 + 0.2 * fastrand::f64())));
     }
 
     /// Why its process is, or was, being killed.

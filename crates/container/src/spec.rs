@@ -402,8 +402,8 @@ impl Service {
         self
     }
 
-    /// How many instances may be missing at a time because they were too old: the next one waits until the last ones are
-    /// ready again. Default is 1.
+    /// How many instances may be missing at a time because they were too old, or be replaced because they
+    /// [asked](crate::Instance::recycle) for it: the next one waits until the last ones are ready again. Default is 1.
     pub fn recycle_at_once(mut self, count: usize) -> Self {
         self.recycle_at_once = count.max(1);
         self

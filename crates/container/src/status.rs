@@ -80,7 +80,7 @@ pub struct ChildStatus {
     pub condemned: Option<String>,
     /// How many of its processes ended, by cause: `exit` and `failure` of themselves, `spawn` could not be started,
     /// `startup`, `health_check`, `probe` and `watchdog` were killed for what they did not do, `age` and `group` were
-    /// replaced by the root, `stop` was asked to end; others were replaced at the request of a linked child, which
+    /// replaced by the root, `recycle` [asked](crate::Instance::recycle) for it, `stop` was asked to end; others were replaced at the request of a linked child, which
     /// names the cause, such as `memory`.
     pub exits: BTreeMap<String, u64>,
     /// How long its process, or the last one before it that became ready, took for that; in seconds.

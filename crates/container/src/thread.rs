@@ -24,6 +24,8 @@ pub(crate) enum What {
     Ready,
     Healthy,
     Status(String),
+    /// It wants to be replaced, for this reason.
+    Recycle(String),
     Ended(Outcome),
 }
 

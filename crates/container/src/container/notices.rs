@@ -83,6 +83,7 @@ impl Container {
                 self.replace(request, &by);
             }
             Some(Request::Examined(request)) if slot.service.linked => self.handle_examined(request),
+            Some(Request::Recycle(request)) => self.wants_recycling(key, request.reason, now),
             Some(_) => tracing::warn!(child = slot.name, "ignoring a request: the child is not linked"),
             None => {}
         }

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use super::{Container, Key};
 use crate::exits::Reason;
 use crate::lifecycle::State;
-use crate::slot::Slot;
+use crate::slot::{Phase, Slot};
 use crate::spec::Strategy;
 
 /// How long a child that is too old waits for others of its service to be ready, before it looks again.
 const RECYCLE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a child that asked to be replaced waits for its successor to be ready.
+const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
 
 /// Children that are stopped together, because one of them failed, to be started together.
 pub(super) struct Regroup {
@@ -20,17 +23,35 @@ pub(super) struct Regroup {
 }
 
 impl Container {
-    /// Replaces a child that is too old, unless too many of its service are missing for that reason.
+    /// A child asks to be replaced. It is not while it is about to take another one's place, or to lose its own.
+    pub(super) fn wants_recycling(&mut self, key: Key, reason: String, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.recycle_reason.is_none()) else { return };
+        // Processes that want it as soon as they are ready must not follow each other without a pause.
+        let Some(at) = slot.lifecycle.healthy_at() else { return };
+        slot.recycle_at = Some(at.max(now));
+        slot.recycle_reason = Some(reason);
+        self.recycle(key, now);
+        self.touch(key);
+    }
+
+    /// Replaces a child that is too old, or asked for it, unless too many of its service are missing for that reason.
     pub(super) fn recycle(&mut self, key: Key, now: Instant) {
         let Some(slot) = self.slots.get(&key) else { return };
         if slot.recycle_at.is_none_or(|at| at > now) || slot.lifecycle.state() != State::Ready {
             return;
         }
         let same = |other: &&Slot| other.phase == slot.phase && Rc::ptr_eq(&other.service, &slot.service);
-        let missing = self.slots.values().filter(same).filter(|other| other.lifecycle.state() != State::Ready).count();
-        let may = missing < slot.service.recycle_at_once;
+        let is_missing = |other: &&Slot| other.lifecycle.state() != State::Ready || other.heir.is_some();
+        let missing = self.slots.values().filter(same).filter(is_missing).count();
+        // Before its generation has taken over, nobody else can take its place.
+        let may = missing < slot.service.recycle_at_once && slot.phase == Phase::Active;
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        if may {
+        if let (true, Some(text)) = (may, slot.recycle_reason.clone()) {
+            slot.recycle_at = None;
+            tracing::info!(child = slot.name, reason = text, "replacing child: it asked for it");
+            slot.reason = Some(Reason { text, cause: "recycle".to_owned() });
+            self.succeed(key, SUCCESSOR_LIMIT);
+        } else if may {
             let age = slot.process.as_ref().map_or(Duration::ZERO, |process| now - process.started);
             slot.recycle_at = None;
             let text = format!("older than {:?}", slot.service.maximum_age.unwrap_or(age));

@@ -28,17 +28,30 @@ impl Container {
         tracing::warn!(child = slot.name, pid = process_id, reason, by, start_first = ?limit, "replacing child");
         slot.incident = request.incident;
         slot.reason = Some(Reason { text: request.reason, cause: named(request.cause.as_deref()) });
-        // Its connections, and what it knows of the others, are not for two.
-        let may_be_two = slot.phase == Phase::Active && slot.lifecycle.is_up() && !slot.service.linked;
         match (limit, slot.heir) {
-            (Some(_), Some(_)) => {}
+            (Some(limit), _) => self.succeed(key, limit),
             // Asked again, and not to wait any longer.
             (None, Some(heir)) => self.take_over(heir),
-            (Some(limit), None) if may_be_two && !self.policies.stopping => self.begin_succession(key, limit),
-            (_, None) => {
-                slot.lifecycle.handle_replace(Instant::now());
-                self.touch(key);
-            }
+            (None, None) => self.replace_alone(key),
+        }
+    }
+
+    fn replace_alone(&mut self, key: Key) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.lifecycle.handle_replace(Instant::now());
+            self.touch(key);
+        }
+    }
+
+    /// Replaces a child, the new one first where there may be two.
+    pub(super) fn succeed(&mut self, key: Key, limit: Duration) {
+        let Some(slot) = self.slots.get(&key).filter(|slot| slot.heir.is_none()) else { return };
+        // Its connections, and what it knows of the others, are not for two.
+        let may_be_two = slot.phase == Phase::Active && slot.lifecycle.is_up() && !slot.service.linked;
+        if may_be_two && !self.policies.stopping {
+            self.begin_succession(key, limit);
+        } else {
+            self.replace_alone(key);
         }
     }
 

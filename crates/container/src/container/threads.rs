@@ -124,6 +124,7 @@ impl Container {
                 slot.status = Some(status);
                 slot.shown = None;
             }
+            What::Recycle(reason) => self.wants_recycling(key, reason, now),
             What::Ended(outcome) => {
                 let (status, words) = match outcome {
                     Outcome::Success => (ExitStatus::Exited(0), "ended".to_owned()),

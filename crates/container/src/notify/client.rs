@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use super::message::{RecycleRequest, Request};
 use super::socket::{self, Socket};
 use super::{Message, NOTIFY_LOG, NOTIFY_PIPE, NOTIFY_SOCKET};
 use crate::sys::inherit;
@@ -109,6 +110,12 @@ impl Notify {
     pub fn extend_timeout(&self, time: Duration) -> io::Result<()> {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.send(&Message { extend_timeout_usec: Some(microseconds), ..Message::default() })
+    }
+
+    /// Asks for another process in the place of this one.
+    pub(crate) fn recycle(&self, reason: String) -> io::Result<()> {
+        let request = Request::Recycle(RecycleRequest { reason });
+        self.send(&Message { request: Some(request), ..Message::default() })
     }
 
     /// Says which process a service manager is to take for the main one from now on.

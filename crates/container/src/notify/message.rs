@@ -30,19 +30,27 @@ pub struct Message {
     /// In how many microseconds from now the time-out that it is subject to may expire at the earliest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extend_timeout_usec: Option<u64>,
-    /// What it asks of the root; heard only from linked children.
+    /// What it asks of the root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<Request>,
 }
 
-/// What a linked child asks of the root.
+/// What a child asks of the root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
-    /// To replace another child.
+    /// To replace another child; heard only from linked children.
     Replace(ReplaceRequest),
-    /// To kill a child that it was told of before: it has been looked at.
+    /// To kill a child that it was told of before: it has been looked at. Heard only from linked children.
     Examined(ExaminedRequest),
+    /// To replace itself.
+    Recycle(RecycleRequest),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RecycleRequest {
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use crate::notify::Message;
 use crate::plan::{Plan, Planned};
 use crate::slot::{Child, Phase};
 use crate::spec::{Reload, Service};
+use crate::time::after;
 
 /// A generation that is being started beside the active one.
 pub(super) struct Incoming {
@@ -162,7 +163,7 @@ impl Root {
         }
         match incoming.batches.pop_front() {
             Some(batch) => {
-                incoming.deadline = Instant::now() + self.options.reload_timeout;
+                incoming.deadline = after(Instant::now(), self.options.reload_timeout);
                 incoming.batch = batch.clone();
                 self.add(&batch, Phase::Incoming);
                 if batch.is_empty() {
@@ -198,7 +199,7 @@ impl Root {
             Some(incoming) if incoming.batch.is_empty() => self.start_batch(),
             Some(incoming) if incoming.soak.is_zero() => self.confirm(),
             Some(incoming) => {
-                let at = Instant::now() + incoming.soak;
+                let at = after(Instant::now(), incoming.soak);
                 incoming.confirm_at.get_or_insert(at);
             }
             None => {}
