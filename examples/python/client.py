@@ -15,7 +15,10 @@ import socket
 import struct
 import sys
 
-import msgpack
+try:
+    import msgpack
+except ModuleNotFoundError:
+    sys.exit("the package msgpack is missing: python3 -m pip install msgpack (Debian: apt install python3-msgpack)")
 
 
 class Failed(Exception):

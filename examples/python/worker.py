@@ -11,7 +11,10 @@ import struct
 import sys
 import time
 
-import msgpack
+try:
+    import msgpack
+except ModuleNotFoundError:
+    sys.exit("the package msgpack is missing: python3 -m pip install msgpack (Debian: apt install python3-msgpack)")
 
 STARTED = time.monotonic()
 

@@ -31,9 +31,16 @@ fn can_run() -> bool {
     }
 }
 
+fn has_python() -> bool {
+    Command::new("python3").args(["-c", ""]).stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn examples() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/python")
+}
+
 fn python(dir: &Dir, example: &str) -> Launch {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/python").join(example);
-    dir.command("python3").arg(path)
+    dir.command("python3").arg(examples().join(example))
 }
 
 /// An application with a worker of its own and one in Python.
@@ -56,6 +63,26 @@ fn ask(dir: &Dir, arguments: &[&str]) -> io::Result<(Vec<Value>, Option<i32>, St
     let status = client.wait(LIMIT)?;
     let lines = client.stdout().lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     Ok((lines, status.code(), client.stderr()))
+}
+
+#[test]
+fn without_its_package_an_example_says_what_installs_it() -> io::Result<()> {
+    if !has_python() {
+        return Ok(());
+    }
+
+    let dir = Dir::new()?;
+
+    for example in ["client.py", "worker.py"] {
+        let path = examples().join(example);
+        // Without what was installed beside python itself.
+        let mut program = dir.command("python3").arg("-S").arg(path).start()?;
+        assert_eq!(program.wait(LIMIT)?.code(), Some(1));
+        let said = program.stderr();
+        assert!(said.contains("python3 -m pip install msgpack") && said.lines().count() == 1, "{said}");
+    }
+
+    Ok(())
 }
 
 #[test]
