@@ -2,7 +2,10 @@
 
 use std::{
     future::{IntoFuture, poll_fn},
-    task::{Context, Poll},
+    mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use async_container_monitors::Call;
@@ -29,31 +32,142 @@ impl Asked {
         let answer = worker.call_fields(call.operation(), parameters).timeout(call.get_timeout());
         Some(Self { waiting: Some((call, reply)), answer: answer.into_future() })
     }
+}
 
-    /// False once it is answered.
-    fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        let Poll::Ready(answer) = self.answer.as_mut().poll(cx) else { return true };
+/// Is over once the answer was passed on.
+impl Future for Asked {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(answer) = self.answer.as_mut().poll(cx) else { return Poll::Pending };
 
         if let Some((call, reply)) = self.waiting.take() {
             reply.send(call, answer.map(|fields| fields.compact()).map_err(|error| error.into_failure()));
         }
 
-        false
+        Poll::Ready(())
     }
 }
 
-/// Waits for answers, and passes each on as it comes.
+/// Waits until all are over, in one task, and looks at each only when there is something new of it.
 ///
-/// Of workers that are asked together most answer together: to look at all of them whenever one answers costs less than a task
-/// for each. So they have to be of one time, and not be added to.
-pub(crate) async fn answer(mut calls: Vec<Asked>) {
-    poll_fn(|cx| {
-        calls.retain_mut(|call| call.is_open(cx));
+/// Of workers that are asked together most answer together, so this takes less than a task for each; and it takes no longer if
+/// they answer one by one.
+pub(crate) async fn together<F: Future<Output = ()> + Unpin>(futures: Vec<F>) {
+    let news = Arc::new(News::default());
+    let begin = |(place, future)| Some((future, Waker::from(Arc::new(Place { news: news.clone(), place }))));
+    let mut open = futures.len();
+    let mut futures: Vec<Option<(F, Waker)>> = futures.into_iter().enumerate().map(begin).collect();
+    news.lock().places.extend(0..open);
 
-        match calls.is_empty() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+    poll_fn(|cx| {
+        let mut state = news.lock();
+        state.waker = Some(cx.waker().clone());
+        let places = mem::take(&mut state.places);
+        drop(state);
+
+        for place in places {
+            if let Some((future, waker)) = &mut futures[place]
+                && Pin::new(future).poll(&mut Context::from_waker(waker)).is_ready()
+            {
+                futures[place] = None;
+                open -= 1;
+            }
+        }
+
+        match open {
+            0 => Poll::Ready(()),
+            _ => Poll::Pending,
         }
     })
     .await;
+}
+
+/// Of which there is something new.
+#[derive(Default)]
+struct News(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    places: Vec<usize>,
+    /// Who is to look at them. Taken when it was told.
+    waker: Option<Waker>,
+}
+
+impl News {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of those that are waited for.
+struct Place {
+    news: Arc<News>,
+    place: usize,
+}
+
+impl Wake for Place {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut state = self.news.lock();
+        state.places.push(self.place);
+        let waker = state.waker.take();
+        drop(state);
+
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    struct Counted<'a>(oneshot::Receiver<()>, &'a AtomicUsize);
+
+    impl Future for Counted<'_> {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.0).poll(cx).map(drop)
+        }
+    }
+
+    #[test]
+    fn answers_that_come_one_by_one_are_looked_at_one_by_one() {
+        const CALLS: usize = 1000;
+        let polls = AtomicUsize::new(0);
+        let (mut senders, receivers): (Vec<_>, Vec<_>) = (0..CALLS).map(|_| oneshot::channel()).unzip();
+        let waiting = together(receivers.into_iter().map(|receiver| Counted(receiver, &polls)).collect());
+        let mut waiting = std::pin::pin!(waiting);
+        let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+
+        while !senders.is_empty() {
+            assert!(poll().is_pending());
+            // Not in their order.
+            let sender = senders.swap_remove(senders.len() / 2);
+            sender.send(()).unwrap();
+        }
+
+        assert!(poll().is_ready());
+        assert_eq!(polls.load(Ordering::Relaxed), 2 * CALLS);
+    }
+
+    #[tokio::test]
+    async fn answers_of_other_threads_are_not_missed() {
+        let polls = AtomicUsize::new(0);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..10_000).map(|_| oneshot::channel()).unzip();
+        let thread = std::thread::spawn(move || senders.into_iter().for_each(|sender| sender.send(()).unwrap()));
+        together(receivers.into_iter().map(|receiver| Counted(receiver, &polls)).collect()).await;
+        thread.join().unwrap();
+    }
 }

@@ -27,6 +27,9 @@ const STATUS_AGE: Duration = Duration::from_millis(100);
 /// How long answers are gathered before a monitor is told of them.
 const ANSWERS_GATHERED: Duration = Duration::from_millis(2);
 
+/// The niceness of the threads of monitors.
+const NICENESS: i32 = 5;
+
 /// Makes a monitor.
 pub(crate) type Make = Box<dyn FnMut() -> Box<dyn Monitor> + Send>;
 
@@ -74,15 +77,16 @@ pub(crate) enum Wish {
     Restart { restart: Restart, diagnosis: Option<Wanted>, cause: String },
     /// To have a worker look into itself.
     Diagnose(Wanted),
-    /// A call, with its parameters encoded.
-    Call(Call, Fields, ReplyTo),
+    /// Calls, with their parameters encoded.
+    Calls(Vec<(Call, Fields)>, ReplyTo),
 }
 
-/// Where the answer to a call goes.
+/// Where answers to calls go.
+#[derive(Clone)]
 pub(crate) struct ReplyTo(Arc<Shared>);
 
 impl ReplyTo {
-    pub(crate) fn send(self, call: Call, answer: Result<Fields, Failure>) {
+    pub(crate) fn send(&self, call: Call, answer: Result<Fields, Failure>) {
         let now = Instant::now();
         let mut inbox = self.0.lock();
         inbox.answers.push((call.answered(now), answer));
@@ -221,7 +225,10 @@ impl MonitorHandle {
 
         std::thread::Builder::new()
             .name(name.clone())
-            .spawn(move || actor.run())
+            .spawn(move || {
+                yield_to_others();
+                actor.run();
+            })
             .map_err(|source| ServeError::Thread { name, source })?;
 
         Ok(Self { shared, status })
@@ -291,6 +298,14 @@ impl MonitorHandle {
     /// A response that says why there is none from the monitor.
     pub(crate) fn failed_status(&self, failure: &Failure) -> Fields {
         failed_status(&self.shared.name, failure)
+    }
+}
+
+/// Lets the thread that answers calls, and all others, go before this one where there are fewer processors than there is to do: who
+/// asks for the status is not to wait for a check. A monitor has a third of what another thread gets, so it is not starved either.
+fn yield_to_others() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!(%error, "a monitor runs with the priority of all others");
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    asking::{Asked, answer},
+    asking::{Asked, together},
     diagnosis::{Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
@@ -37,8 +37,12 @@ const REPLACEMENT: Duration = Duration::from_secs(60);
 /// How many diagnostics are made at once. They cost the workers, and the supervisor memory.
 const DIAGNOSES: usize = 4;
 
-/// How many wishes are taken at once. Calls among them are waited for together.
+/// How many wishes are taken at once.
 const WISHES: usize = 256;
+
+/// How many calls are made at once, and waited for together. Each is a message to be written, before whatever else comes meanwhile has
+/// its turn: a `status` is not to wait until a thousand workers were asked.
+const CALLS: usize = 16;
 
 /// What is needed to do things to processes.
 pub(crate) struct Means {
@@ -71,8 +75,6 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
             return;
         }
 
-        let mut calls = Vec::new();
-
         for wish in wishes.drain(..) {
             match wish {
                 Wish::Restart { restart, diagnosis, cause } => match under_way.begin(restart.process_id) {
@@ -91,14 +93,15 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                         wanted.carry_out(&means.registry, &means.outside, &means.events).await;
                     });
                 }
-                Wish::Call(call, parameters, reply) => {
-                    calls.extend(Asked::ask(call, &parameters, reply, &means.registry))
+                Wish::Calls(mut calls, reply) => {
+                    while !calls.is_empty() {
+                        let some = calls.drain(..calls.len().min(CALLS));
+                        let ask = |(call, parameters)| Asked::ask(call, &parameters, reply.clone(), &means.registry);
+                        tasks.spawn(together(some.filter_map(ask).collect()));
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
-        }
-
-        if !calls.is_empty() {
-            tasks.spawn(answer(calls));
         }
     }
 }

@@ -277,10 +277,16 @@ impl Loop {
 
     /// Does what can be done here, and passes on the rest. Nobody listens to that only when the server is ending.
     fn carry_out(&mut self, actions: Vec<Action>) {
+        let reply = ReplyTo(self.shared.clone());
+        let mut calls = Vec::new();
+
         for action in actions {
             match action {
                 Action::Event(event) => self.publish(&event),
-                Action::Call(call) => self.call(call),
+                Action::Call(call) => match encode(call.get_parameters()) {
+                    Ok(parameters) => calls.push((call, parameters)),
+                    Err(error) => reply.send(call, Err(Failure::invalid_parameters(error))),
+                },
                 Action::Restart(mut restart) => {
                     let diagnosis = restart.diagnosis.take().and_then(|diagnosis| self.wanted(diagnosis));
                     let cause = self.shared.name.clone();
@@ -294,6 +300,11 @@ impl Loop {
                 action => tracing::warn!(?action, "a monitor wants something that this supervisor does not know"),
             }
         }
+
+        // Together: for each by itself, the thread that makes them would be woken again.
+        if !calls.is_empty() {
+            drop(self.actions.send(Wish::Calls(calls, reply)));
+        }
     }
 
     /// A diagnostic with its parameters encoded.
@@ -306,15 +317,6 @@ impl Loop {
                 tracing::error!(monitor, ?diagnosis, error, "the parameters of a diagnostic cannot be sent");
                 None
             }
-        }
-    }
-
-    fn call(&mut self, call: Call) {
-        let reply = ReplyTo(self.shared.clone());
-
-        match encode(call.get_parameters()) {
-            Ok(parameters) => drop(self.actions.send(Wish::Call(call, parameters, reply))),
-            Err(error) => reply.send(call, Err(Failure::invalid_parameters(error))),
         }
     }
 
