@@ -65,6 +65,8 @@ const NOBODY: &str = "";
 pub struct HealthMonitor {
     settings: Settings,
     workers: BTreeMap<String, Health>,
+    /// Since when anybody has been silent at most, as of the last check.
+    silent_since: Option<Instant>,
     /// When the call of nobody was made that has not come back.
     probe: Option<Instant>,
     /// What the supervisor takes for a call.
@@ -117,6 +119,7 @@ impl Default for HealthMonitor {
                 restarts_at_once: 1,
             },
             workers: BTreeMap::new(),
+            silent_since: None,
             probe: None,
             lag: Duration::ZERO,
             last_check: None,
@@ -214,6 +217,12 @@ impl HealthMonitor {
             return;
         }
         let settings = &self.settings;
+        let first =
+            [Some(settings.warn_after), settings.dump_after, settings.restart_after].into_iter().flatten().min();
+        // Mostly nobody is silent for so long, and then there is no need to look at each.
+        if self.silent_since.zip(first).is_none_or(|(since, first)| now.saturating_duration_since(since) < first) {
+            return;
+        }
         for health in self.workers.values_mut() {
             let Some(since) = health.silent_since else { continue };
             let silence = now.saturating_duration_since(since);
@@ -255,15 +264,16 @@ impl HealthMonitor {
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
         let interval = self.settings.interval;
+        self.silent_since = None;
         for health in self.workers.values_mut() {
             let due = *health.due.get_or_insert(now + interval * health.part / PARTS);
-            if now < due || health.is_asked {
-                continue;
+            if now >= due && !health.is_asked {
+                health.due = Some((due + interval).max(now));
+                health.is_asked = true;
+                health.silent_since.get_or_insert(now);
+                actions.push(Action::Call(Call::new(&health.worker.id, "ping").timeout(patience)));
             }
-            health.due = Some((due + interval).max(now));
-            health.is_asked = true;
-            health.silent_since.get_or_insert(now);
-            actions.push(Action::Call(Call::new(&health.worker.id, "ping").timeout(patience)));
+            self.silent_since = self.silent_since.into_iter().chain(health.silent_since).min();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    time::{Duration, Instant},
 };
 
 use crate::sample::{self, Stat, StatFile};
@@ -10,10 +11,16 @@ use crate::sample::{self, Stat, StatFile};
 /// Descriptors are kept for at most this part of those that the supervisor may have; the others are for its connections.
 const DESCRIPTOR_SHARE: u64 = 4;
 
+/// After this time processes are listed though none seems to have been started: what the kernel says of that may come from
+/// something between, such as lxcfs, and be old.
+const LISTED_ANEW: Duration = Duration::from_secs(10);
+
 /// All processes that are visible, as of the last listing.
 #[derive(Default)]
 pub(super) struct Census {
     entries: HashMap<u32, Entry>,
+    /// The last listing: when it was made, and the process id that was given last before.
+    listed: Option<(Instant, Option<u32>)>,
 }
 
 struct Entry {
@@ -30,15 +37,18 @@ impl Entry {
         Some(Self { inode, stat: Stat::read(process_id).ok()?, file: None })
     }
 
-    /// Reads it once more.
-    fn refresh(&mut self, process_id: u32, may_keep: bool) -> io::Result<()> {
+    /// Reads it once more, and keeps the descriptor while there is room for more.
+    fn refresh(&mut self, process_id: u32, room: &mut u64) -> io::Result<()> {
         if let Some(file) = &self.file {
             self.stat = file.read()?;
             return Ok(());
         }
         let file = StatFile::open(process_id)?;
         self.stat = file.read()?;
-        self.file = may_keep.then_some(file);
+        if *room > 0 {
+            *room -= 1;
+            self.file = Some(file);
+        }
         Ok(())
     }
 }
@@ -48,12 +58,36 @@ impl Census {
     /// another one by now.
     ///
     /// Others have nothing new to tell: a process has the parent that it had as long as that one lives, so one that does not
-    /// descend from the root never will.
+    /// descend from the root never will. And where no process was started since the last listing, there is none to be found:
+    /// those that are followed are read, and nothing is listed.
     ///
     /// # Errors
     /// If `/proc` cannot be listed.
     pub(super) fn take(&mut self, followed: &HashSet<u32>) -> io::Result<()> {
+        let (now, last_id) = (Instant::now(), sample::last_process_id());
+        let is_complete = self.listed.is_some_and(|(at, known)| {
+            let is_recent = now.saturating_duration_since(at) < LISTED_ANEW;
+            is_recent && known.is_some() && known == last_id
+        });
+        if is_complete && followed.iter().all(|process_id| self.entries.contains_key(process_id)) {
+            let mut room = self.room();
+            self.entries.retain(|process_id, entry| match followed.contains(process_id) {
+                true => entry.refresh(*process_id, &mut room).is_ok(),
+                false => {
+                    entry.file = None;
+                    true
+                }
+            });
+            return Ok(());
+        }
+        self.list(followed)?;
+        self.listed = Some((now, last_id));
+        Ok(())
+    }
+
+    fn list(&mut self, followed: &HashSet<u32>) -> io::Result<()> {
         let listed: HashMap<u32, u64> = sample::listing()?.collect();
+        let mut room = self.room();
         let mut before = std::mem::take(&mut self.entries);
         let is_same = |process_id: u32, entry: &Entry| listed.get(&process_id) == Some(&entry.inode);
         // As they were before this listing: who has ended by now may have passed its children on since.
@@ -63,8 +97,6 @@ impl Census {
             .map(|(process_id, _)| *process_id)
             .collect();
         before.retain(|process_id, entry| is_same(*process_id, entry));
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let mut kept = before.values().filter(|entry| entry.file.is_some()).count() as u64;
 
         for (process_id, inode) in listed {
             let Some(mut entry) = before.remove(&process_id) else {
@@ -73,12 +105,9 @@ impl Census {
             };
             let parent = entry.stat.parent_process_id;
             if followed.contains(&process_id) {
-                let may_keep = kept < limit / DESCRIPTOR_SHARE;
-                let had_file = entry.file.is_some();
-                if entry.refresh(process_id, may_keep).is_err() {
+                if entry.refresh(process_id, &mut room).is_err() {
                     continue;
                 }
-                kept += u64::from(entry.file.is_some() && !had_file);
             } else {
                 entry.file = None;
                 // That of the first process, and of those that the kernel runs, is out of sight and stays so.
@@ -92,6 +121,13 @@ impl Census {
             self.entries.insert(process_id, entry);
         }
         Ok(())
+    }
+
+    /// How many more descriptors may be kept.
+    fn room(&self) -> u64 {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let kept = self.entries.values().filter(|entry| entry.file.is_some()).count() as u64;
+        (limit / DESCRIPTOR_SHARE).saturating_sub(kept)
     }
 
     /// What was read of a process, if it has not ended.
@@ -129,8 +165,6 @@ fn tree<'a>(root: u32, stats: impl Iterator<Item = &'a Stat>) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn stat(process_id: u32, parent_process_id: u32) -> Stat {
@@ -161,6 +195,30 @@ mod tests {
     #[test]
     fn a_cycle_ends() {
         assert_eq!(tree(5, [stat(5, 7), stat(7, 5)].iter()), [5, 7]);
+    }
+
+    #[test]
+    fn a_process_that_was_started_since_is_found_and_one_that_ended_is_not() {
+        let mut census = Census::default();
+        let own = HashSet::from([std::process::id()]);
+        let sleep = || std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        census.take(&own).unwrap();
+        let mut first = sleep();
+        census.take(&own).unwrap();
+        assert!(census.get(first.id()).is_some());
+        let mut second = sleep();
+        let followed = HashSet::from([std::process::id(), first.id()]);
+        census.take(&followed).unwrap();
+        assert!(census.get(second.id()).is_some());
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // Whether something else was started meanwhile or not.
+        for _ in 0..2 {
+            census.take(&followed).unwrap();
+            assert!(census.get(first.id()).is_none());
+        }
     }
 
     #[test]
