@@ -27,9 +27,22 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one to answer with, to somebody who sends this header `Accept`.
+    /// The one to answer with, to somebody who sends this header `Accept`: what is preferred of both, and OpenMetrics, where it is
+    /// asked for by its name and none is.
     pub fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
+        let quality = |names: &[&str]| {
+            let ranges = accept.split(',').filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let name = parts.next()?;
+                let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+                let quality: f64 = quality.map_or(Some(1.0), |quality| quality.parse().ok())?;
+                names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted)).then_some(quality)
+            });
+            ranges.fold(0.0, f64::max)
+        };
+        let open_metrics = quality(&["application/openmetrics-text"]);
+        let is_preferred = open_metrics > 0.0 && open_metrics >= quality(&["text/plain"]);
+        if is_preferred { Self::OpenMetrics } else { Self::Prometheus }
     }
 
     /// The header `Content-Type`.
@@ -43,11 +56,13 @@ impl Format {
 
 /// Writes families out.
 ///
-/// A name that would not be one is made one, by `_` in the place of what is wrong. Of two families that would have the same
-/// name, and of two values that would have the same labels, the first is written.
+/// A name that would not be one is made one, by `_` in the place of what is wrong, and the ends that are added to names are not
+/// added twice. Of two families that would have a name in common, of two values that would have the same labels, and of two labels of
+/// a value that would have the same name, the first is written. A counter that is negative, or no number, is left out: for many
+/// who read this, it would make all the rest worthless.
 pub fn render(families: Vec<Family>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Families(Arc::from(families))));
+    registry.register_collector(Box::new(Families { families: Arc::from(families), format }));
     let mut output = String::new();
     match format {
         Format::OpenMetrics => text::encode(&mut output, &registry)?,
@@ -57,31 +72,35 @@ pub fn render(families: Vec<Family>, format: Format) -> Result<String, fmt::Erro
 }
 
 #[derive(Debug)]
-struct Families(Arc<[Family]>);
+struct Families {
+    families: Arc<[Family]>,
+    format: Format,
+}
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut names = HashSet::new();
-        for family in self.0.iter().filter(|family| !family.samples().is_empty()) {
-            let name = name(family.name());
+        let mut taken = HashSet::new();
+        for family in self.families.iter().filter(|family| !family.samples().is_empty()) {
+            let name = self::name(stem(family));
             let unit = family.get_unit().map(|unit| Unit::Other(unit.to_owned()));
-            if !names.insert((name.clone(), family.get_unit())) {
+            let names = names(&name, family);
+            if names.iter().any(|name| taken.contains(name)) {
                 tracing::debug!(name, "a metric was left out, because there is another one of that name");
                 continue;
             }
-            // Help is the rest of a line.
-            let help = family.help().replace('\n', " ");
+            taken.extend(names);
             let kind = match family.kind() {
                 Kind::Counter => MetricType::Counter,
                 Kind::Histogram => MetricType::Histogram,
                 _ => MetricType::Gauge,
             };
-            let mut encoder = encoder.encode_descriptor(&name, &help, unit.as_ref(), kind)?;
+            let mut encoder = encoder.encode_descriptor(&name, &self.help(family), unit.as_ref(), kind)?;
             let mut seen = HashSet::new();
             for sample in family.samples() {
-                let labels: Labels =
-                    sample.labels.iter().map(|(key, value)| (self::name(key), value.clone())).collect();
-                if !seen.insert(labels.clone()) {
+                let labels = labels(sample);
+                let mut key = labels.clone();
+                key.sort_unstable();
+                if !is_possible(family.kind(), &sample.value) || !seen.insert(key) {
                     continue;
                 }
                 if labels.is_empty() {
@@ -92,6 +111,58 @@ impl Collector for Families {
             }
         }
         Ok(())
+    }
+}
+
+impl Families {
+    /// What a metric is, as the rest of one line.
+    fn help(&self, family: &Family) -> String {
+        let help = family.help().replace('\\', r"\\").replace('\n', r"\n");
+        match self.format {
+            Format::OpenMetrics => help.replace('"', r#"\""#),
+            Format::Prometheus => help,
+        }
+    }
+}
+
+/// The name without the ends that are added to it.
+fn stem(family: &Family) -> &str {
+    let name = family.name();
+    let name = match family.kind() {
+        Kind::Counter => name.strip_suffix("_total").unwrap_or(name),
+        _ => name,
+    };
+    let unit = family.get_unit().and_then(|unit| name.strip_suffix(unit)?.strip_suffix('_'));
+    unit.unwrap_or(name)
+}
+
+/// All names that are taken by a family.
+fn names(name: &str, family: &Family) -> Vec<String> {
+    let name = family.get_unit().map_or_else(|| name.to_owned(), |unit| format!("{name}_{unit}"));
+    let ends: &[&str] = match family.kind() {
+        Kind::Counter => &["_total"],
+        Kind::Histogram => &["_sum", "_count", "_bucket"],
+        _ => &[],
+    };
+    ends.iter().map(|end| format!("{name}{end}")).chain([name.clone()]).collect()
+}
+
+fn labels(sample: &Sample) -> Labels {
+    let mut labels = Labels::new();
+    for (key, value) in &sample.labels {
+        let key = name(key);
+        if labels.iter().all(|(other, _)| *other != key) {
+            labels.push((key, value.clone()));
+        }
+    }
+    labels
+}
+
+/// A counter has grown from zero.
+fn is_possible(kind: Kind, value: &Value) -> bool {
+    match (kind, value) {
+        (Kind::Counter, Value::Number(value)) => *value >= 0.0,
+        _ => true,
     }
 }
 
@@ -186,11 +257,11 @@ acs_call_duration_seconds_bucket{le=\"+Inf\",operation=\"ping\"} 6
 
     #[test]
     fn nothing_breaks_out_of_its_place() {
-        let mut family = Family::gauge("9 lives\n", "Of a cat\n# TYPE lie counter");
+        let mut family = Family::gauge("9 lives\n", "Of a \"cat\\\"\n# TYPE lie counter");
         family.push([("na me", "a \"quoted\" \\ and a\nnew line")], 1);
         let text = render(vec![family], Format::OpenMetrics).unwrap();
         let expected = "\
-# HELP acs___lives_ Of a cat # TYPE lie counter
+# HELP acs___lives_ Of a \\\"cat\\\\\\\"\\n# TYPE lie counter
 # TYPE acs___lives_ gauge
 acs___lives_{na_me=\"a \\\"quoted\\\" \\\\ and a\\nnew line\"} 1
 # EOF
@@ -198,10 +269,70 @@ acs___lives_{na_me=\"a \\\"quoted\\\" \\\\ and a\\nnew line\"} 1
         assert_eq!(text, expected);
     }
 
+    /// The lines that are no comments.
+    fn samples(families: Vec<Family>) -> Vec<String> {
+        let text = render(families, Format::OpenMetrics).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn no_name_is_there_twice() {
+        let families = vec![
+            Family::gauge("size", "The first.").unit("bytes").with(1),
+            Family::gauge("size_bytes", "It has the unit in its name.").with(2),
+            Family::gauge("size_bytes", "And that, too.").unit("bytes").with(3),
+            Family::counter("calls", "A counter, which gets an end.").with(4),
+            Family::gauge("calls_total", "It has that end.").with(5),
+            Family::counter("calls_total", "And that, too.").with(6),
+            Family::histogram("time", "It gets several ends.").with(Value::Histogram {
+                buckets: vec![],
+                count: 0,
+                sum: 0.0,
+            }),
+            Family::gauge("time_count", "It has one of them.").with(7),
+            Family::counter("others_total", "The end is not added twice.").with(8),
+        ];
+        let expected = [
+            "acs_size_bytes 1",
+            "acs_calls_total 4",
+            "acs_time_sum 0.0",
+            "acs_time_count 0",
+            "acs_time_bucket{le=\"+Inf\"} 0",
+            "acs_others_total 8",
+        ];
+        assert_eq!(samples(families), expected);
+    }
+
+    #[test]
+    fn no_label_and_no_series_is_there_twice() {
+        let mut family = Family::gauge("size", "");
+        family.push([("a b", "1"), ("a-b", "2")], 1);
+        family.push([("x", "1"), ("y", "2")], 2);
+        family.push([("y", "2"), ("x", "1")], 3);
+        assert_eq!(samples(vec![family]), ["acs_size{a_b=\"1\"} 1", "acs_size{x=\"1\",y=\"2\"} 2"]);
+    }
+
+    #[test]
+    fn a_counter_that_cannot_be_is_left_out() {
+        let mut family = Family::counter("calls", "");
+        for (name, value) in [("negative", -1.0), ("nothing", f64::NAN), ("well", 1.5)] {
+            family.push([("is", name)], value);
+        }
+        assert_eq!(samples(vec![family]), ["acs_calls_total{is=\"well\"} 1.5"]);
+        let mut gauge = Family::gauge("level", "");
+        for (name, value) in [("negative", -1.0), ("nothing", f64::NAN), ("much", f64::INFINITY)] {
+            gauge.push([("is", name)], value);
+        }
+        assert_eq!(samples(vec![gauge]).len(), 3, "of others these are possible");
+    }
+
     #[test]
     fn formats_are_chosen_by_what_is_accepted() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
         assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
+        assert_eq!(Format::accepted("Application/OpenMetrics-Text; version=1.0.0"), Format::OpenMetrics);
+        assert_eq!(Format::accepted("text/plain, application/openmetrics-text;q=0.5"), Format::Prometheus);
+        assert_eq!(Format::accepted("application/openmetrics-text; q=0, */*"), Format::Prometheus);
         assert_eq!(Format::accepted("*/*"), Format::Prometheus);
         assert_eq!(Format::accepted(""), Format::Prometheus);
     }
