@@ -3,6 +3,7 @@
 mod footprint;
 mod futility;
 mod metrics;
+mod relief;
 mod report;
 mod rules;
 mod settings;
@@ -15,6 +16,7 @@ use std::{
 use self::{
     footprint::{Footprint, Size},
     futility::{Advice, Excess, Futility},
+    relief::Relief,
     report::{Leak, MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
     settings::Settings,
@@ -70,7 +72,9 @@ const HURRY: u32 = 20;
 /// A restart does not help against a limit that is below what a worker takes from its start on. When a second process of
 /// a name exceeds its limit within 30 seconds of its start, it is left alone for 30 seconds, and the next one for twice as
 /// long, up to an hour, unless it grows by a quarter and more than 10 MiB meanwhile; that is logged as an error, and told
-/// as an event `leak` with `left_alone`, in seconds.
+/// as an event `leak` with `left_alone`, in seconds. The same goes for the rules for all: where two restarts in a row freed
+/// less than they should have, or it is the turn of one that has just been started, nobody is restarted for so long, unless what
+/// is too much grows. It is somebody else that takes the memory, or what all of them need.
 ///
 /// # Status
 ///
@@ -123,6 +127,7 @@ pub struct MemoryMonitor {
     /// worker that connects anew is still the process that was asked.
     asked: HashMap<(u32, u64), Asked>,
     futility: Futility,
+    relief: Relief,
     host: Option<HostMemory>,
     pressure: Option<Pressure>,
     /// The time until the next check, if that must come early.
@@ -265,6 +270,7 @@ impl MemoryMonitor {
                 reason,
                 is_urgent: over.is_some_and(|limit| size as f64 > limit as f64 * URGENT),
                 start_size: Some(state.start_size),
+                relief: None,
             };
             // Whether a restart helps was asked when it was asked for.
             if asked.contains_key(&(process_id, start_time)) {
@@ -292,7 +298,7 @@ impl MemoryMonitor {
     }
 
     /// The workers that have to go because all of them take too much.
-    fn find_largest(&self) -> Vec<Wish> {
+    fn find_largest(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Wish> {
         let candidates: Vec<Candidate> =
             self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
         let total_size = total(&candidates);
@@ -312,16 +318,39 @@ impl MemoryMonitor {
             // How much would be enough nobody knows: one, and then it is looked at again.
             ("pressure", 1, reason)
         } else {
+            self.relief.kept_within(now);
             return Vec::new();
         };
 
         let wish = |candidate: Candidate| {
             let reason = format!("{reason}; it had most, {}", mebibytes(candidate.private));
-            let start_time = self.roster.iter().find(|(id, _)| *id == candidate.process_id)?.1.start_time?;
+            let start_time = self.roster.get(candidate.process_id)?.start_time?;
             let process_id = candidate.process_id;
-            Some(Wish { process_id, start_time, rule, reason, is_urgent: false, start_size: None })
+            let relief = Some((excess, candidate.private));
+            Some(Wish { process_id, start_time, rule, reason, is_urgent: false, start_size: None, relief })
         };
-        to_free(excess, &candidates).into_iter().filter_map(wish).collect()
+        let wishes: Vec<Wish> = to_free(excess, &candidates).into_iter().filter_map(wish).collect();
+        let Some((first, entry)) = wishes.first().and_then(|first| Some((first, self.roster.get(first.process_id)?)))
+        else {
+            return wishes;
+        };
+        let Source::Open(footprint) = &entry.state.source else { return wishes };
+        let is_going = |process: &(u32, u64)| self.asked.contains_key(process);
+        match self.relief.exceeded(rule, excess, footprint.age(), now, is_going) {
+            Advice::Restart => wishes,
+            Advice::LeaveAlone { news } => {
+                if let Some(pause) = news {
+                    tracing::error!(
+                        rule,
+                        ?pause,
+                        "{reason}: restarting workers does not help, so nobody is restarted for that; raise the limit, or \
+                         find who else takes memory"
+                    );
+                    actions.push(first.event(&entry.name, entry.state.size, &self.settings, Some(pause)));
+                }
+                Vec::new()
+            }
+        }
     }
 
     fn candidate(&self, process_id: u32, entry: &Entry<Watch>) -> Option<Candidate> {
@@ -346,9 +375,7 @@ impl MemoryMonitor {
             if !is_news {
                 continue;
             }
-            let Some((_, entry)) = self.roster.iter().find(|(process_id, _)| *process_id == wish.process_id) else {
-                continue;
-            };
+            let Some(entry) = self.roster.get(wish.process_id) else { continue };
             let (name, size) = (&entry.name, entry.state.size);
             tracing::warn!(
                 process_id = wish.process_id,
@@ -374,6 +401,9 @@ impl MemoryMonitor {
                 if let Some(diagnostic) = &self.settings.diagnostic {
                     restart = restart.diagnosis(diagnostic.of(wish.process_id));
                 }
+            }
+            if let Some((excess, private)) = wish.relief {
+                self.relief.asked(wish.rule, excess, private, identity, now);
             }
             let process = Process::open(wish.process_id).ok().filter(|it| it.start_time() == wish.start_time);
             self.asked.insert(identity, Asked { at: now, is_urgent, process });
@@ -407,6 +437,8 @@ struct Wish {
     is_urgent: bool,
     /// What another one would take at its start, if it may be started beside this one.
     start_size: Option<u64>,
+    /// For the sake of all: how much is too much, and what it alone has.
+    relief: Option<(u64, u64)>,
 }
 
 impl Wish {
@@ -458,7 +490,7 @@ impl Monitor for MemoryMonitor {
         self.forget(now);
         let leaks = self.find_leaks(now, &mut actions);
         self.ask(leaks, now, &mut actions);
-        let largest = self.find_largest();
+        let largest = self.find_largest(now, &mut actions);
         self.ask(largest, now, &mut actions);
         self.plan();
         actions

@@ -78,6 +78,12 @@ impl<T> Roster<T> {
         }
     }
 
+    /// What is known of a process.
+    #[cfg(feature = "memory")]
+    pub(crate) fn get(&self, process_id: u32) -> Option<&Entry<T>> {
+        self.processes.get(&process_id)
+    }
+
     /// The processes in the order of their ids.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Entry<T>)> {
         self.processes.iter().map(|(process_id, entry)| (*process_id, entry))

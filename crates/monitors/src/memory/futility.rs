@@ -18,6 +18,16 @@ const GROWTH: f64 = 1.25;
 /// Less than this is no leak, however small the process: what it shares counts for more when others that shared it have ended.
 const SIGNIFICANT: u64 = 10 << 20;
 
+/// How long nobody is restarted, after so many restarts in a row that did not help: from the second on.
+pub(super) fn pause(in_vain: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << in_vain.saturating_sub(2).min(16)).min(LONGEST_PAUSE)
+}
+
+/// Whether it grew by so much that it is a leak.
+pub(super) fn is_growth(from: u64, to: u64) -> bool {
+    to as f64 > from as f64 * GROWTH && to.saturating_sub(from) > SIGNIFICANT
+}
+
 /// What is known of the workers of each name.
 #[derive(Default)]
 pub(super) struct Futility(HashMap<String, Record>);
@@ -67,16 +77,14 @@ impl Futility {
                 record.early = record.early.saturating_add(1);
                 record.last_start = record.last_start.max(excess.start_time);
                 if record.early > 1 {
-                    let pause = FIRST_PAUSE.saturating_mul(1 << (record.early - 2).min(16)).min(LONGEST_PAUSE);
+                    let pause = pause(record.early);
                     record.until = Some(now + pause);
                     news = Some(pause);
                 }
             }
             excess.size
         });
-        let is_growing =
-            excess.size as f64 > first_size as f64 * GROWTH && excess.size.saturating_sub(first_size) > SIGNIFICANT;
-        if record.until.is_some_and(|until| now < until) && !is_growing {
+        if record.until.is_some_and(|until| now < until) && !is_growth(first_size, excess.size) {
             return Advice::LeaveAlone { news };
         }
         record.until = None;

@@ -373,3 +373,21 @@ fn what_grows_fast_is_looked_at_sooner() {
     monitor.check(start + Duration::from_secs(2));
     assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10), "it stopped growing");
 }
+
+#[test]
+fn a_limit_below_what_all_share_is_no_kill_loop() {
+    let mut monitor = MemoryMonitor::new().free_size_minimum(1 << 60);
+    let now = Instant::now();
+    let mut told = Vec::new();
+    let mut restarted = 0;
+    for second in 0..120 {
+        let worker = Helper::spawn();
+        monitor.register(&worker.worker("a"));
+        let actions = monitor.check(now + Duration::from_secs(second));
+        restarted += restarts(&actions).len();
+        told.extend(rules(&actions).into_iter().filter(|leak| leak["left_alone"].is_number()));
+        monitor.remove(&worker.worker("a"));
+    }
+    assert!((2..=5).contains(&restarted), "of 120 that might have been: {restarted}");
+    assert_eq!((&told[0]["rule"], &told[0]["left_alone"]), (&json!("free_size"), &json!(30.0)), "{told:?}");
+}
