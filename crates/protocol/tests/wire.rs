@@ -303,6 +303,17 @@ fn frame_of_exactly_the_limit_is_taken() {
 }
 
 #[test]
+fn frame_that_is_announced_takes_no_memory_before_it_comes() {
+    let mut peer = Peer::new(Side::Accepted);
+    let announced = (16u32 << 20).to_be_bytes();
+    let before = peer.input.capacity();
+    assert!(peer.receive(&announced).is_empty() && peer.receive(b"\x81\xa2id").is_empty());
+    assert!(peer.connection.wants_input());
+    let capacity = peer.input.capacity();
+    assert!(capacity < before + 4096, "{capacity}");
+}
+
+#[test]
 fn invalid_messages_are_answered_if_they_have_an_id() {
     let type_error = |field, expected| MessageError::Type { field, expected };
     let cases: [(&[u8], MessageError, bool); 13] = [
