@@ -89,17 +89,19 @@ const HURRY: u32 = 20;
 ///   "host": {"source": "host", "total_size": 25276502016, "used_size": 343678976,
 ///            "free_size": 20932823040, "reclaimable_size": 4000000000, "available_size": 24932823040,
 ///            "swap_total_size": 0, "swap_used_size": 0},
+///   "left_alone": null,
 ///   "processes": [
 ///     {"process_id": 4242, "name": "web", "sample_count": 17, "current_size": 91234304,
 ///      "current_resident_size": 93331456, "current_shared_size": 4194304, "current_private_size": 89137152,
 ///      "maximum_size": 93331456, "maximum_size_limit": 524288000, "threshold_size": 10485760,
-///      "increase_count": 2, "increase_limit": null, "restarting": false}
+///      "increase_count": 2, "increase_limit": null, "restarting": false, "left_alone": null}
 ///   ]
 /// }
 /// ```
 ///
 /// `maximum_size` is the largest size seen; `total_size` what all take, where shared memory counts once; `host` the memory
-/// of the host or, where that leaves less, of the cgroup; `restarting` whether a restart was asked for. Where nothing was
+/// of the host or, where that leaves less, of the cgroup; `restarting` whether a restart was asked for; `left_alone` for how many
+/// seconds more there is none, because restarts do not help, of one, or for the sake of all. Where nothing was
 /// near a limit so far, all that is resident counts as private.
 ///
 /// # Example
@@ -508,7 +510,8 @@ impl Monitor for MemoryMonitor {
 impl MemoryMonitor {
     /// What the last check found.
     fn report(&self) -> MemoryStatus {
-        let settings = &self.settings;
+        let (settings, now) = (&self.settings, Instant::now());
+        let left = |until: Option<Instant>| Some(until?.checked_duration_since(now)?.as_secs_f64());
         let process = |(process_id, entry): (u32, &Entry<Watch>)| {
             let Entry { name, state, start_time, .. } = entry;
             ProcessStatus {
@@ -525,6 +528,7 @@ impl MemoryMonitor {
                 increase_count: state.increase_count,
                 increase_limit: settings.increase_limit,
                 restarting: start_time.is_some_and(|start_time| self.asked.contains_key(&(process_id, start_time))),
+                left_alone: state.first_excess.and_then(|_| left(self.futility.until(name))),
             }
         };
         let candidates: Vec<Candidate> =
@@ -539,6 +543,7 @@ impl MemoryMonitor {
             pressure_limit: settings.pressure_limit,
             pressure: self.pressure,
             host: self.host,
+            left_alone: left(self.relief.until()),
             processes: self.roster.iter().map(process).collect(),
         }
     }

@@ -69,9 +69,26 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
         text.push_str(&format!(", limit {limit} a process"));
     }
 
+    if let Some(limit) = bytes(&status["total_size_limit"]) {
+        text.push_str(&format!(", limit {limit} for all"));
+    }
+
     let host = &status["host"];
     if let (Some(available), Some(total)) = (bytes(&host["available_size"]), bytes(&host["total_size"])) {
         text.push_str(&format!("; the host has {available} of {total} available"));
+    }
+
+    let alone = |status: &Value| status["left_alone"].as_f64().map(units::elapsed);
+    if let Some(time) = alone(status) {
+        let warning = format!("restarts do not help all of them: none for {time}");
+        text.push_str(&format!("\n{}", style.paint(Paint::Bad, &warning)));
+    }
+    for process in elements(status, "processes") {
+        if let Some(time) = alone(process) {
+            let (name, process_id) = (clean_line(process["name"].as_str().unwrap_or("-")), &process["process_id"]);
+            let warning = format!("restarts do not help {name}, pid {process_id}: left alone for {time}");
+            text.push_str(&format!("\n{}", style.paint(Paint::Bad, &warning)));
+        }
     }
 
     let mut table = Table::new(MEMORY);
@@ -191,6 +208,20 @@ mod tests {
     fn worker(id: &str, process_id: u32) -> Worker {
         let worker = json!({"connection_id": id, "process_id": process_id, "state": {"name": "web", "instance": 2}});
         Worker::from_json(&worker).unwrap()
+    }
+
+    #[test]
+    fn restarts_that_do_not_help_are_said_above_the_memory() {
+        let status = json!({"total_size": 1 << 30, "total_size_limit": 700 << 20, "left_alone": 27.0, "processes": [
+            {"process_id": 7, "name": "web", "current_size": 5 << 20, "maximum_size_limit": 1 << 20, "left_alone": 9.5},
+            {"process_id": 8, "name": "web", "current_size": 1 << 20, "maximum_size_limit": 2 << 20, "left_alone": null},
+        ]});
+        let text = text("memory", &status, &[], Style::PLAIN);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], ": 1.0 GiB in use, limit 700.0 MiB for all");
+        assert_eq!(lines[1], "restarts do not help all of them: none for 27 s");
+        assert_eq!(lines[2], "restarts do not help web, pid 7: left alone for 9 s");
+        assert!(lines[3].trim_start().starts_with("PID"), "{text}");
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Futility {
         Advice::Restart
     }
 
+    /// Until when processes of this name are left alone.
+    pub(super) fn until(&self, name: &str) -> Option<Instant> {
+        self.0.get(name)?.until
+    }
+
     /// A process is within its limit. If it was started after those that were not, and is no longer young, all is well.
     pub(super) fn kept_within(&mut self, name: &str, start_time: u64, age: impl FnOnce() -> Duration) {
         if self.0.get(name).is_some_and(|record| start_time > record.last_start) && age() >= EARLY {

@@ -66,6 +66,11 @@ impl Relief {
         }
     }
 
+    /// Until when nobody is restarted for the sake of all.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.pause.map(|(until, _)| until)
+    }
+
     /// A process was asked to go.
     pub(super) fn asked(&mut self, rule: &'static str, excess: u64, private: u64, process: (u32, u64), now: Instant) {
         let tried =

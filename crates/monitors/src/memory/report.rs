@@ -15,6 +15,8 @@ pub(super) struct MemoryStatus {
     pub pressure_limit: Option<f64>,
     pub pressure: Option<Pressure>,
     pub host: Option<HostMemory>,
+    /// For how many seconds more nobody is restarted for the sake of all, because that does not help.
+    pub left_alone: Option<f64>,
     pub processes: Vec<ProcessStatus>,
 }
 
@@ -33,6 +35,8 @@ pub(super) struct ProcessStatus {
     pub increase_count: u64,
     pub increase_limit: Option<u64>,
     pub restarting: bool,
+    /// For how many seconds more it is left alone, because restarts do not help.
+    pub left_alone: Option<f64>,
 }
 
 /// The event `leak`.

@@ -148,7 +148,8 @@ fn status_tells_totals_and_the_host() {
     let expected = json!({
         "maximum_size_limit": null, "threshold_size": 10 * MEBIBYTE, "increase_limit": null,
         "total_size": 0, "total_size_limit": null, "free_size_minimum": null,
-        "pressure_limit": null, "pressure": null, "host": null, "processes": [],
+        "pressure_limit": null, "pressure": null, "host": null, "left_alone": null,
+        "processes": [],
     });
     assert_eq!(status(&monitor), expected);
     let worker = Worker { id: "a".into(), process_id: std::process::id(), name: "web".into() };
@@ -168,6 +169,7 @@ fn status_tells_totals_and_the_host() {
         "current_size",
         "increase_count",
         "increase_limit",
+        "left_alone",
         "maximum_size",
         "maximum_size_limit",
         "name",
@@ -354,6 +356,7 @@ fn a_limit_below_what_a_worker_needs_is_no_kill_loop() {
     let actions = monitor.check(now + Duration::from_secs(1));
     assert!(restarts(&actions).is_empty(), "it would not help");
     assert_eq!(rules(&actions)[0]["left_alone"], 30.0, "and that is said");
+    assert!(status(&monitor)["processes"][0]["left_alone"].as_f64() > Some(0.0), "and shown: {}", status(&monitor));
     assert_eq!(monitor.check(now + Duration::from_secs(20)), [], "once");
     assert_eq!(restarts(&monitor.check(now + Duration::from_secs(32))), [second.process_id()]);
 }
@@ -380,6 +383,7 @@ fn a_limit_below_what_all_share_is_no_kill_loop() {
     let now = Instant::now();
     let mut told = Vec::new();
     let mut restarted = 0;
+    assert_eq!(status(&monitor)["left_alone"], Value::Null);
     for second in 0..120 {
         let worker = Helper::spawn();
         monitor.register(&worker.worker("a"));
@@ -389,5 +393,6 @@ fn a_limit_below_what_all_share_is_no_kill_loop() {
         monitor.remove(&worker.worker("a"));
     }
     assert!((2..=5).contains(&restarted), "of 120 that might have been: {restarted}");
+    assert!(status(&monitor)["left_alone"].as_f64() > Some(0.0), "{}", status(&monitor));
     assert_eq!((&told[0]["rule"], &told[0]["left_alone"]), (&json!("free_size"), &json!(30.0)), "{told:?}");
 }
