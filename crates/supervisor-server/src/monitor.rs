@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Loop;
-use crate::{diagnosis::Wanted, error::ServeError, events::Events};
+use crate::{diagnosis::Wanted, error::ServeError, events::Events, restart::Told};
 
 /// How long `status` waits for a monitor.
 pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -73,8 +73,8 @@ impl Monitors {
 
 /// Something that a monitor wants done, and that takes more than its own thread.
 pub(crate) enum Wish {
-    /// To have a process replaced, and why, in a word.
-    Restart { restart: Restart, diagnosis: Option<Wanted>, cause: String },
+    /// To have a process replaced, and why, in a word. Who waits for it is told what the root was told of it.
+    Restart { restart: Restart, diagnosis: Option<Wanted>, cause: String, asked: Option<oneshot::Sender<Told>> },
     /// To have a worker look into itself.
     Diagnose(Wanted),
     /// Calls, with their parameters encoded.

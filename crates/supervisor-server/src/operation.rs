@@ -46,10 +46,7 @@ impl Supervisor {
             }
             "status" => Some(Box::pin(status(self.registry.clone(), responder))),
             "restart" => self.restart(&request, responder),
-            "replace" => {
-                responder.answer(self.replace(&request));
-                None
-            }
+            "replace" => self.replace(&request, responder),
             "ping" => {
                 responder.finish(&self.ping());
                 None

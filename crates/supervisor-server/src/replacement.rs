@@ -1,10 +1,11 @@
 //! Having one process replaced because somebody asks for it.
 
 use async_container_monitors::Restart;
-use async_container_protocol::{Failure, Request, class};
+use async_container_protocol::{BoxFuture, Failure, Request, Responder, class};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
-use crate::{monitor::Wish, operation::Supervisor};
+use crate::{monitor::Wish, operation::Supervisor, restart::Told};
 
 /// What the root is told if nobody says why.
 const DEFAULT_REASON: &str = "asked for";
@@ -23,14 +24,38 @@ struct Parameters {
 }
 
 #[derive(Serialize)]
-pub(crate) struct Asked {
+struct Replaced {
     process_id: u32,
+}
+
+/// Nobody knows whether what was asked for will be done.
+fn stops() -> Failure {
+    Failure::new(class::CONNECTION_CLOSED, "the supervisor stops: ask its successor")
 }
 
 impl Supervisor {
     /// Asks for the process of a worker, or of a child that is none, to be replaced. It goes the way of what monitors want:
-    /// asked for twice, a process is replaced once.
-    pub(crate) fn replace(&self, request: &Request) -> Result<Asked, Failure> {
+    /// asked for twice, a process is replaced once. Answers once the root knows.
+    pub(crate) fn replace(&self, request: &Request, responder: Responder) -> Option<BoxFuture> {
+        let (process_id, asked) = match self.begin_replacement(request) {
+            Ok(begun) => begun,
+            Err(failure) => {
+                responder.fail(failure);
+                return None;
+            }
+        };
+
+        Some(Box::pin(async move {
+            let answer = match asked.await {
+                Ok(Ok(())) => Ok(Replaced { process_id }),
+                Ok(Err(reason)) => Err(Failure::new(class::INTERNAL, reason)),
+                Err(_) => Err(stops()),
+            };
+            responder.answer(answer);
+        }))
+    }
+
+    fn begin_replacement(&self, request: &Request) -> Result<(u32, oneshot::Receiver<Told>), Failure> {
         let Parameters { connection_id, process_id, reason } = request.deserialize()?;
         let process_id = match (connection_id, process_id) {
             (Some(id), None) => self.process_of(&id)?,
@@ -60,10 +85,11 @@ impl Supervisor {
         let reason = reason.filter(|reason| !reason.is_empty()).unwrap_or_else(|| DEFAULT_REASON.to_owned());
         // A person does not wait until monitors have got what they want.
         let restart = Restart::new(process_id, reason).urgent();
+        let (waiting, asked) = oneshot::channel();
         self.actions
-            .send(Wish::Restart { restart, diagnosis: None, cause: CAUSE.to_owned() })
-            .map_err(|_| Failure::new(class::CONNECTION_CLOSED, "the supervisor stops"))?;
-        Ok(Asked { process_id })
+            .send(Wish::Restart { restart, diagnosis: None, cause: CAUSE.to_owned(), asked: Some(waiting) })
+            .map_err(|_| stops())?;
+        Ok((process_id, asked))
     }
 
     fn process_of(&self, connection_id: &str) -> Result<u32, Failure> {

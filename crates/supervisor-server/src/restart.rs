@@ -1,7 +1,7 @@
 //! Carrying out what monitors want done.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use async_container_monitors::Restart;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit, mpsc},
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -56,6 +56,10 @@ pub(crate) struct Means {
     pub(crate) restarts: Semaphore,
 }
 
+/// What the root was told of a wish: that it is one, or nothing because there was nobody to replace any more, or why it could
+/// not be told.
+pub(crate) type Told = Result<(), String>;
+
 /// Carries actions out until nobody can want any more.
 pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means: Means) {
     let under_way = UnderWay::default();
@@ -77,14 +81,31 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
 
         for wish in wishes.drain(..) {
             match wish {
-                Wish::Restart { restart, diagnosis, cause } => match under_way.begin(restart.process_id) {
-                    Ok(mark) => {
-                        let means = means.clone();
-                        tasks.spawn(async move { means.restart(restart, diagnosis, cause, &mark).await });
+                Wish::Restart { restart, diagnosis, cause, asked: waiting } => {
+                    let (progress, mark) = under_way.begin(restart.process_id);
+
+                    if let Some(waiting) = waiting {
+                        let mut asked = progress.asked.subscribe();
+                        tasks.spawn(async move {
+                            // It is never closed without a word, unless the supervisor stops.
+                            if let Ok(Some(asked)) = asked.wait_for(Option::is_some).await.as_deref() {
+                                drop(waiting.send(asked.clone()));
+                            }
+                        });
                     }
-                    Err(hurry) if restart.urgent => hurry.notify_one(),
-                    Err(_) => {}
-                },
+
+                    match mark {
+                        Some(mark) => {
+                            let means = means.clone();
+                            tasks.spawn(async move {
+                                means.restart(restart, diagnosis, cause, &mark.progress).await;
+                                mark.progress.tell(Ok(()));
+                            });
+                        }
+                        None if restart.urgent => progress.hurry.notify_one(),
+                        None => {}
+                    }
+                }
                 Wish::Diagnose(wanted) => {
                     let (means, diagnoses) = (means.clone(), diagnoses.clone());
                     tasks.spawn(async move {
@@ -108,7 +129,7 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
 
 impl Means {
     /// Restarts a process, and returns when that came to an end, whichever.
-    async fn restart(&self, restart: Restart, diagnosis: Option<Wanted>, cause: String, mark: &Mark) {
+    async fn restart(&self, restart: Restart, diagnosis: Option<Wanted>, cause: String, progress: &Progress) {
         let Restart { process_id, reason, start_first, urgent, .. } = restart;
         // By the handle that was taken when it connected: what has the number now may be another process.
         let worker = self.registry.by_process(process_id);
@@ -121,7 +142,7 @@ impl Means {
             false => tokio::select! {
                 turn = self.turn() => turn,
                 () = exited(&process) => return,
-                () = mark.hurry.notified() => {
+                () = progress.hurry.notified() => {
                     urgent = true;
                     None
                 }
@@ -132,7 +153,7 @@ impl Means {
             tokio::select! {
                 () = wanted.carry_out(&self.registry, &self.outside, &self.events) => {}
                 () = exited(&process) => return,
-                () = mark.hurry.notified() => {
+                () = progress.hurry.notified() => {
                     urgent = true;
                     tracing::warn!(process_id, reason, "restarting a worker without waiting for its diagnostic");
                 }
@@ -163,6 +184,7 @@ impl Means {
 
         match self.root.replace(&replacement) {
             Ok(()) => {
+                progress.tell(Ok(()));
                 tracing::warn!(
                     process_id,
                     reason,
@@ -177,7 +199,7 @@ impl Means {
 
                 tokio::select! {
                     () = &mut ended => return,
-                    () = mark.hurry.notified(), if start_first.is_some() => {}
+                    () = progress.hurry.notified(), if start_first.is_some() => {}
                 }
 
                 tracing::warn!(process_id, reason, "replacing a worker without waiting for the new one");
@@ -190,16 +212,20 @@ impl Means {
                 ended.await;
             }
             Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
-                Some(process) => stop(&event, &process, &self.events).await,
+                Some(process) => stop(&event, &process, &self.events, progress).await,
                 None => {
                     tracing::warn!(
                         process_id,
                         reason,
                         "a worker should be restarted, but is not connected: left alone"
                     );
+                    progress.tell(Err(format!("process {process_id} is no worker that is connected any more")));
                 }
             },
-            Err(error) => tracing::error!(process_id, reason, %error, "could not have a worker replaced"),
+            Err(error) => {
+                tracing::error!(process_id, reason, %error, "could not have a worker replaced");
+                progress.tell(Err(format!("could not have process {process_id} replaced: {error}")));
+            }
         }
     }
 
@@ -239,16 +265,19 @@ impl RestartEvent<'_> {
 }
 
 /// Ends a process, so that the root starts a fresh one.
-async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events) {
+async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events, progress: &Progress) {
     let RestartEvent { process_id, reason, .. } = *event;
 
     if let Err(error) = process.signal(Signal::INT) {
         if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) {
             tracing::error!(process_id, reason, %error, "could not signal a worker");
+            progress.tell(Err(format!("could not signal process {process_id}: {error}")));
         }
 
         return;
     }
+
+    progress.tell(Ok(()));
 
     tracing::warn!(process_id, reason, "signalled a worker to restart it");
     event.publish(events);
@@ -265,22 +294,45 @@ async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events) {
     let _ = timeout(GRACE, process.exited()).await;
 }
 
-/// Processes that are being restarted, each with a way to have that hurried up.
+/// Processes that are being restarted.
 #[derive(Clone, Default)]
-struct UnderWay(Arc<Mutex<HashMap<u32, Arc<Notify>>>>);
+struct UnderWay(Arc<Mutex<HashMap<u32, Arc<Progress>>>>);
+
+/// How far a restart is.
+#[derive(Default)]
+struct Progress {
+    /// To have it hurry.
+    hurry: Notify,
+    /// Set once.
+    asked: watch::Sender<Option<Told>>,
+}
 
 impl UnderWay {
-    /// Notes that a restart begins. If one is under way already, gives how to have it hurry.
-    fn begin(&self, process_id: u32) -> Result<Mark, Arc<Notify>> {
+    /// Notes that a restart begins. If one is under way already there is no mark, only how far that is.
+    fn begin(&self, process_id: u32) -> (Arc<Progress>, Option<Mark>) {
         let mut processes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
 
-        if let Some(hurry) = processes.get(&process_id) {
-            return Err(hurry.clone());
+        match processes.entry(process_id) {
+            Entry::Occupied(entry) => (entry.get().clone(), None),
+            Entry::Vacant(entry) => {
+                let progress = entry.insert(Arc::default()).clone();
+                let mark = Mark { processes: self.clone(), process_id, progress: progress.clone() };
+                (progress, Some(mark))
+            }
         }
+    }
+}
 
-        let hurry = Arc::new(Notify::new());
-        processes.insert(process_id, hurry.clone());
-        Ok(Mark { processes: self.clone(), process_id, hurry })
+impl Progress {
+    /// What was told first counts.
+    fn tell(&self, outcome: Told) {
+        self.asked.send_if_modified(|asked| {
+            let is_first = asked.is_none();
+            if is_first {
+                *asked = Some(outcome);
+            }
+            is_first
+        });
     }
 }
 
@@ -288,7 +340,7 @@ impl UnderWay {
 struct Mark {
     processes: UnderWay,
     process_id: u32,
-    hurry: Arc<Notify>,
+    progress: Arc<Progress>,
 }
 
 impl Drop for Mark {

@@ -199,3 +199,25 @@ async fn what_a_worker_does_not_say_is_looked_for_from_outside() {
     let event = subscriber.hear().await;
     assert_eq!(event["result"]["data"], format!("of {own}"), "{event}");
 }
+
+#[tokio::test]
+async fn what_a_supervisor_that_stops_has_answered_was_asked_of_the_root() {
+    let call = json!({"id": 2, "do": "replace", "process_id": std::process::id()});
+    for turns in (0..20).cycle().take(200) {
+        let (root, mut requests) = TestRoot::new(true);
+        let server = TestServer::start(Server::new().root(root));
+        let mut worker = server.lines().await;
+        worker.register("web").await;
+        let mut client = server.lines().await;
+        client.say(call.clone()).await;
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        server.stop().await.unwrap();
+        let answer = client.hear().await;
+        // It may have been too late to be heard.
+        if answer["finished"] == json!(true) {
+            assert!(requests.try_recv().is_ok(), "the root knows nothing of what was answered: {answer}");
+        }
+    }
+}

@@ -290,7 +290,7 @@ impl Loop {
                 Action::Restart(mut restart) => {
                     let diagnosis = restart.diagnosis.take().and_then(|diagnosis| self.wanted(diagnosis));
                     let cause = self.shared.name.clone();
-                    drop(self.actions.send(Wish::Restart { restart, diagnosis, cause }));
+                    drop(self.actions.send(Wish::Restart { restart, diagnosis, cause, asked: None }));
                 }
                 Action::Diagnose(diagnosis) => {
                     if let Some(wanted) = self.wanted(diagnosis) {
