@@ -20,6 +20,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use crate::external::named;
+
 /// Looks at a process before it is ended for what it did not do, or for what it uses, and keeps what it found.
 ///
 /// Whenever a health check, a start-up time-out or a probe is about to have a child killed, or a monitor to have a worker
@@ -267,7 +269,7 @@ fn finish(incident: Incident, threads: Threads, tasks: &str, memory: &Memory) {
         Err(error) => tracing::error!(%error, "a report could not be encoded"),
     }
     let threads = match threads {
-        Threads::Copied(stacks) => stacks.symbolise().to_string(),
+        Threads::Copied(stacks) => named(|| stacks.symbolise().to_string()),
         Threads::Text(text) => text,
     };
     write(&incident, "threads.txt", threads.as_bytes());

@@ -1,10 +1,13 @@
 //! Diagnostics in supervised workers, and of those that do not answer, from outside.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_container::Link;
-use async_container_diagnostics::external::{self, ExternalDump, ExternalError};
-use async_container_diagnostics::threads::ThreadDump;
+use async_container_diagnostics::{
+    external::{self, ExternalDump, ExternalError},
+    symbols::Symbols,
+    threads::ThreadDump,
+};
 use async_container_protocol::{Failure, Fields, Request, class};
 use async_container_supervisor_server::{Role, Server, Workers};
 use async_container_supervisor_worker::Worker;
@@ -42,7 +45,14 @@ fn of_supervisor(server: Server, link: Option<Link>) -> Server {
         .operation(THREAD_DUMP, move |request| thread_dump(request, workers.clone(), link.clone()))
         .require(THREAD_DUMP, Role::Diagnose)
         // For monitors, which want to know it of workers that hang.
-        .outside(THREAD_DUMP, |process_id| Ok(ExternalDump::new(process_id).take()?.to_string()))
+        .outside(THREAD_DUMP, |process_id| Ok(named(|| ExternalDump::new(process_id).take())?.to_string()))
+}
+
+/// Does what takes names, and gives back what was read of programs for that: a supervisor is small otherwise.
+pub(crate) fn named<T>(work: impl FnOnce() -> T) -> T {
+    let result = work();
+    Symbols::shared().release(Duration::ZERO);
+    result
 }
 
 #[derive(Serialize)]
@@ -63,8 +73,8 @@ async fn thread_dump(request: Request, workers: Workers, link: Option<Link>) -> 
     spawn_blocking(move || {
         let data = match process_id == std::process::id() {
             // Nobody can stop itself. That it answers at all shows that it can be asked as well.
-            true => ThreadDump::take()?,
-            false => ExternalDump::new(process_id).take().map_err(failed)?,
+            true => named(ThreadDump::take)?,
+            false => named(|| ExternalDump::new(process_id).take()).map_err(failed)?,
         };
 
         match as_json {

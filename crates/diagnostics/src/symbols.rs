@@ -30,7 +30,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::unwind::{FileId, Modules};
+use crate::{
+    sys::process,
+    unwind::{FileId, Modules},
+};
 use loader::Loader;
 
 /// How many addresses are remembered. Beyond that, all are forgotten: what is looked up after that is found again.
@@ -126,13 +129,15 @@ impl Symbols {
         addresses.iter().map(|&address| inner.resolve(modules, &mut keys, address)).collect()
     }
 
-    /// Gives back what was read of the programs, if it was not used for as long as that. What was found is still
-    /// remembered.
+    /// Gives back what was read of the programs, to the system if the C library can, if it was not used for as long as that:
+    /// several times as much as a small program has. What was found is still remembered.
     pub fn release(&self, unused: Duration) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
 
-        if inner.last_used.is_none_or(|last| last.elapsed() >= unused) {
+        if inner.last_used.is_none_or(|last| last.elapsed() >= unused) && !inner.loaders.is_empty() {
             inner.loaders = HashMap::new();
+            // What was found meanwhile lies in between, so that it would be kept otherwise.
+            process::trim();
         }
     }
 }

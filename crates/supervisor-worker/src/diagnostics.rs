@@ -15,9 +15,6 @@ use tokio::sync::oneshot;
 
 use crate::Worker;
 
-/// How long what was read of the program stays in memory, for the next one that asks.
-const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
-
 impl Worker {
     /// Adds the operations that look into the process: `thread_dump`, `scheduler_dump`, `cpu_profile` and their like. Those
     /// that the process cannot do answer with class `NotSupported`, and say what it takes.
@@ -57,14 +54,14 @@ fn operations() -> Operations {
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     let (sender, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("diagnostics".to_owned()).spawn(move || {
+        let result = work();
+        // What was read of the program takes more memory than many a worker does, and may be what a limit of it does not allow.
+        // What was found by it stays.
+        Symbols::shared().release(Duration::ZERO);
         // Nobody waits any more if the call was cancelled.
-        let _ = sender.send(work());
+        let _ = sender.send(result);
     })?;
     drop(thread);
     let result = result.await;
-    tokio::spawn(async {
-        tokio::time::sleep(SYMBOLS_KEPT).await;
-        Symbols::shared().release(SYMBOLS_KEPT);
-    });
     result.unwrap_or_else(|_| Err(Failure::new(class::INTERNAL, "the diagnostic panicked")))
 }
