@@ -22,18 +22,20 @@ fn resident() -> u64 {
 fn what_was_read_for_names_is_given_back() {
     let before = resident();
 
-    for round in 1..=2 {
+    // Other threads may be where they were not before, once or twice.
+    for _ in 0..20 {
         let dump = ThreadDump::take().unwrap();
         assert!(dump.to_string().contains("what_was_read_for_names_is_given_back"), "{dump}");
         let meanwhile = resident().saturating_sub(before);
-
-        // What was found is not read again.
-        if round == 1 {
-            Symbols::shared().release(Duration::ZERO);
-        }
-
+        Symbols::shared().release(Duration::ZERO);
         let kept = resident().saturating_sub(before);
         println!("{meanwhile} bytes meanwhile, {kept} kept");
-        assert!(kept < KEPT_LIMIT, "{kept} bytes of {meanwhile} are still there in round {round}");
+        assert!(kept < KEPT_LIMIT, "{kept} bytes of {meanwhile} are still there");
+
+        if meanwhile < KEPT_LIMIT {
+            return;
+        }
     }
+
+    panic!("what was found is read again each time");
 }
