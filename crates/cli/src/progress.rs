@@ -58,7 +58,7 @@ impl Progress {
             Some(duration) if elapsed < duration => {
                 let filled = (WIDTH as f64 * elapsed.as_secs_f64() / duration.as_secs_f64()) as usize;
                 let bar = "━".repeat(filled) + &"─".repeat(WIDTH.saturating_sub(filled));
-                format!("{what} {bar} {} of {}", seconds(elapsed), seconds(duration))
+                format!("{what}: {} of {} {bar}", seconds(elapsed), seconds(duration))
             }
             _ => format!("{what}: waiting for the report, {}", seconds(elapsed)),
         }
@@ -83,7 +83,7 @@ mod tests {
         let mut progress =
             Progress { what: "web#1".to_owned(), duration, start: Instant::now(), received: 0, is_shown: false };
         let line = progress.line(Duration::from_secs(1));
-        assert_eq!(line, format!("web#1 {}{} 1 s of 4 s", "━".repeat(6), "─".repeat(18)));
+        assert_eq!(line, format!("web#1: 1 s of 4 s {}{}", "━".repeat(6), "─".repeat(18)));
         assert_eq!(progress.line(Duration::from_secs(5)), "web#1: waiting for the report, 5 s");
         progress.received(2048);
         assert_eq!(progress.line(Duration::from_secs(5)), "web#1: 2.0 KiB received");

@@ -66,9 +66,10 @@ impl Table {
         let mut widths: Vec<usize> = (0..self.columns.len())
             .map(|column| lines().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or(0))
             .collect();
-        self.narrow(&mut widths, style.width.unwrap_or(usize::MAX));
+        let limit = style.width.unwrap_or(usize::MAX);
+        self.narrow(&mut widths, limit);
 
-        let parts = parts(&widths, style.width.unwrap_or(usize::MAX));
+        let parts = parts(&widths, limit);
         let mut text = String::new();
         for row in lines() {
             for (number, part) in parts.iter().enumerate() {
@@ -94,8 +95,10 @@ impl Table {
         text
     }
 
-    /// Takes from the widest columns of words what does not fit, for figures that are cut are wrong.
+    /// Takes from the widest columns of words what does not fit, for figures that are cut are wrong. Where that is not enough,
+    /// rows go on below, and there is room.
     fn narrow(&self, widths: &mut [usize], limit: usize) {
+        let natural = widths.to_vec();
         let taken = |widths: &[usize]| widths.iter().map(|width| width + GAP.len()).sum::<usize>() - GAP.len();
 
         while !widths.is_empty() && taken(widths) > limit {
@@ -104,7 +107,13 @@ impl Table {
 
             match widest {
                 Some(index) if widths[index] > NARROWEST => widths[index] -= 1,
-                _ => return,
+                _ => {
+                    let line = limit.saturating_sub(INDENTATION.len()).max(NARROWEST);
+                    let is_word = |index: usize| self.columns[index].1 == Align::Left;
+                    let width = |(index, width): (usize, usize)| if is_word(index) { width.min(line) } else { width };
+                    widths.copy_from_slice(&natural.into_iter().enumerate().map(width).collect::<Vec<_>>());
+                    return;
+                }
             }
         }
     }
@@ -189,7 +198,10 @@ mod tests {
         table.row(["worker#1".into(), "45.2 MiB".into(), "killed by SIGKILL".into()]);
         table.row(["worker#2".into(), "5 B".into(), "-".into()]);
         let narrow = table.render(Style::PLAIN.within(20));
-        assert_eq!(narrow, "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed …\nworker#2       5 B\n  -\n");
+        assert_eq!(
+            narrow,
+            "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed by SIGKILL\nworker#2       5 B\n  -\n"
+        );
         // Figures are not cut, whatever it costs.
         assert!(table.render(Style::PLAIN.within(1)).contains("worker#1\n  45.2 MiB\n  killed …\n"));
     }
