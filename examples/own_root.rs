@@ -14,6 +14,7 @@ use async_container_supervisor::server::Server;
 use async_container_supervisor::worker::Worker;
 use serde::Serialize;
 use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 const SOCKET: &str = "supervisor.ipc";
 
@@ -31,8 +32,12 @@ struct Total {
 async fn main() -> Result<(), BoxError> {
     let _ = std::fs::remove_file(SOCKET);
     let listener = UnixListener::bind(SOCKET)?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async {
-        let _ = tokio::signal::ctrl_c().await;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     };
 
     for instance in 1..=2 {

@@ -219,7 +219,7 @@ fn a_root_of_ones_own_and_a_client_of_it() -> io::Result<()> {
     let mut acs = dir.binary("acs")?.args(["call", "job#2", "add", "by=40"]).start()?;
     assert!(acs.wait(LIMIT)?.success(), "{}", acs.stderr());
     assert_eq!(acs.stdout(), "total: 42\n");
-    program.signal(Signal::INT)?;
+    program.signal(Signal::TERM)?;
     assert!(program.wait(LIMIT)?.success());
     drop(program);
 

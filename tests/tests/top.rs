@@ -158,9 +158,38 @@ fn rows_are_sorted_filtered_and_selected() -> io::Result<()> {
     terminal.type_keys("\x1b")?;
     shows(&mut terminal, &["supervisor#1 "])?;
     terminal.type_keys("?")?;
-    shows(&mut terminal, &["help: any key goes back", "replace the one that is selected"])?;
+    shows(&mut terminal, &["help: any key goes back", "filter: a part of the name, state or pid; Esc shows all │"])?;
+    // All keys are to be seen in a window of 40 columns, too.
+    terminal.resize(12, 40)?;
+    terminal.wait_for_screen("all keys", LIMIT, |text| {
+        text.starts_with("┌ help") && text.contains("│ Up Down j k  select") && text.contains("│ q Ctrl-C     quit")
+    })?;
+    // A window that was smaller for a moment only has lost what it showed.
+    terminal.resize(24, 80)?;
+    shows(&mut terminal, &["pid; Esc shows all │"])?;
+    terminal.resize(12, 40)?;
+    terminal.resize(24, 80)?;
+    shows(&mut terminal, &["pid; Esc shows all │", "q quit"])?;
     terminal.type_keys("x")?;
     terminal.wait_for_screen("the table", LIMIT, |text| !text.contains("any key goes back"))?;
+    quit(terminal)
+}
+
+#[test]
+fn the_last_page_is_a_full_one() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("simple")?.args(["--workers", "8"]).start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let mut terminal = top(&dir, 14, 80)?;
+    shows(&mut terminal, &["supervisor#1: ", "8 connected"])?;
+    terminal.type_keys("G")?;
+    let screen = shows(&mut terminal, &["worker#8: "])?;
+    let lines: Vec<&str> = screen.lines().collect();
+    let heading = lines.iter().position(|line| line.starts_with("NAMEv"));
+    let detail = lines.iter().position(|line| line.starts_with("worker#8: "));
+    let (Some(heading), Some(detail)) = (heading, detail) else { panic!("{screen}") };
+    // There is no room for all, and none is left empty.
+    assert!(detail - heading < 9 && lines[heading + 1..detail].iter().all(|line| line.contains(" ready ")), "{screen}");
     quit(terminal)
 }
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use crossterm::event::{Event, KeyEventKind};
+use ratatui::layout::Rect;
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -75,6 +76,11 @@ pub(crate) async fn run(context: &Context, period: Duration) -> Result {
             }
             event = input.recv() => match event {
                 Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => model.key(key),
+                Some(Ok(Event::Resize(columns, rows))) => {
+                    // A window that was smaller for a moment has lost what was outside, though it is as large as before.
+                    screen.terminal.resize(Rect::new(0, 0, columns, rows)).map_err(Error::Output)?;
+                    None
+                }
                 Some(Ok(_)) => None,
                 Some(Err(error)) => return Err(Error::Output(error)),
                 None => return Ok(()),

@@ -26,16 +26,18 @@ const EVENTS: u16 = 5;
 /// How many characters the time and the name of an event take.
 const EVENT_HEAD: usize = 18;
 
+/// Keys, and what they do. Where there is little room, the beginning has to do.
 const HELP: &[(&str, &str)] = &[
-    ("Up Down PgUp PgDn Home End", "select a worker or child (also j k g G)"),
-    ("s, S", "sort by the next column; the other way round"),
-    ("/", "show those only whose name, state or pid contains a text; Esc shows all"),
-    ("Enter, d", "take a diagnostic of the one that is selected"),
-    ("p", "show the last report again"),
-    ("r", "replace the one that is selected by a fresh process"),
+    ("Up Down j k", "select; also PgUp, PgDn"),
+    ("Home End g G", "the first, the last"),
+    ("s S", "sort by the next column; S the other way round"),
+    ("/", "filter: a part of the name, state or pid; Esc shows all"),
+    ("Enter d", "diagnose: take a dump, sample or profile of it"),
+    ("p", "the last report again"),
+    ("r", "replace it by a fresh process"),
     ("R", "reload: replace all children by a new generation"),
-    ("Esc", "give up what is being taken"),
-    ("q, Ctrl-C", "quit"),
+    ("Esc", "give up a diagnostic that is under way"),
+    ("q Ctrl-C", "quit"),
 ];
 
 /// Which colours there are: none at all, if none are wanted.
@@ -204,8 +206,9 @@ fn rows(frame: &mut Frame<'_>, model: &mut Model, theme: Theme, area: Rect) {
 
     let columns = columns::fitting(usize::from(area.width));
     let selected = model.selected_index().unwrap_or(0);
-    // Shows a page with the one that is selected.
+    // Shows a page with the one that is selected. The last page is a full one, too.
     let first = (selected / model.table_page) * model.table_page;
+    let first = first.min(model.rows.len().saturating_sub(model.table_page));
     let mut lines = vec![columns::heading(&columns, model, theme)];
 
     for (index, row) in model.rows.iter().enumerate().skip(first).take(model.table_page) {
@@ -355,7 +358,7 @@ fn window(frame: &mut Frame<'_>, title: &'static str, lines: Vec<Line<'static>>,
 
 fn help(frame: &mut Frame<'_>, theme: Theme, area: Rect) {
     let lines = HELP.iter().map(|(keys, meaning)| {
-        Line::from(vec![Span::styled(format!("{keys:27}"), theme.paint(Paint::Bold)), (*meaning).into()])
+        Line::from(vec![Span::styled(format!("{keys:13}"), theme.paint(Paint::Bold)), (*meaning).into()])
     });
     // Narrow windows cut what is explained, not the keys.
     window(frame, " help: any key goes back ", lines.collect(), area);
@@ -374,8 +377,8 @@ fn menu(frame: &mut Frame<'_>, model: &Model, index: usize, theme: Theme, area: 
         })
         .collect();
     lines.push(Line::default());
-    lines.push("Enter shows it, f writes it to a file".into());
-    lines.push("+ and - change how long it lasts, Esc goes back".into());
+    lines.push("Enter shows it, f: to a file".into());
+    lines.push("+ -: how long it lasts, Esc: back".into());
     window(frame, " diagnostics ", lines, area);
 }
 
