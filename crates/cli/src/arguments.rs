@@ -33,7 +33,7 @@ worker is named as acs status names it, or by pid:1234.";
 
 /// Asks a running supervisor, and tells it what to do.
 #[derive(Debug, Parser)]
-#[command(name = "acs", version, about, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+#[command(name = "acs", version, after_help = EXIT_STATUS, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     /// The supervisor's socket [default: $ACS_SOCKET, else supervisor.ipc].
     #[arg(long, global = true, value_name = "PATH")]
