@@ -126,6 +126,21 @@ async fn other_users_are_refused_unless_allowed() {
     }
 }
 
+#[tokio::test]
+async fn who_is_not_let_in_and_says_no_more_than_half_of_something_is_not_kept() {
+    if !is_root() {
+        return;
+    }
+
+    let server = TestServer::start(Server::new());
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--exact", "peer_process", "--nocapture"]).uid(NOBODY).gid(NOBODY);
+    // Two bytes: less than the length of a frame has.
+    let output =
+        tokio::time::timeout(std::time::Duration::from_secs(60), run(command, &server, json!(1))).await.unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("heard nothing"), "{output:?}");
+}
+
 /// What the other user is answered, who goes on to ask for the status.
 async fn answers(server: Server, line: Value, groups: Option<&str>) -> Vec<Value> {
     let server = TestServer::start(server.operation("count", |_| async { Ok(()) }));
