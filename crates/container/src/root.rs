@@ -20,6 +20,7 @@ use crate::plan::Planned;
 use crate::slot::{Child, Phase};
 use crate::spec::Reload;
 use crate::status::RootStatus;
+use crate::sys::forget::forget_program;
 
 /// The running root.
 pub(crate) struct Root {
@@ -207,6 +208,8 @@ impl Root {
                 if std::mem::replace(&mut self.announced, self.status.generation) != self.status.generation {
                     let children = self.container.count(|child| child.phase() == Phase::Active);
                     tracing::info!(children, generation = self.status.generation, after = ?self.started.elapsed(), "all children are ready");
+                    // What it takes to start is most of what was read, and is not needed now.
+                    forget_program();
                 }
                 self.announce();
             }

@@ -114,6 +114,8 @@ fn supervisord(dir: &Dir, count: usize, command: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn circus(dir: &Dir, count: usize, command: &str) -> Result<Vec<PathBuf>> {
+    // It is not told of the end of a process, but looks every 5 s, by default: a restart takes half of that on average, and
+    // always the same if whatever else is measured in turn takes always the same.
     let socket = |name: &str| format!("ipc://{}", dir.file(name).display());
     let configuration = format!(
         "[circus]\n\

@@ -1,4 +1,4 @@
-//! Giving back what a process that does next to nothing has read of its program.
+//! Giving back what a process has read of its program, when it has next to nothing to do from then on.
 
 use std::ffi::{c_int, c_void};
 
