@@ -639,12 +639,10 @@ impl Container {
             slot.pending = true;
             self.pending.push_back(key);
         }
-        if let Some(at) = slot.poll_timeout()
-            && slot.armed.is_none_or(|armed| at < armed)
-        {
-            slot.armed = Some(at);
-            self.timers.push(Reverse((at, key)));
-        }
+        self.arm(key);
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
         let shown = (slot.lifecycle.state(), slot.process.as_ref().map(|process| process.pid));
         if slot.shown.replace(shown) != Some(shown) {
             let topic = slot.topic(key);

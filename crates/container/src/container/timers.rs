@@ -10,7 +10,23 @@ use crate::policy::Verdict;
 /// meanwhile: it was stopped, frozen or starved, and so may its children have been.
 const LAPSE: Duration = Duration::from_secs(1);
 
+/// How many timers there may be beyond one for each child.
+const SPARE: usize = 256;
+
 impl Container {
+    /// Has the child looked at when it is time.
+    pub(super) fn arm(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(at) = slot.poll_timeout().filter(|at| slot.armed.is_none_or(|armed| *at < armed)) else { return };
+        slot.armed = Some(at);
+        self.timers.push(Reverse((at, key)));
+        // Those of children that are gone would stay until they are due, which may be next year.
+        if self.timers.len() > self.slots.len() + SPARE {
+            let slots = &self.slots;
+            self.timers.retain(|Reverse((at, key))| slots.get(key).is_some_and(|slot| slot.armed == Some(*at)));
+        }
+    }
+
     pub(super) fn fire_timers(&mut self) {
         let now = Instant::now();
         let (mut spared, mut longest) = (0, Duration::ZERO);
@@ -79,5 +95,43 @@ pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::error::CgroupError;
+    use crate::policies::Policies;
+    use crate::slot::Phase;
+    use crate::spec::{Service, Strategy};
+
+    #[tokio::test]
+    async fn timers_of_children_that_are_gone_are_forgotten() {
+        let cgroups = Err(CgroupError::Unwanted);
+        let mut container =
+            Container::new("test".to_owned(), BTreeMap::new(), Policies::default(), Strategy::OneForOne, cgroups)
+                .unwrap();
+        let service = Service::command("endless", Command::new("true")).startup_timeout(Duration::MAX);
+        let service = Rc::new(service.readiness(crate::spec::Readiness::Notify));
+        let start = |container: &mut Container| {
+            let key = container.add(&service, 1, 1, Phase::Active, Duration::ZERO);
+            let slot = container.slots.get_mut(&key).unwrap();
+            slot.lifecycle.handle_spawned(Instant::now());
+            container.touch(key);
+            key
+        };
+        let first = start(&mut container);
+        for _ in 0..10 * SPARE {
+            let key = start(&mut container);
+            container.remove(key);
+        }
+        assert!(container.timers.len() <= SPARE + 2, "{} timers", container.timers.len());
+        // That of the one that is left is still there.
+        assert!(container.timers.iter().any(|Reverse((_, key))| *key == first));
     }
 }
