@@ -153,6 +153,8 @@ async fn drive(service: &Service, index: u32, title: String, inherited: Inherite
     tokio::pin!(work);
     loop {
         tokio::select! {
+            // First, so that code which wants to hear of the end has said so even if the wish came before it ran.
+            biased;
             result = &mut work => return result,
             () = asked() => {}
         }

@@ -297,6 +297,8 @@ fn work_until_shutdown(
         let work = work(instance.clone());
         tokio::pin!(work);
         tokio::select! {
+            // First, as in a process.
+            biased;
             result = &mut work => return result,
             () = instance.shutdown_begun() => {}
         }
