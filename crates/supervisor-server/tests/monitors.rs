@@ -15,6 +15,8 @@ use common::{Lines, RootRequest, TestRoot, TestServer};
 use serde_json::{Value, json};
 use tokio::{net::UnixListener, sync::mpsc};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A monitor whose check is whatever a test wants.
 struct TestMonitor<F> {
     name: &'static str,
@@ -83,13 +85,62 @@ async fn status(client: &Client) -> Value {
 }
 
 async fn status_when(client: &Client, condition: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + LIMIT;
+
     loop {
         let status = status(client).await;
 
         if condition(&status) {
             return status;
         }
+
+        assert!(Instant::now() < deadline, "it never became so: {status}");
     }
+}
+
+/// A monitor that tells of each of its checks, and of each time that it is asked for its status, which takes so long.
+struct Shown {
+    name: &'static str,
+    takes: Duration,
+    told: Sender<&'static str>,
+}
+
+impl Monitor for Shown {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(20)
+    }
+
+    fn check(&mut self, _: Instant) -> Vec<Action> {
+        // Nobody listens any more once the test has seen enough.
+        let _ = self.told.send("check");
+        Vec::new()
+    }
+
+    fn status(&self) -> Status {
+        let _ = self.told.send("status");
+        std::thread::sleep(self.takes);
+        Box::new(json!({}))
+    }
+}
+
+/// What such a monitor does while nobody asks for anything.
+async fn unasked(takes: Duration, count: usize) -> Vec<&'static str> {
+    let (told, done) = channel();
+    let _server = TestServer::start(Server::new().monitor(Shown { name: "shown", takes, told }));
+    let listen = move || (0..count).map(|_| done.recv_timeout(LIMIT).unwrap()).collect();
+    tokio::task::spawn_blocking(listen).await.unwrap()
+}
+
+#[tokio::test]
+async fn status_is_prepared_after_a_check_unless_that_takes_long() {
+    assert_eq!(unasked(Duration::ZERO, 2).await, ["check", "status"], "though nobody asked");
+    let dear = unasked(Duration::from_millis(50), 8).await;
+    assert_eq!(dear[..2], ["check", "status"], "what it takes is not known before");
+    assert!(dear[2..].iter().all(|what| *what == "check"), "{dear:?}");
 }
 
 #[tokio::test]
