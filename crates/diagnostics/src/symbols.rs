@@ -31,7 +31,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    sys::process,
+    sys::memory,
     unwind::{FileId, Modules},
 };
 use loader::Loader;
@@ -122,6 +122,14 @@ impl Symbols {
     /// Looks addresses up that lie within the instructions in question, as [`Unwinder::walk`](crate::unwind::Unwinder::walk)
     /// gives them. There is one place for each, in the same order.
     pub fn resolve(&self, modules: &Modules, addresses: &[u64]) -> Vec<Arc<Place>> {
+        // What is read for it is none of the program's own, and would be in the way in a report about memory.
+        #[cfg(feature = "memory")]
+        return crate::memory::hook::unrecorded(|| self.look_up(modules, addresses));
+        #[cfg(not(feature = "memory"))]
+        self.look_up(modules, addresses)
+    }
+
+    fn look_up(&self, modules: &Modules, addresses: &[u64]) -> Vec<Arc<Place>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.last_used = Some(Instant::now());
         // Files do not change while a list of addresses is looked up, as far as this is concerned.
@@ -137,7 +145,7 @@ impl Symbols {
         if inner.last_used.is_none_or(|last| last.elapsed() >= unused) && !inner.loaders.is_empty() {
             inner.loaders = HashMap::new();
             // What was found meanwhile lies in between, so that it would be kept otherwise.
-            process::trim();
+            memory::trim();
         }
     }
 }

@@ -15,6 +15,7 @@ use alone::alone;
 use async_container_diagnostics::{
     memory::{self, Allocator, AllocatorProfile, Dump, MemoryError, Mode, Options, Sampling},
     report::Format,
+    threads::ThreadDump,
 };
 use decoded::Decoded;
 
@@ -330,6 +331,8 @@ fn reports_do_not_report_themselves() {
     let _alone = alone();
     let sampling = Sampling::start(&Options::new().mode(Mode::Full)).unwrap();
     memory::record(Mode::Full).unwrap();
+    // Of whatever they are: when a process is about to be killed, several are made at once.
+    drop(ThreadDump::take().unwrap());
     drop(Dump::begin().unwrap().write(Format::Pprof, Vec::new()).unwrap());
     let sample = sampling.finish().unwrap();
     memory::stop();

@@ -248,7 +248,7 @@ pub(super) fn apart<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Does something during which nothing that this thread allocates is recorded, so that reports do not report themselves.
-pub(super) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
     struct Restore;
 
     impl Drop for Restore {

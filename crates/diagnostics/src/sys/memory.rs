@@ -1,4 +1,4 @@
-//! Reading memory that may not be there, of this process or another.
+//! Reading memory that may not be there, of this process or another, and giving back what is not needed.
 
 use std::io;
 
@@ -71,6 +71,15 @@ pub(crate) fn page_size() -> u64 {
 pub(crate) fn read(process_id: u32, address: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     (read_into(process_id, address, &mut bytes).ok()? == length).then_some(bytes)
+}
+
+/// Has the C library give memory to the system that was freed. Others than that of GNU do so by themselves, or cannot.
+pub(crate) fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time, and takes the locks that it needs.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(test)]

@@ -74,16 +74,6 @@ pub(crate) fn heap() -> Option<(u64, u64, u64)> {
     None
 }
 
-/// Has the C library give memory to the system that was freed. Others than that of GNU do so by themselves, or cannot.
-#[cfg(feature = "stacks")]
-pub(crate) fn trim() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it may be called at any time, and takes the locks that it needs.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod tests {
