@@ -83,7 +83,8 @@ async fn serve(instance: Instance) -> Result<(), BoxError> {
 
 /// Answers what is asked on a connection; once the worker is to end, what was asked before, and no more.
 async fn answer(stream: TcpStream, router: Router, instance: Instance) {
-    if timeout(FIRST_REQUEST, stream.readable()).await.is_err() {
+    // A stream that was just accepted counts as readable, whether it is or not. What is looked at stays to be read.
+    if !matches!(timeout(FIRST_REQUEST, stream.peek(&mut [0])).await, Ok(Ok(1))) {
         return;
     }
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));

@@ -124,7 +124,11 @@ fn processes_have_threads() -> io::Result<()> {
 
 /// What a server answers to one request.
 fn get(address: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
+    ask(&mut TcpStream::connect(address)?, path)
+}
+
+/// What a server answers to one request on this connection.
+fn ask(stream: &mut TcpStream, path: &str) -> io::Result<String> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -163,8 +167,12 @@ fn a_web_service_loses_no_request() -> io::Result<()> {
     };
     wait_for_answers(&mut program)?;
     for _ in 0..3 {
+        // A client that takes a while to say what it wants. It was accepted before one that has been answered.
+        let mut hesitant = TcpStream::connect(address)?;
+        get(address, "/")?;
         let mut acs = dir.binary("acs")?.args(["reload", "--wait"]).start()?;
         assert!(acs.wait(LIMIT)?.success(), "{}", acs.stderr());
+        assert!(ask(&mut hesitant, "/")?.contains("hello from web#"));
         wait_for_answers(&mut program)?;
     }
     stop.store(true, Ordering::Relaxed);
