@@ -227,6 +227,17 @@ fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
     assert_eq!(code, Some(1));
     assert_eq!(complaint, "cannot write to nowhere/dump.txt: No such file or directory (os error 2)\n");
 
+    // What is no worker cannot be asked, but looked into.
+    for (target, name) in
+        [("supervisor#1", "supervisor#1 (pid "), ("supervisor", "supervisor#1 (pid "), ("root", "root (pid ")]
+    {
+        let (code, _, complaint) = acs(&dir, &["thread-dump", target])?;
+        let hint = format!("use acs thread-dump --external {target}\n");
+        assert_eq!(code, Some(1));
+        let start = format!("ConnectionNotFound: {name}");
+        assert!(complaint.starts_with(&start) && complaint.ends_with(&hint), "{complaint}");
+    }
+
     // The supervisor cannot stop itself, and looks at itself from inside.
     let (code, text, complaint) = acs(&dir, &["thread-dump", "--external", "supervisor"])?;
     assert_eq!(code, Some(0), "{complaint}");

@@ -237,7 +237,13 @@ fn a_supervisor_that_is_killed_is_found_again() -> io::Result<()> {
     assert!(after.contains("killed by SIGKILL"), "{after}");
     // One that is gone for good is said to be.
     program.signal(Signal::TERM)?;
-    shows(&mut terminal, &["no supervisor listens at ./supervisor.ipc"])?;
+    let gone = shows(&mut terminal, &["no supervisor listens at ./supervisor.ipc", "when last heard of"])?;
+    // What was there is not told to be ready when nobody knows.
+    let names = ["supervisor#1 ", "worker#1 ", "worker#2 "];
+    let rows: Vec<&str> = gone.lines().filter(|line| names.iter().any(|name| line.starts_with(name))).collect();
+    let states: Vec<_> = rows.iter().filter_map(|row| row.split_whitespace().nth(2)).collect();
+    assert!(!states.is_empty() && states.iter().all(|state| *state == "?"), "{gone}");
+    assert!(!gone.contains("ready"), "{gone}");
     quit(terminal)
 }
 

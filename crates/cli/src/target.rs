@@ -1,12 +1,34 @@
 //! A process of the application, as it is named on the command line.
 
 use async_container_protocol::class;
-use async_container_supervisor_client::{Child, Error as ClientError, Root, Supervisor};
+use async_container_supervisor_client::{Child, Error as ClientError, Kind, Root, Supervisor, Worker};
 
 use crate::error::{Error, Result};
 
 /// The name of the process that owns the others.
 const ROOT: &str = "root";
+
+/// The worker that is to be asked. Any other process of the application can only be looked into from outside.
+pub(crate) async fn worker(supervisor: &Supervisor, text: &str, kind: Kind) -> Result<Worker> {
+    let error = match supervisor.worker(text).await {
+        Ok(worker) => return Ok(worker),
+        Err(error) => error,
+    };
+
+    if matches!(error, ClientError::NoWorker { .. }) {
+        let root = supervisor.root().await.unwrap_or_default();
+        if let Ok((process_id, name)) = find(&root, text) {
+            let message = format!(
+                "{name} (pid {process_id}) is no worker, and cannot be asked for a {}: to see where its threads are from \
+                 outside, use acs thread-dump --external {text}",
+                kind.name()
+            );
+            return Err(Error::failed(class::CONNECTION_NOT_FOUND, message));
+        }
+    }
+
+    Err(error.into())
+}
 
 /// The process of a worker, or else of a child, or the root, and what it is called.
 pub(crate) async fn process(supervisor: &Supervisor, text: &str) -> Result<(u32, String)> {

@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         let (process_id, title) = target::process(&supervisor, asked.worker).await?;
         (Some(process_id), title, None, supervisor.thread_dump_from_outside(process_id, form))
     } else {
-        let worker = supervisor.worker(asked.worker).await?;
+        let worker = target::worker(&supervisor, asked.worker, asked.kind).await?;
         let report = supervisor.diagnose(&worker, &diagnostic(&asked, form));
         (worker.process_id, worker.title(), Some(worker), report)
     };

@@ -113,6 +113,7 @@ pub(super) fn line(
     row: &Row,
     history: Option<&History>,
     is_selected: bool,
+    is_known: bool,
     theme: Theme,
 ) -> Line<'static> {
     let mut spans = Vec::new();
@@ -121,6 +122,8 @@ pub(super) fn line(
         let text = match column {
             Name => clean_line(&row.name),
             Process => optional(row.process_id),
+            // The rest is told as it was.
+            State if !is_known => "?".to_owned(),
             State => clean_line(&row.state),
             Restarts => optional(row.restarts),
             Uptime => optional(row.uptime.map(units::elapsed)),
@@ -134,7 +137,8 @@ pub(super) fn line(
         };
         let style = match column {
             // A bar has one colour: others are not to be read on it.
-            State if !is_selected => theme.paint(paint(&row.state)),
+            State if !is_selected && is_known => theme.paint(paint(&row.state)),
+            _ if !is_selected && !is_known => theme.faint(),
             _ => Style::new(),
         };
 

@@ -116,6 +116,8 @@ fn header(model: &Model, theme: Theme) -> Vec<Line<'static>> {
 
     if root.process_id == 0 {
         line.push("tells nothing".into());
+    } else if model.lost.is_some() {
+        line.push(format!("pid {}, generation {}, when last heard of", root.process_id, root.generation).into());
     } else {
         line.push(format!("pid {}, generation {}, ", root.process_id, root.generation).into());
         line.push(match (root.ready, root.reloading) {
@@ -213,7 +215,7 @@ fn rows(frame: &mut Frame<'_>, model: &mut Model, theme: Theme, area: Rect) {
 
     for (index, row) in model.rows.iter().enumerate().skip(first).take(model.table_page) {
         let history = model.histories.get(row.process_id);
-        lines.push(columns::line(&columns, row, history, index == selected, theme));
+        lines.push(columns::line(&columns, row, history, index == selected, model.lost.is_none(), theme));
     }
 
     if model.rows.is_empty() {
