@@ -28,7 +28,7 @@ const WORKER: &str = "\
 WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance.";
 
 const CHILD: &str = "\
-WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance. A child that is no
+WORKER is a connection id or the beginning of one, pid:1234, a name, or name#2 for its second instance. A child that is no \
 worker is named as acs status names it, or by pid:1234.";
 
 /// Asks a running supervisor, and tells it what to do.
@@ -80,8 +80,10 @@ pub(crate) enum Command {
     /// Lists the workers that are connected.
     Workers,
     /// Prints events as they happen, until interrupted.
-    #[command(after_help = "Events: register, remove, restart, leak, metrics, health, stopping, and those of the \
-                            application's monitors. `lost` stands where events are missing. Times are UTC.")]
+    #[command(
+        after_help = "Events: register, remove, restart, leak, metrics, health, incident, stopping, and those of the \
+                            application's monitors. `lost` stands where events are missing. Times are UTC."
+    )]
     Watch {
         /// The events that are wanted; all of them if none is named.
         #[arg(value_name = "EVENT")]
