@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +20,10 @@ const MAINPID: &str = "MAINPID";
 
 /// The longest status line that is read of an answer.
 const STATUS_LINE_LIMIT: usize = 1024;
+/// How much of the rest of an answer is read, in bytes.
+const REST_LIMIT: u64 = 64 << 10;
+/// How long that may take.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +102,7 @@ pub(crate) async fn connect(check: Check) -> Outcome {
     })
 }
 
-/// An HTTP/1.1 GET. Nothing but the status line of the answer is read.
+/// An HTTP/1.1 GET. Nothing but the status line of the answer matters.
 async fn get(target: &Target, path: &str) -> io::Result<Outcome> {
     let mut stream = TcpStream::connect(target.resolved()).await?;
     let request = format!(
@@ -109,6 +114,7 @@ async fn get(target: &Target, path: &str) -> io::Result<Outcome> {
     let mut buffer = [0; 128];
     loop {
         if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            tokio::spawn(hear_out(stream));
             return Ok(judge(&line[..end]));
         }
         if line.len() >= STATUS_LINE_LIMIT {
@@ -120,6 +126,12 @@ async fn get(target: &Target, path: &str) -> io::Result<Outcome> {
             length => line.extend_from_slice(&buffer[..length]),
         }
     }
+}
+
+/// Reads what nobody needs: a server that is hung up on while it writes its answer complains of a connection that was reset.
+async fn hear_out(stream: TcpStream) {
+    let mut rest = stream.take(REST_LIMIT);
+    let _ = tokio::time::timeout(REST_TIMEOUT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 /// What a status line says, such as `HTTP/1.1 200 OK`.
@@ -186,6 +198,28 @@ mod tests {
         let closed = Outcome::Failure(ProbeFailure::Connection(io::ErrorKind::UnexpectedEof));
         assert_eq!(asked(b"").await.1, closed);
         assert_eq!(asked(&[b'x'; 4096]).await.1, Outcome::Failure(ProbeFailure::NotHttp));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_server_is_not_hung_up_on_in_the_middle_of_its_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let probe = Probe::http(listener.local_addr().unwrap().to_string(), "/");
+        probe.validate().unwrap();
+        let (judged, known) = tokio::sync::oneshot::channel();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await?;
+            let _ = known.await;
+            for part in ["Content-Length: 4096\r\n\r\n", &"x".repeat(4096)] {
+                stream.write_all(part.as_bytes()).await?;
+            }
+            stream.shutdown().await?;
+            // The request, and then the end.
+            stream.read_to_end(&mut Vec::new()).await
+        });
+        assert_eq!(connect(probe.check).await, Outcome::Success);
+        judged.send(()).unwrap();
+        assert!(server.await.unwrap().is_ok());
     }
 
     #[tokio::test(flavor = "current_thread")]
