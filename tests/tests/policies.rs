@@ -83,7 +83,13 @@ fn the_end_of_an_essential_child_is_the_end_with_its_status() -> io::Result<()> 
         program.wait_for_stderr("all children are ready", LIMIT)?;
         std::fs::write(dir.file("end"), status)?;
         assert_eq!(program.wait(LIMIT)?.code(), Some(expected));
-        assert!(program.stderr().contains("essential child vital#1 exited with status"), "{}", program.stderr());
+        let stderr = program.stderr();
+        assert!(stderr.contains("essential child vital#1 exited with status"), "{stderr}");
+        // An end without a failure is no error.
+        let words =
+            if expected == 0 { "the work is done: stopping everything" } else { "giving up: stopping everything" };
+        assert!(stderr.contains(words) && stderr.contains("next_try=never"), "{stderr}");
+        assert_eq!(stderr.contains("ERROR"), expected != 0, "{stderr}");
     }
     let dir = Dir::new()?;
     let mut program = fixture(&dir, "essential")?;

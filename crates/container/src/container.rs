@@ -69,7 +69,7 @@ pub(crate) enum Event {
     /// It ended and will not be started again.
     Stopped { generation: u64 },
     /// An essential child ended by itself.
-    EssentialLost { name: String, status: ExitStatus },
+    EssentialEnded { name: String, status: ExitStatus, failed: bool },
     /// A thread of the root hangs.
     ThreadHung { name: String },
     /// A policy wants everything to be stopped.

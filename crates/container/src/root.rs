@@ -177,8 +177,14 @@ impl Root {
                 self.stop_more();
                 self.handle_ready();
             }
-            Event::EssentialLost { name, status } => {
-                self.give_up(status.code(), &format!("essential child {name} {status}"))
+            Event::EssentialEnded { name, status, failed } => {
+                let reason = format!("essential child {name} {status}");
+                if failed {
+                    self.give_up(status.code(), &reason);
+                } else if self.stopping.is_none() {
+                    tracing::info!(reason, grace = ?self.grace, "the work is done: stopping everything");
+                    self.end_with(status.code(), reason);
+                }
             }
             Event::ThreadHung { name } => {
                 self.give_up(exit_code::THREAD_HUNG, &format!("thread {name} of the root hangs"))
@@ -188,14 +194,19 @@ impl Root {
         self.update_ready();
     }
 
-    /// Stops everything, to end with this status.
+    /// Stops everything, because of what went wrong.
     fn give_up(&mut self, code: u8, reason: &str) {
         if self.stopping.is_none() {
             tracing::error!(code, reason, grace = ?self.grace, "giving up: stopping everything");
-            self.code = Some(code);
-            self.tell(&Message { stopping: Some(true), status: Some(reason.to_owned()), ..Message::default() });
-            self.stop(self.grace);
+            self.end_with(code, reason.to_owned());
         }
+    }
+
+    /// Stops everything, to end with this status.
+    fn end_with(&mut self, code: u8, reason: String) {
+        self.code = Some(code);
+        self.tell(&Message { stopping: Some(true), status: Some(reason), ..Message::default() });
+        self.stop(self.grace);
     }
 
     fn update_ready(&mut self) {

@@ -30,7 +30,8 @@ impl Container {
             self.policies.statistics.failed(now);
         }
         if !asked && slot.service.essential {
-            self.events.push_back(Event::EssentialLost { name: slot.name.clone(), status });
+            let name = slot.name.clone();
+            self.events.push_back(Event::EssentialEnded { name, status, failed: exit.failed });
         }
         self.policies.child_exited(&slot.as_policies_see_it(process), status, now);
         let failure = slot.failure().or_else(|| cause_of_death(slot));
@@ -45,7 +46,9 @@ impl Container {
         if asked {
             tracing::info!(child = slot.name, pid, reason, cause, ?after, "child stopped");
         } else {
-            let next_try = next_try(slot.lifecycle.state(), now);
+            // What the end of an essential child ends includes itself.
+            let next_try =
+                if slot.service.essential { "never".to_owned() } else { next_try(slot.lifecycle.state(), now) };
             if !exit.failed {
                 tracing::info!(child = slot.name, pid, reason, cause, ?after, %next_try, "child exited");
             } else {
