@@ -124,22 +124,18 @@ impl Root {
 
     fn handle_order(&mut self, order: Order, forwarded: bool) {
         match order {
-            Order::Stop => {
-                let earlier = self.stops.wishes();
-                *(if forwarded { &mut self.stops.forwarded } else { &mut self.stops.direct }) += 1;
-                match (earlier, self.stops.wishes()) {
-                    (0, _) => {
-                        tracing::info!(grace = ?self.grace, "stopping");
-                        self.tell(&Message { stopping: Some(true), ..Message::default() });
-                        self.stop(self.grace);
-                    }
-                    (earlier, now) if now > earlier => {
-                        tracing::warn!("asked to stop again: killing what is left");
-                        self.stop(Duration::ZERO);
-                    }
-                    _ => {}
+            Order::Stop(number) => match self.stops.count(number, forwarded, Instant::now()) {
+                (0, _) => {
+                    tracing::info!(grace = ?self.grace, "stopping");
+                    self.tell(&Message { stopping: Some(true), ..Message::default() });
+                    self.stop(self.grace);
                 }
-            }
+                (earlier, now) if now > earlier => {
+                    tracing::warn!("asked to stop again: killing what is left");
+                    self.stop(Duration::ZERO);
+                }
+                _ => {}
+            },
             Order::Reload if self.stopping.is_some() => tracing::info!("not reloading: stopping"),
             Order::Reload => self.reload(),
             Order::Ignore => {
