@@ -243,6 +243,7 @@ fn detail(model: &Model, theme: Theme) -> Vec<Line<'static>> {
 
     text.push(match &row.last_exit {
         Some(exit) => format!("last exit: {}", clean_line(exit)),
+        None if model.lost.is_some() => "had not ended when last heard of".to_owned(),
         None => "has not ended yet".to_owned(),
     });
 
