@@ -214,6 +214,15 @@ impl Command {
         if self.stdio[0] == Stdio::Log {
             return Err(CommandError::InputFromLog);
         }
+        if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
+            return Err(CommandError::Nice { nice });
+        }
+        let infinite = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        if let Some((resource, _)) =
+            self.limits.iter().find(|(_, limit)| infinite(limit.current) > infinite(limit.maximum))
+        {
+            return Err(CommandError::Limit { resource: *resource });
+        }
         let identity = Identity::find(self.user.as_deref(), self.group.as_deref())?;
         let arguments = std::iter::once(&self.program).chain(&self.arguments);
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
@@ -353,6 +362,20 @@ mod tests {
     fn a_missing_directory_is_named() {
         let error = Command::new("sh").directory("/no/such/directory").resolve().unwrap_err();
         assert_eq!(error.to_string(), "directory /no/such/directory to start sh in does not exist");
+    }
+
+    #[test]
+    fn settings_that_the_system_does_not_take_are_refused() {
+        let refused = |command: Command| command.prepare(&[]).err().map(|error| error.to_string());
+        let sh = || Command::new("sh");
+        let complaint = "the soft limit on Nofile is above the hard one: the system takes no such limits";
+        assert_eq!(refused(sh().limit(Resource::Nofile, Some(9), Some(8))).as_deref(), Some(complaint));
+        assert_eq!(refused(sh().limit(Resource::Nofile, None, Some(8))).as_deref(), Some(complaint));
+        assert_eq!(refused(sh().limit(Resource::Nofile, Some(8), Some(8)).limit(Resource::Core, Some(0), None)), None);
+        let complaint = "there is no scheduling priority 20: use -20 to 19";
+        assert_eq!(refused(sh().nice(20)).as_deref(), Some(complaint));
+        assert!(refused(sh().nice(-21)).is_some());
+        assert_eq!((refused(sh().nice(-20)), refused(sh().nice(19))), (None, None));
     }
 
     #[test]

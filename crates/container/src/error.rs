@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::command::Resource;
 use crate::exit::exit_code;
 use crate::probe::ProbeKind;
 use crate::sys::spawn::Failed;
@@ -58,6 +59,18 @@ pub enum CommandError {
     NoGroup {
         /// The name or number.
         group: String,
+    },
+    /// The soft limit on a resource is above the hard one.
+    #[error("the soft limit on {resource:?} is above the hard one: the system takes no such limits")]
+    Limit {
+        /// What is limited.
+        resource: Resource,
+    },
+    /// There is no such scheduling priority.
+    #[error("there is no scheduling priority {nice}: use -20 to 19")]
+    Nice {
+        /// The priority.
+        nice: i32,
     },
     /// An argument, a variable or a path contains a NUL character, which no program can be given.
     #[error("{text:?} contains a NUL character")]
