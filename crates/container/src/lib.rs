@@ -65,6 +65,8 @@
 //! - **Sockets** are bound once, by the root, or taken over from who started it, and inherited, so that no restart refuses
 //!   a connection.
 //! - **Output.** What commands write may become [events of the log](Stdio::Log), within bounds.
+//! - **Testing.** The feature `testing` has a simulation (`testing::Simulation`), in which scripted children meet real policies
+//!   and settings, under a clock that jumps: nothing is started, and nobody waits.
 //! - **Exit statuses** tell causes apart: [`exit_code`].
 //!
 //! # What it leaves out
