@@ -1,15 +1,14 @@
 //! Calls that monitors make, many at a time.
 
 use std::{
-    future::{IntoFuture, poll_fn},
-    mem,
+    future::IntoFuture,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
 };
 
 use async_container_monitors::Call;
 use async_container_protocol::{Call as Answer, Failure, Fields, class};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use crate::{monitor::ReplyTo, registry::Registry};
 
@@ -53,79 +52,17 @@ impl Future for Asked {
 ///
 /// Of workers that are asked together most answer together, so this takes less than a task for each; and it takes no longer if
 /// they answer one by one.
-pub(crate) async fn together<F: Future<Output = ()> + Unpin>(futures: Vec<F>) {
-    let news = Arc::new(News::default());
-    let begin = |(place, future)| Some((future, Waker::from(Arc::new(Place { news: news.clone(), place }))));
-    let mut open = futures.len();
-    let mut futures: Vec<Option<(F, Waker)>> = futures.into_iter().enumerate().map(begin).collect();
-    news.lock().places.extend(0..open);
-
-    poll_fn(|cx| {
-        let mut state = news.lock();
-        state.waker = Some(cx.waker().clone());
-        let places = mem::take(&mut state.places);
-        drop(state);
-
-        for place in places {
-            if let Some((future, waker)) = &mut futures[place]
-                && Pin::new(future).poll(&mut Context::from_waker(waker)).is_ready()
-            {
-                futures[place] = None;
-                open -= 1;
-            }
-        }
-
-        match open {
-            0 => Poll::Ready(()),
-            _ => Poll::Pending,
-        }
-    })
-    .await;
-}
-
-/// Of which there is something new.
-#[derive(Default)]
-struct News(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    places: Vec<usize>,
-    /// Who is to look at them. Taken when it was told.
-    waker: Option<Waker>,
-}
-
-impl News {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of those that are waited for.
-struct Place {
-    news: Arc<News>,
-    place: usize,
-}
-
-impl Wake for Place {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let mut state = self.news.lock();
-        state.places.push(self.place);
-        let waker = state.waker.take();
-        drop(state);
-
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
+pub(crate) async fn together<F: Future<Output = ()>>(futures: Vec<F>) {
+    let mut open: FuturesUnordered<F> = futures.into_iter().collect();
+    while open.next().await.is_some() {}
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Waker,
+    };
 
     use tokio::sync::oneshot;
 
