@@ -222,7 +222,7 @@ impl CpuSamples {
     /// What a better build of the program would add. What libraries lack, nobody can change.
     fn note(&self, places: &[Arc<Place>]) -> Option<&'static str> {
         let program = std::env::current_exe().ok()?;
-        let own = |place: &&Arc<Place>| place.module.as_deref().is_some_and(|module| Path::new(module) == program);
+        let own = |place: &&Arc<Place>| place.module().is_some_and(|module| Path::new(&**module) == program);
         places.iter().filter(own).find_map(|place| place.note)
     }
 
@@ -235,7 +235,7 @@ impl CpuSamples {
 /// What stands for a thread at the outer end of its stacks.
 fn named(thread: &str, address: u64) -> Arc<Place> {
     let frame = Frame { function: format!("thread {thread}").into(), ..Frame::default() };
-    Arc::new(Place { address, module: None, frames: vec![frame], note: None })
+    Arc::new(Place { address, frames: vec![frame], is_named: true, ..Place::default() })
 }
 
 fn pool() -> io::Result<&'static Pool> {

@@ -286,12 +286,13 @@ impl fmt::Display for Profile {
 /// What stands for something that is no code, such as the name of a thread, at the end of a stack.
 pub fn label(name: &str) -> Arc<Place> {
     let frame = Frame { function: name.into(), ..Frame::default() };
-    Arc::new(Place { address: 0, module: None, frames: vec![frame], note: None })
+    Arc::new(Place { frames: vec![frame], is_named: true, ..Place::default() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unwind::Mapping;
 
     pub(super) fn place(address: u64, frames: &[(&str, &str, u32)]) -> Arc<Place> {
         let last = frames.len() - 1;
@@ -301,7 +302,14 @@ mod tests {
             line: Some(line),
             inlined: index < last,
         });
-        Arc::new(Place { address, module: Some("/bin/program".into()), frames: frames.collect(), note: None })
+        let mapping = Mapping { file: "/bin/program".into(), addresses: 0x10..0x50, ..Mapping::default() };
+        Arc::new(Place {
+            address,
+            mapping: Some(Arc::new(mapping)),
+            frames: frames.collect(),
+            is_named: true,
+            note: None,
+        })
     }
 
     /// `main` calls `outer`, into which `inner` was inlined, and `other`.

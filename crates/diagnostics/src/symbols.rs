@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use crate::{
     sys::memory,
-    unwind::{FileId, Modules},
+    unwind::{FileId, Mapping, Modules},
 };
 use loader::Loader;
 
@@ -70,18 +70,27 @@ impl fmt::Display for Frame {
 }
 
 /// What is known of an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Place {
-    /// The address in the process, for the first one that was asked for.
+    /// The address in the process.
     pub address: u64,
-    /// The program or library that it lies in.
-    pub module: Option<Arc<str>>,
+    /// The part of the program or library that it lies in.
+    pub mapping: Option<Arc<Mapping>>,
     /// The functions, the innermost first: those that were inlined, and last the one that they were inlined into. Never
     /// empty.
     pub frames: Vec<Frame>,
+    /// Whether these are functions, and not only what stands for one that has no name.
+    pub is_named: bool,
     /// What a better build would add, if there is something.
     pub note: Option<&'static str>,
+}
+
+impl Place {
+    /// The program or library that it lies in.
+    pub fn module(&self) -> Option<&Arc<str>> {
+        self.mapping.as_ref().map(|mapping| &mapping.file)
+    }
 }
 
 /// Looks addresses up, and remembers what it found.
@@ -167,9 +176,9 @@ impl Inner {
         let Some(module) = modules.find(address) else {
             let place = Place {
                 address,
-                module: None,
                 frames: vec![unknown(address, None)],
                 note: Some("code that no file is known for, such as one that was generated at run time"),
+                ..Place::default()
             };
             return Arc::new(place);
         };
@@ -179,9 +188,14 @@ impl Inner {
             changed: module.path().metadata().and_then(|metadata| metadata.modified()).ok(),
         });
         let in_file = module.to_file(address);
+        let mapping = module.mapping(address).cloned();
 
         if let Some(place) = self.places.get(&(key, in_file)) {
-            return place.clone();
+            // In another process, the same place has another address.
+            return match place.address == address && place.mapping == mapping {
+                true => place.clone(),
+                false => Arc::new(Place { address, mapping, ..Place::clone(place) }),
+            };
         }
 
         let loader = self.loaders.entry(key).or_insert_with(|| Loader::open(module.path()));
@@ -190,11 +204,13 @@ impl Inner {
             None => (Vec::new(), Some("the file could not be read")),
         };
 
-        if frames.is_empty() {
+        let is_named = !frames.is_empty();
+
+        if !is_named {
             frames.push(unknown(in_file, Some(module.name())));
         }
 
-        let place = Arc::new(Place { address, module: Some(module.name().clone()), frames, note });
+        let place = Arc::new(Place { address, mapping, frames, is_named, note });
 
         if self.places.len() >= PLACE_LIMIT {
             self.places.clear();

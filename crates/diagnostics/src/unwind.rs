@@ -28,7 +28,8 @@ use framehop::{FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _};
 use crate::sys;
 
 pub use crate::sys::registers::Registers;
-pub use modules::{FileId, Module, Modules};
+pub(crate) use modules::hexadecimal;
+pub use modules::{FileId, Mapping, Module, Modules};
 
 type Native = framehop::UnwinderNative<modules::Section, MustNotAllocateDuringUnwind>;
 

@@ -1,6 +1,10 @@
 //! Profiles of programs of which it is known where their time goes.
 
+#[path = "support/decoded.rs"]
+mod decoded;
+
 use std::{
+    fs,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -14,10 +18,12 @@ use async_container_diagnostics::{
     report::Format,
     symbols::Symbols,
 };
+use decoded::Decoded;
 use nix::{
     sys::signal::SigSet,
     time::{ClockId, clock_gettime},
 };
+use object::{Object, ObjectSegment, ObjectSymbol};
 
 /// One profile at a time is all that there can be.
 fn turn() -> MutexGuard<'static, ()> {
@@ -101,6 +107,49 @@ fn what_runs_is_seen_and_what_waits_is_not() {
 
         assert!(start.elapsed() < Duration::from_secs(20), "{samples:?}");
     }
+}
+
+/// What another program does that looks functions up itself.
+#[test]
+fn others_can_find_the_functions_by_what_a_profile_says_of_files() {
+    let _turn = turn();
+    let _threads = Threads::start(&[("burner", burn)]);
+    let samples = CpuProfile::new(Duration::from_millis(300)).frequency(1000).take().unwrap();
+    let decoded = Decoded::of(&samples.profile().to_bytes(Format::Pprof).unwrap());
+    let string = |index: u64| decoded.strings[index as usize].as_str();
+    let program = std::env::current_exe().unwrap();
+    let contents = fs::read(&program).unwrap();
+    let file = object::File::parse(&contents[..]).unwrap();
+
+    assert_eq!(decoded.sum("samples", "cpu::burn"), with(&samples, "cpu::burn"));
+    let first = &decoded.mappings[0];
+    assert_eq!(string(first.file), program.to_str().unwrap());
+    let build_id: Vec<u8> = (0..string(first.build_id).len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&string(first.build_id)[at..at + 2], 16).unwrap())
+        .collect();
+    assert_eq!(file.build_id().unwrap().unwrap_or_default(), build_id);
+
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    for mapping in &decoded.mappings {
+        let begin = format!("{:x}-{:x} r-xp {:08x} ", mapping.start, mapping.limit, mapping.offset);
+        let line = maps.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("{begin}: {maps}"));
+        assert!(line.ends_with(string(mapping.file)), "{line}");
+    }
+
+    let burning = file.symbols().find(|symbol| symbol.name().is_ok_and(|name| name.contains("3cpu4burn"))).unwrap();
+    let code = burning.address()..burning.address() + burning.size();
+    let in_file = |&(mapping, address): &(u64, u64)| {
+        let mapping = decoded.mappings.iter().find(|known| known.id == mapping)?;
+        assert!((mapping.start..mapping.limit).contains(&address));
+        let offset = address - mapping.start + mapping.offset;
+        let segment = file.segments().find(|segment| {
+            let (start, size) = segment.file_range();
+            (start..start + size).contains(&offset)
+        })?;
+        (mapping.id == first.id).then(|| offset - segment.file_range().0 + segment.address())
+    };
+    assert!(decoded.addresses.iter().filter_map(in_file).any(|address| code.contains(&address)), "{decoded:?}");
 }
 
 #[test]

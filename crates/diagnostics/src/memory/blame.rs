@@ -136,7 +136,7 @@ fn crate_of(place: &Place, index: usize, frame: &Frame) -> String {
     named
         .map(str::to_owned)
         .or_else(|| Some(package(frame)?.rsplit('/').next()?.to_owned()))
-        .or_else(|| Some(place.module.as_deref()?.rsplit('/').next()?.to_owned()))
+        .or_else(|| Some(place.module()?.rsplit('/').next()?.to_owned()))
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
@@ -316,6 +316,7 @@ fn elements(name: &str, rest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unwind::Mapping;
 
     fn frame(function: &str, file: &str, line: u32) -> Frame {
         Frame {
@@ -331,8 +332,9 @@ mod tests {
             .iter()
             .map(|frame| {
                 let is_libc = frame.function.contains("libc");
-                let module = Some(if is_libc { "/lib/libc.so.6".into() } else { "/bin/program".into() });
-                Arc::new(Place { address: 1, module, frames: vec![frame.clone()], note: None })
+                let file = if is_libc { "/lib/libc.so.6".into() } else { "/bin/program".into() };
+                let mapping = Some(Arc::new(Mapping { file, ..Mapping::default() }));
+                Arc::new(Place { address: 1, mapping, frames: vec![frame.clone()], ..Place::default() })
             })
             .collect()
     }
@@ -381,7 +383,7 @@ mod tests {
         let mut inlined = frame("push", "/c/my-crate/src/a.rs", 3);
         inlined.inlined = true;
         let outer = frame("my_name::outer", "/c/my-crate/src/lib.rs", 4);
-        let place = Place { address: 1, module: None, frames: vec![inlined, outer], note: None };
+        let place = Place { address: 1, frames: vec![inlined, outer], ..Place::default() };
         assert_eq!(blame(&[Arc::new(place)]).krate, "my_name");
     }
 
@@ -392,7 +394,7 @@ mod tests {
         let user = frame("user::f", "/y/src/main.rs", 5);
         let place = |frames: &[&Frame]| {
             let frames = frames.iter().map(|&frame| frame.clone()).collect();
-            Arc::new(Place { address: 1, module: None, frames, note: None })
+            Arc::new(Place { address: 1, frames, ..Place::default() })
         };
         let rest = without_allocator(vec![place(&[&own]), place(&[&shim, &user]), place(&[&user])]);
         assert_eq!(rest.len(), 2);

@@ -145,9 +145,8 @@ impl Sampling {
             let Blame { krate, file, location, kind } = blame::blame(&places);
 
             for note in places.iter().filter_map(|place| place.note) {
-                let module =
-                    places.iter().find(|place| place.note == Some(note)).and_then(|place| place.module.clone());
-                let note = format!("{}: {note}", module.as_deref().unwrap_or("some code"));
+                let module = places.iter().find(|place| place.note == Some(note)).and_then(|place| place.module());
+                let note = format!("{}: {note}", module.map_or("some code", |module| module));
 
                 if blame::is_worth_a_note(&note) && !notes.contains(&note) {
                     notes.push(note);

@@ -15,7 +15,7 @@ use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 
 use super::{Header, Measure};
-use crate::symbols::Place;
+use crate::{symbols::Place, unwind::Mapping as ModuleMapping};
 
 /// What is collected before it is compressed, in bytes.
 const PIECE: usize = 16 << 10;
@@ -68,8 +68,16 @@ struct Sample {
 struct Mapping {
     #[prost(uint64, tag = "1")]
     id: u64,
+    #[prost(uint64, tag = "2")]
+    memory_start: u64,
+    #[prost(uint64, tag = "3")]
+    memory_limit: u64,
+    #[prost(uint64, tag = "4")]
+    file_offset: u64,
     #[prost(int64, tag = "5")]
     filename: i64,
+    #[prost(int64, tag = "6")]
+    build_id: i64,
     #[prost(bool, tag = "7")]
     has_functions: bool,
     #[prost(bool, tag = "8")]
@@ -116,7 +124,8 @@ struct Function {
 #[derive(Default)]
 struct Tables {
     strings: HashMap<Arc<str>, i64>,
-    mappings: HashMap<Arc<str>, u64>,
+    /// Written at the end, when it is known what is known of their functions.
+    mappings: HashMap<Arc<ModuleMapping>, Mapping>,
     /// By the indices of their name and file.
     functions: HashMap<(i64, i64), u64>,
     /// By their address, or, without one, by the index of their name.
@@ -181,6 +190,9 @@ impl<W: Write> Writer<W> {
             self.piece.comment.push(comment);
         }
 
+        self.piece.mapping = self.tables.mappings.drain().map(|(_, mapping)| mapping).collect();
+        // Readers take the first one for the program itself, which Linux puts below all libraries.
+        self.piece.mapping.sort_by_key(|mapping| mapping.memory_start);
         self.flush()?;
         self.output.write_all(&self.buffer)?;
         self.output.finish()
@@ -216,24 +228,30 @@ impl Tables {
         ValueType { r#type: self.string(measure.name, piece), unit: self.string(measure.unit, piece) }
     }
 
-    fn mapping(&mut self, module: &Arc<str>, piece: &mut Profile) -> u64 {
-        if let Some(&id) = self.mappings.get(module) {
-            return id;
+    fn mapping(&mut self, place: &Place, piece: &mut Profile) -> u64 {
+        let Some(known) = &place.mapping else { return 0 };
+
+        if !self.mappings.contains_key(known) {
+            let mapping = Mapping {
+                id: self.mappings.len() as u64 + 1,
+                memory_start: known.addresses.start,
+                memory_limit: known.addresses.end,
+                file_offset: known.offset,
+                filename: self.string(&known.file, piece),
+                build_id: self.string(known.build_id.as_deref().unwrap_or_default(), piece),
+                ..Mapping::default()
+            };
+            self.mappings.insert(known.clone(), mapping);
         }
 
-        let id = self.mappings.len() as u64 + 1;
-        let filename = self.string(module, piece);
-        self.mappings.insert(module.clone(), id);
-        // Readers that see this do not look for the file to find the names in it.
-        piece.mapping.push(Mapping {
-            id,
-            filename,
-            has_functions: true,
-            has_filenames: true,
-            has_line_numbers: true,
-            has_inline_frames: true,
-        });
-        id
+        let Some(mapping) = self.mappings.get_mut(known) else { return 0 };
+        // Readers that see one of these do not look for the file, to find in it what is missing.
+        mapping.has_functions |= place.is_named;
+        mapping.has_filenames |= place.frames.iter().any(|frame| frame.file.is_some());
+        mapping.has_line_numbers |= place.frames.iter().any(|frame| frame.line.is_some());
+        // Both are told by the same tables.
+        mapping.has_inline_frames = mapping.has_line_numbers;
+        mapping.id
     }
 
     fn location(&mut self, place: &Place, piece: &mut Profile) -> u64 {
@@ -249,7 +267,7 @@ impl Tables {
 
         let id = self.locations.len() as u64 + 1;
         self.locations.insert(key, id);
-        let mapping_id = place.module.as_ref().map_or(0, |module| self.mapping(module, piece));
+        let mapping_id = self.mapping(place, piece);
         let lines = place.frames.iter().map(|frame| {
             let name = self.string(&frame.function, piece);
             let filename = self.string(frame.file.as_deref().unwrap_or_default(), piece);
@@ -298,6 +316,12 @@ mod tests {
         assert_eq!(decoded.sample.len(), 2);
         assert_eq!(decoded.sample[0].value, [3, 2500]);
         assert_eq!(decoded.mapping.len(), 1);
+        let mapping = &decoded.mapping[0];
+        assert_eq!(
+            (mapping.memory_start, mapping.memory_limit, string(mapping.filename)),
+            (0x10, 0x50, "/bin/program")
+        );
+        assert!(mapping.has_functions && mapping.has_line_numbers);
         assert_eq!(decoded.location.len(), 3);
 
         let innermost = &decoded.location[decoded.sample[0].location_id[0] as usize - 1];

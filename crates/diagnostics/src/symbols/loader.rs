@@ -9,7 +9,7 @@ use std::{
 use object::Object;
 
 use super::Frame;
-use crate::sys::map::Mapped;
+use crate::{sys::map::Mapped, unwind::hexadecimal};
 
 /// The debugging information of one file, and of the one beside it that it was separated into, if there is one.
 pub(super) struct Loader {
@@ -116,7 +116,7 @@ impl Contents {
 /// Where distributions put what they have separated from a file: by its build id, or by the name that it gives.
 fn separate(file: &object::File<'_>, path: &Path) -> Option<PathBuf> {
     let by_build_id = file.build_id().ok().flatten().filter(|id| id.len() > 1).map(|id| {
-        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hexadecimal(id);
         PathBuf::from(format!("/usr/lib/debug/.build-id/{}/{}.debug", &hex[..2], &hex[2..]))
     });
     let by_name = file.gnu_debuglink().ok().flatten().and_then(|(name, _)| {

@@ -318,7 +318,7 @@ pub(crate) fn symbolise(
 
             for place in &places {
                 // What libraries of the system lack, nobody can change.
-                let concerns = place.module.as_ref() == program.as_ref().map(|program| program.name());
+                let concerns = place.module() == program.as_ref().map(|program| program.name());
 
                 if let Some(note) = place.note
                     && concerns

@@ -20,6 +20,20 @@ pub struct FileId {
     inode: u64,
 }
 
+/// A part of a file that is mapped as code: what it takes to find the place in the file that an address stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Mapping {
+    /// What the file is called in the list of mappings.
+    pub file: Arc<str>,
+    /// Where it is mapped.
+    pub addresses: Range<u64>,
+    /// What it begins with, in bytes from the beginning of the file.
+    pub offset: u64,
+    /// What tells this build of the file from all others, in hexadecimal digits, if it has something of the kind.
+    pub build_id: Option<Arc<str>>,
+}
+
 /// The modules of one process, by their addresses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Modules {
@@ -34,6 +48,8 @@ pub struct Module {
     path: PathBuf,
     id: FileId,
     addresses: Range<u64>,
+    /// The parts of it that are code.
+    code: Vec<Arc<Mapping>>,
     /// The difference between an address in the process and the one that the file has for it.
     bias: u64,
     contents: Option<Contents>,
@@ -127,12 +143,16 @@ impl Module {
         let (id, name) = (lines[0].id, Arc::<str>::from(lines[0].name));
         let (path, bytes) = open(process_id, folder, lines[0], &addresses);
         let parsed = bytes.map(Arc::new).and_then(|bytes| parse(bytes, lines));
-        let (bias, contents) = match parsed {
-            Some((bias, contents)) => (bias, Some(contents)),
-            None => (addresses.start.wrapping_sub(lines[0].offset), None),
+        let (bias, build_id, contents) = match parsed {
+            Some(Parsed { bias, build_id, contents }) => (bias, build_id, Some(contents)),
+            None => (addresses.start.wrapping_sub(lines[0].offset), None, None),
         };
+        let code = lines.iter().filter(|line| line.executable).map(|line| {
+            let (addresses, offset) = (line.addresses.clone(), line.offset);
+            Arc::new(Mapping { file: name.clone(), addresses, offset, build_id: build_id.clone() })
+        });
 
-        Self { name, path, id, addresses, bias, contents }
+        Self { code: code.collect(), name, path, id, addresses, bias, contents }
     }
 
     /// What it is called: its path, as a rule.
@@ -153,6 +173,11 @@ impl Module {
     /// Where it is mapped.
     pub fn addresses(&self) -> Range<u64> {
         self.addresses.clone()
+    }
+
+    /// The part of the file in which an address of the process lies. Where there is no code, the first that is.
+    pub fn mapping(&self, address: u64) -> Option<&Arc<Mapping>> {
+        self.code.iter().find(|code| code.addresses.contains(&address)).or(self.code.first())
     }
 
     /// What the file calls an address of the process.
@@ -224,11 +249,19 @@ fn open(process_id: u32, folder: &Path, line: &Line<'_>, addresses: &Range<u64>)
     (name.to_owned(), None)
 }
 
+/// What a file says of itself.
+struct Parsed {
+    bias: u64,
+    build_id: Option<Arc<str>>,
+    contents: Contents,
+}
+
 /// Finds the sections that say how to unwind, and where the file ended up.
-fn parse(bytes: Arc<Mapped>, lines: &[&Line<'_>]) -> Option<(u64, Contents)> {
+fn parse(bytes: Arc<Mapped>, lines: &[&Line<'_>]) -> Option<Parsed> {
     const WANTED: [&str; 5] = [".eh_frame", ".eh_frame_hdr", ".text", ".debug_frame", ".got"];
     let file = object::File::parse(&bytes[..]).ok()?;
     let bias = bias(&file, lines)?;
+    let build_id = file.build_id().ok().flatten().map(|id| hexadecimal(id).into());
     let sections = WANTED.into_iter().filter_map(|name| {
         let section = file.section_by_name(name)?;
         let whole = section.address()..section.address() + section.size();
@@ -239,7 +272,12 @@ fn parse(bytes: Arc<Mapped>, lines: &[&Line<'_>]) -> Option<(u64, Contents)> {
         (is_there && is_plain).then(|| (name, whole, offset as usize..(offset + size) as usize))
     });
     let sections = sections.collect();
-    Some((bias, Contents { bytes, sections }))
+    Some(Parsed { bias, build_id, contents: Contents { bytes, sections } })
+}
+
+/// A build id, as tools write it.
+pub(crate) fn hexadecimal(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The difference between where the file says that its code is, and where it is.

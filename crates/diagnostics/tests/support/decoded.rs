@@ -12,8 +12,23 @@ pub struct Decoded {
     pub samples: Vec<(Vec<u64>, Vec<u64>)>,
     /// By id: functions, the innermost first.
     pub locations: Vec<(u64, Vec<u64>)>,
+    /// Of each location, the id of its mapping, and its address.
+    pub addresses: Vec<(u64, u64)>,
+    pub mappings: Vec<Mapping>,
     /// By id: the index of the name.
     pub functions: Vec<(u64, u64)>,
+}
+
+/// Where a file is mapped, and which one it is: indices of its name and of its build id.
+#[derive(Debug, Default)]
+pub struct Mapping {
+    pub id: u64,
+    pub start: u64,
+    pub limit: u64,
+    pub offset: u64,
+    pub file: u64,
+    pub build_id: u64,
+    pub has_functions: bool,
 }
 
 enum Value<'a> {
@@ -102,10 +117,26 @@ impl Decoded {
                 });
                 decoded.samples.push((locations, values));
             }
+            3 => {
+                let mut mapping = Mapping::default();
+                fields(value.bytes(), |name, value| match name {
+                    1 => mapping.id = value.number(),
+                    2 => mapping.start = value.number(),
+                    3 => mapping.limit = value.number(),
+                    4 => mapping.offset = value.number(),
+                    5 => mapping.file = value.number(),
+                    6 => mapping.build_id = value.number(),
+                    7 => mapping.has_functions = value.number() != 0,
+                    _ => {}
+                });
+                decoded.mappings.push(mapping);
+            }
             4 => {
-                let (mut id, mut functions) = (0, Vec::new());
+                let (mut id, mut mapping, mut address, mut functions) = (0, 0, 0, Vec::new());
                 fields(value.bytes(), |name, value| match name {
                     1 => id = value.number(),
+                    2 => mapping = value.number(),
+                    3 => address = value.number(),
                     4 => fields(value.bytes(), |name, value| {
                         if name == 1 {
                             functions.push(value.number());
@@ -114,6 +145,7 @@ impl Decoded {
                     _ => {}
                 });
                 decoded.locations.push((id, functions));
+                decoded.addresses.push((mapping, address));
             }
             5 => {
                 let (mut id, mut name_of) = (0, 0);
