@@ -175,7 +175,11 @@ fn one_worker_is_replaced_and_the_others_go_on() -> io::Result<()> {
     let replaced = acs_json(&dir, &["replace", "worker#2", "--reason", "it is old", "--wait"])?;
     assert_eq!(replaced["previous_process_id"], before[1]["process_id"]);
     assert_ne!(replaced["process_id"], before[1]["process_id"]);
-    program.wait_for_stderr("it is old", LIMIT)?;
+    let line = program.wait_for_stderr("it is old", LIMIT)?;
+    // What somebody asked for is told once, and is nothing to be warned of.
+    assert!(line.contains(" INFO ") && line.contains("replacing child child=\"worker#2\""), "{line}");
+    let log = program.stderr();
+    assert!(log.matches("replacing child").count() == 1 && !log.contains(" WARN "), "{log}");
     let root = acs_json(&dir, &["status"])?["root"].clone();
     let process_of = |name: &str| {
         let children = root["children"].as_array().into_iter().flatten();

@@ -12,8 +12,8 @@ const GAP: &str = "  ";
 /// Where a row goes on that does not fit on one line.
 const INDENTATION: &str = "  ";
 
-/// How narrow a column becomes at most where there is not room for all.
-const NARROWEST: usize = 8;
+/// How narrow a column of words becomes at most where there is not room for all: less would be a word a line.
+const NARROWEST: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -73,30 +73,35 @@ impl Table {
         let mut text = String::new();
         for row in lines() {
             for (number, part) in parts.iter().enumerate() {
-                let mut line = if number == 0 { String::new() } else { INDENTATION.to_owned() };
-                for index in part.clone() {
-                    let (Some(cell), (_, align)) = (row.get(index), self.columns[index]) else { continue };
-                    let text = shorten(&cell.text, widths[index]);
-                    let padding = " ".repeat(widths[index].saturating_sub(text.width()));
-                    let content = style.paint(cell.paint, &text);
-                    line.push_str(if index == part.start { "" } else { GAP });
-                    // What is invisible is outside of the colour, so that an underline or a background would end with the
-                    // text.
-                    line.push_str(&match align {
-                        Align::Left => content + &padding,
-                        Align::Right => padding + &content,
-                    });
+                let indentation = if number == 0 { "" } else { INDENTATION };
+                let cells: Vec<Vec<Cow<'_, str>>> =
+                    part.clone().map(|index| wrap(&row[index].text, widths[index])).collect();
+                let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+                for at in 0..height {
+                    let mut line = indentation.to_owned();
+                    for (index, cell) in part.clone().zip(&cells) {
+                        let text = cell.get(at).map_or("", AsRef::as_ref);
+                        let padding = " ".repeat(widths[index].saturating_sub(text.width()));
+                        let content = style.paint(row[index].paint, text);
+                        line.push_str(if index == part.start { "" } else { GAP });
+                        // What is invisible is outside of the colour, so that an underline or a background would end with the
+                        // text.
+                        line.push_str(&match self.columns[index].1 {
+                            Align::Left => content + &padding,
+                            Align::Right => padding + &content,
+                        });
+                    }
+                    text.push_str(line.trim_end());
+                    text.push('\n');
                 }
-                text.push_str(line.trim_end());
-                text.push('\n');
             }
         }
 
         text
     }
 
-    /// Takes from the widest columns of words what does not fit, for figures that are cut are wrong. Where that is not enough,
-    /// rows go on below, and there is room.
+    /// Takes from the widest columns of words what does not fit, and they go on in the next line; a figure that did would be
+    /// taken for two. Where that is not enough, rows go on below, and there is room.
     fn narrow(&self, widths: &mut [usize], limit: usize) {
         let natural = widths.to_vec();
         let taken = |widths: &[usize]| widths.iter().map(|width| width + GAP.len()).sum::<usize>() - GAP.len();
@@ -143,6 +148,12 @@ fn parts(widths: &[usize], limit: usize) -> Vec<Range<usize>> {
     parts
 }
 
+/// The lines of a text within that many columns of the terminal, broken between words where that can be.
+fn wrap(text: &str, width: usize) -> Vec<Cow<'_, str>> {
+    // What fits, and nothing, are one line.
+    if text.width() <= width { vec![text.into()] } else { textwrap::wrap(text, width) }
+}
+
 /// The text within that many columns of the terminal, cut if it has to be.
 pub(crate) fn shorten(text: &str, width: usize) -> Cow<'_, str> {
     if text.width() <= width {
@@ -179,17 +190,23 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_where_it_is_widest() {
+    fn what_does_not_fit_goes_on_in_the_next_line_where_it_is_widest() {
         let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("EXIT", Align::Left)]);
         table.row(["worker#1".into(), "45.2 MiB".into(), "killed by SIGKILL, 漢字漢字漢字".into()]);
-        let style = |width| Style::PLAIN.within(width);
-        let widths = |width| table.render(style(width)).lines().map(UnicodeWidthStr::width).max().unwrap();
-        assert!((31..=36).contains(&widths(36)) && widths(80) < 80, "{}", table.render(style(36)));
-        assert!(
-            table.render(style(48)).ends_with("45.2 MiB  killed by SIGKILL, 漢字漢字…\n"),
-            "{}",
-            table.render(style(48))
+        table.row(["worker#2".into(), "5 B".into(), "-".into()]);
+        let render = |width| table.render(Style::PLAIN.within(width));
+        let width = |text: &str| text.lines().map(UnicodeWidthStr::width).max().unwrap();
+        assert_eq!(width(&render(80)), 51);
+        assert_eq!(
+            render(48),
+            "NAME          SIZE  EXIT\n\
+             worker#1  45.2 MiB  killed by SIGKILL,\n                    漢字漢字漢字\n\
+             worker#2       5 B  -\n"
         );
+        // A word that is too long for a line is broken, and nothing is lost.
+        let narrowest = render(36);
+        assert!(width(&narrowest) <= 36, "{narrowest}");
+        assert_eq!(narrowest.split_whitespace().collect::<String>(), render(80).split_whitespace().collect::<String>());
     }
 
     #[test]
@@ -202,8 +219,9 @@ mod tests {
             narrow,
             "NAME          SIZE\n  EXIT\nworker#1  45.2 MiB\n  killed by SIGKILL\nworker#2       5 B\n  -\n"
         );
-        // Figures are not cut, whatever it costs.
-        assert!(table.render(Style::PLAIN.within(1)).contains("worker#1\n  45.2 MiB\n  killed …\n"));
+        // Figures stay whole, whatever it costs.
+        let narrowest = table.render(Style::PLAIN.within(1));
+        assert!(narrowest.contains("worker#1\n  45.2 MiB\n  killed by\n  SIGKILL\n"), "{narrowest}");
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub(crate) async fn worker(supervisor: &Supervisor, text: &str, kind: Kind) -> R
         let root = supervisor.root().await.unwrap_or_default();
         if let Ok((process_id, name)) = find(&root, text) {
             let message = format!(
-                "{name} (pid {process_id}) is no worker, and cannot be asked for a {}: to see where its threads are from \
-                 outside, use acs thread-dump --external {text}",
+                "{name} (pid {process_id}) is not connected as a worker, and cannot be asked for a {}: to see where its \
+                 threads are from outside, use acs thread-dump --external {text}",
                 kind.name()
             );
             return Err(Error::failed(class::CONNECTION_NOT_FOUND, message));

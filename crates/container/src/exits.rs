@@ -9,6 +9,9 @@ use crate::lifecycle::Failure;
 const CAUSES: usize = 24;
 const CAUSE_LENGTH: usize = 32;
 
+/// The cause where nothing was wrong, but somebody wanted it so.
+pub(crate) const REQUEST: &str = "request";
+
 /// Why a process is being replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
@@ -68,7 +71,7 @@ pub(crate) fn cause_of(failure: Failure) -> &'static str {
 pub(crate) fn named(cause: Option<&str>) -> String {
     let word = |character: char| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '_' };
     let cause: String = cause.unwrap_or_default().chars().take(CAUSE_LENGTH).map(word).collect();
-    if cause.is_empty() { "request".to_owned() } else { cause }
+    if cause.is_empty() { REQUEST.to_owned() } else { cause }
 }
 
 /// Seconds since 1970.

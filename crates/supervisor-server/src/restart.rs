@@ -185,7 +185,8 @@ impl Means {
         match self.root.replace(&replacement) {
             Ok(()) => {
                 progress.tell(Ok(()));
-                tracing::warn!(
+                // The root warns of what it does; that it was asked is told to those who subscribe.
+                tracing::debug!(
                     process_id,
                     reason,
                     cause,

@@ -110,18 +110,20 @@ fn children(root: &Value, style: Style) -> String {
         ]);
     }
 
-    table.render(style)
+    // A path that goes on in the next line could not be copied.
+    let incidents = elements(root, "children").filter_map(|child| {
+        let path = child["last_incident"].as_str()?;
+        let name = child["name"].as_str().unwrap_or("-");
+        Some(clean_line(&format!("{name}: what was found before that exit is in {path}")) + "\n")
+    });
+    table.render(style) + &incidents.collect::<String>()
 }
 
-/// How a child ended, why, and when: the time of today, in UTC, or the whole date; and where what was found about it before
-/// that is kept.
+/// How a child ended, why, and when: the time of today, in UTC, or the whole date.
 fn last_exit(child: &Value, now: Duration) -> Option<String> {
     let mut text = child["last_exit"].as_str()?.to_owned();
     if let Some(at) = child["last_exit_at"].as_f64() {
         text = format!("{text}, {}", moment(at, now));
-    }
-    if let Some(path) = child["last_incident"].as_str() {
-        text = format!("{text}; see {path}");
     }
     Some(text)
 }
@@ -157,6 +159,15 @@ mod tests {
         assert_eq!(last_exit(&child(json!(1_767_225_599.5)), now), Some(format!("{how}, 2025-12-31T23:59:59.500Z")));
         assert_eq!(last_exit(&child(Value::Null), now), Some(how.to_owned()));
         assert_eq!(last_exit(&json!({"last_exit": null}), now), None);
+    }
+
+    #[test]
+    fn where_something_was_found_can_be_copied() {
+        let path = format!("/var/lib/{}/incident-20261128T161502-worker-4711", "deep/".repeat(30));
+        let root =
+            json!({"children": [{"name": "web#1", "last_exit": "silent", "last_incident": path}, {"name": "web#2"}]});
+        let text = children(&root, Style::PLAIN.within(80));
+        assert!(text.ends_with(&format!("\nweb#1: what was found before that exit is in {path}\n")), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::{Container, Event, Key};
-use crate::exits::{Reason, named};
+use crate::exits::{REQUEST, Reason, named};
 use crate::lifecycle::State;
 use crate::notify::ReplaceRequest;
 use crate::notify::link::Topic;
@@ -25,9 +25,15 @@ impl Container {
             return;
         };
         let limit = request.start_first.map(Duration::from_millis);
-        tracing::warn!(child = slot.name, pid = process_id, reason, by, start_first = ?limit, "replacing child");
+        let cause = named(request.cause.as_deref());
+        // What somebody asks for is nobody's fault.
+        if cause == REQUEST {
+            tracing::info!(child = slot.name, pid = process_id, reason, cause, by, start_first = ?limit, "replacing child");
+        } else {
+            tracing::warn!(child = slot.name, pid = process_id, reason, cause, by, start_first = ?limit, "replacing child");
+        }
         slot.incident = request.incident;
-        slot.reason = Some(Reason { text: request.reason, cause: named(request.cause.as_deref()) });
+        slot.reason = Some(Reason { text: request.reason, cause });
         match (limit, slot.heir) {
             (Some(limit), _) => self.succeed(key, limit),
             // Asked again, and not to wait any longer.
