@@ -274,7 +274,7 @@ fn finish(incident: Incident, threads: Threads, tasks: &str, memory: &Memory) {
     };
     write(&incident, "threads.txt", threads.as_bytes());
     match incident.finish() {
-        Ok(path) => tracing::warn!(incident = %path.display(), "kept what was found out about a process"),
+        Ok(path) => tracing::info!(incident = %path.display(), "kept what was found out about a process"),
         Err(error) => tracing::error!(error = chain(&error), "cannot keep what was found out about a process"),
     }
 }

@@ -119,7 +119,7 @@ impl Style {
             Paint::Plain => return text.to_owned(),
         };
 
-        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -143,6 +143,13 @@ pub(crate) fn clean_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_there_is_coloured() {
+        let style = Style { color: true, width: None };
+        assert_eq!(style.paint(Paint::Good, "ready"), "\x1b[32mready\x1b[0m");
+        assert_eq!(style.paint(Paint::Good, ""), "");
+    }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
