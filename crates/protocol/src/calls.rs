@@ -87,8 +87,8 @@ pub(crate) struct IncomingCalls {
 }
 
 impl IncomingCalls {
-    pub(crate) fn contains(&self, id: Id) -> bool {
-        self.table.contains_key(&id)
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// Begins a call. Of those that are not finished there may be so many, and each has an id of its own.

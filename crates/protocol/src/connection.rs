@@ -1,20 +1,21 @@
 //! One side of one connection as a state machine: bytes in, events out, bytes out. It has no socket and no clock.
 
-use std::{collections::VecDeque, mem, task::Waker, time::Instant};
+mod input;
 
-use bytes::BytesMut;
+use std::{mem, task::Waker, time::Instant};
+
 use serde::Serialize;
 
 use crate::{
-    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Refusal, Taken, keep},
+    calls::{CallKey, IncomingCalls, OutgoingCalls, Progress, Taken, keep},
     encode::Entries,
-    error::{CallError, ConnectionError, EncodeError, FrameError, MessageError, SendError},
-    failure::{Failure, class},
+    error::{CallError, ConnectionError, EncodeError, MessageError, SendError},
+    failure::Failure,
     fields::Fields,
-    flow::{self, Control, Flow},
-    frame::{self, Framing},
-    json,
-    message::{self, Id, Invalid, Message},
+    flow::{self, Flow},
+    frame::Framing,
+    held::Held,
+    message::{self, Id, Message},
     output::Output,
     settings::Settings,
 };
@@ -52,6 +53,7 @@ pub enum Event {
 ///   [`poll_event`](Self::poll_event) with it until there is none;
 /// - takes what is to be written with [`take_output`](Self::take_output), and says with
 ///   [`handle_written`](Self::handle_written) and [`handle_blocked`](Self::handle_blocked) how the writing goes;
+/// - once there will be no more to read, calls [`handle_end`](Self::handle_end) or closes;
 /// - at the time that [`poll_timeout`](Self::poll_timeout) gives, calls [`handle_timeout`](Self::handle_timeout);
 /// - once [`is_closing`](Self::is_closing), writes what there is and calls [`close`](Self::close).
 ///
@@ -61,9 +63,13 @@ pub struct Connection {
     settings: Settings,
     framing: Option<Framing>,
     incoming: IncomingCalls,
-    /// Calls that came while so many answers wait to be read by the peer that it should read first.
-    held: VecDeque<Message>,
-    held_size: usize,
+    held: Held,
+    /// A call that would have to be refused, and may not have to be once those that are held are given.
+    postponed: Option<Message>,
+    /// What was wrong with the input. It is said once the calls that came before it are given.
+    broken: Option<(Option<Id>, ConnectionError)>,
+    /// Whether the peer sends no more.
+    ended: bool,
     outgoing: OutgoingCalls,
     flow: Flow,
     output: Output,
@@ -88,8 +94,10 @@ impl Connection {
         Self {
             outgoing: OutgoingCalls::new(first, settings.queue_limit),
             incoming: IncomingCalls::default(),
-            held: VecDeque::new(),
-            held_size: 0,
+            held: Held::default(),
+            postponed: None,
+            broken: None,
+            ended: false,
             settings,
             framing: None,
             flow: Flow::default(),
@@ -120,12 +128,20 @@ impl Connection {
     /// Calls that come while too many answers wait are held back, and other messages are read on until that is too much as
     /// well. Otherwise two sides that have large answers for each other would both wait for the other to read.
     pub fn wants_input(&self) -> bool {
-        !self.closing && !self.outgoing.is_full() && self.held_size <= self.settings.backlog_limit
+        !self.closing
+            && self.broken.is_none()
+            && !self.outgoing.is_full()
+            && self.held.size() <= self.settings.backlog_limit
     }
 
     /// Whether there is a call that was held back and can be given now: [`poll_event`](Self::poll_event) gives it.
     pub fn has_held_call(&self) -> bool {
         !self.held.is_empty() && !self.closing && !self.holds_calls()
+    }
+
+    /// Whether there are calls of the peer that are not answered yet.
+    pub fn has_incoming_calls(&self) -> bool {
+        !self.incoming.is_empty()
     }
 
     /// Whether the peer should read before it makes another call.
@@ -141,6 +157,11 @@ impl Connection {
     /// Whether the connection is closed.
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether [`handle_end`](Self::handle_end) was called.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Why the connection is closing, if that is somebody's fault. It is given once.
@@ -185,163 +206,6 @@ impl Connection {
         }
     }
 
-    // Input.
-
-    /// Takes the next message off the input and says what came of it.
-    pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
-        while self.has_held_call() {
-            let message = self.held.pop_front()?;
-            self.held_size -= message.size();
-
-            if let Some(event) = self.begin_incoming(message) {
-                return Some(event);
-            }
-        }
-
-        while self.wants_input() {
-            let message = match self.take_message(input) {
-                Ok(Some(message)) => message,
-                Ok(None) => return None,
-                Err((id, error)) => {
-                    self.refuse(id, error);
-                    return None;
-                }
-            };
-
-            let event = self.handle_message(message);
-
-            if self.outgoing.is_full() {
-                let read_stall = self.settings.read_stall;
-                self.read_deadline.get_or_insert_with(|| now + read_stall);
-            }
-
-            if event.is_some() {
-                return event;
-            }
-        }
-
-        None
-    }
-
-    fn take_message(&mut self, input: &mut BytesMut) -> Result<Option<Message>, (Option<Id>, ConnectionError)> {
-        let broken = |error: FrameError| (None, ConnectionError::Frame(error));
-        let invalid = |Invalid { id, reason }: Invalid| (id, ConnectionError::Message(reason));
-        let limit = self.settings.frame_limit;
-
-        let framing = match (self.framing, input.first()) {
-            (Some(framing), _) => framing,
-            (None, Some(first)) => *self.framing.insert(Framing::of(*first)),
-            (None, None) => return Ok(None),
-        };
-
-        if framing == Framing::MessagePack {
-            return match frame::take_frame(input, limit).map_err(broken)? {
-                Some(payload) => Message::parse(payload.freeze()).map(Some).map_err(invalid),
-                None => Ok(None),
-            };
-        }
-
-        while let Some(line) = frame::take_line(input, &mut self.searched, limit).map_err(broken)? {
-            // A person presses return on an empty line at times.
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-
-            let mut payload = Vec::with_capacity(line.len());
-
-            if let Err(reason) = json::parse(&line, &mut payload) {
-                let id = message::find_id(&payload);
-                return Err(invalid(Invalid { id, reason }));
-            }
-
-            return Message::parse(payload.into()).map(Some).map_err(invalid);
-        }
-
-        Ok(None)
-    }
-
-    fn handle_message(&mut self, message: Message) -> Option<Event> {
-        let id = message.id();
-
-        if message.is_call() {
-            // Not past another one that waits.
-            if self.holds_calls() || !self.held.is_empty() {
-                self.held_size += message.size();
-                self.held.push_back(message);
-                return None;
-            }
-
-            return self.begin_incoming(message);
-        }
-
-        if message.is_cancel() {
-            if !self.incoming.contains(id)
-                && let Some(index) = self.held.iter().position(|call| call.id() == id)
-                && let Some(call) = self.held.remove(index)
-            {
-                self.held_size -= call.size();
-                return None;
-            }
-
-            return self.incoming.cancel(id, &mut self.wakers).map(Event::Cancelled);
-        }
-
-        if Control::is_one(&message) {
-            self.handle_control(Control::of(&message));
-            return None;
-        }
-
-        match id.as_outgoing() {
-            Some(id) if self.outgoing.deliver(id, message, &mut self.wakers) => Some(Event::Response(id)),
-            _ => {
-                tracing::debug!(%id, "dropped a response to a call that is over");
-                None
-            }
-        }
-    }
-
-    fn handle_control(&mut self, control: Control) {
-        if let Some(window) = control.window {
-            self.flow.window = Some(window);
-            self.outgoing.heed();
-            self.announce();
-        }
-
-        if let Some((call, more)) = control.more {
-            self.incoming.grant(call, more, &mut self.wakers);
-        }
-    }
-
-    fn begin_incoming(&mut self, message: Message) -> Option<Event> {
-        let id = message.id();
-
-        let limit = self.settings.calls_limit;
-
-        let refusal = match self.incoming.begin(id, self.flow.window, limit) {
-            Ok(key) => return Some(Event::Call { key, message }),
-            Err(Refusal::DuplicateId) => {
-                Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
-            }
-            Err(Refusal::TooManyCalls) => {
-                Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
-            }
-        };
-
-        self.put_failure(id, &refusal);
-        None
-    }
-
-    /// Answers a peer that broke the protocol, where there is something to answer to, and takes no more from it.
-    fn refuse(&mut self, id: Option<Id>, error: ConnectionError) {
-        if let Some(id) = id {
-            let failure = Failure::new(class::INVALID_MESSAGE, error.to_string());
-            self.put_failure(id, &failure);
-        }
-
-        self.closing = true;
-        self.error = Some(error);
-    }
-
     // Calls of this side.
 
     /// Makes a call. Its id is what its responses come for.
@@ -362,7 +226,7 @@ impl Connection {
         operation: &str,
         parameters: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
     ) -> Result<u64, CallError> {
-        if self.closing || self.closed {
+        if self.closing || self.closed || self.ended {
             return Err(CallError::ConnectionClosed);
         }
 
@@ -668,8 +532,10 @@ impl Connection {
         self.closing = true;
         self.closed = true;
         self.read_deadline = None;
-        self.held = VecDeque::new();
-        self.held_size = 0;
+        self.held = Held::default();
+        self.postponed = None;
+        // What was wrong matters however it ends.
+        self.error = self.error.take().or(self.broken.take().map(|(_, error)| error));
         self.output.close(&mut self.wakers);
         self.incoming.clear(&mut self.wakers);
         self.outgoing.close(&mut self.wakers);

@@ -9,10 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
 use crate::{
@@ -24,6 +21,7 @@ use crate::{
     message::Message,
     settings::Settings,
     shared::{Driver as DriverState, Shared},
+    socket::Transport,
 };
 
 /// How much is read at once, at first.
@@ -89,7 +87,7 @@ enum Writing {
 
 impl<S, H> Driver<S, H>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     H: Handler,
 {
     /// A connection over a stream, with a handle to make calls by. Calls that come in go to `handler`.
@@ -365,10 +363,22 @@ where
 
         // All that could be handled of the input was handled, so the rest is a part of a message.
         if wants_input && self.read == Reading::Ended && writing == Writing::Idle {
-            return Step::End(match self.input.len() {
-                0 => Ok(()),
-                rest => Err(ConnectionError::Truncated(rest)),
-            });
+            if !self.input.is_empty() {
+                return Step::End(Err(ConnectionError::Truncated(self.input.len())));
+            }
+
+            // It may only have said all that it has to say, and wait for the answers.
+            let is_owed = connection.has_incoming_calls() && self.handler.answers_after_end();
+
+            if !is_owed || self.stream.poll_gone(cx).is_ready() {
+                return Step::End(Ok(()));
+            }
+
+            if !connection.has_ended() {
+                drop(state);
+                self.shared.with(Connection::handle_end);
+                return Step::Again;
+            }
         }
 
         state.driver = DriverState::Waiting {
@@ -411,7 +421,7 @@ where
 
 impl<S, H> Future for Driver<S, H>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
     H: Handler,
 {
     type Output = Result<(), ConnectionError>;

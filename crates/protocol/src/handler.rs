@@ -49,6 +49,15 @@ pub trait Handler: Send + Sync + 'static {
     /// longer once it has answered.
     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture>;
 
+    /// Whether calls that are under way are carried on for a peer that said that it sends no more, as `nc -N` does when its
+    /// input ends. The connection is closed when they are answered. If not, it is closed at once, which is right for a peer
+    /// that is there to be called.
+    ///
+    /// Default is yes.
+    fn answers_after_end(&self) -> bool {
+        true
+    }
+
     /// This handler behind a hook, which sees each call before it is answered. It lets the call pass, or refuses it with a
     /// failure; and it may leave something in the [`Responder`] to be done when the call is [over](Responder::when_over).
     /// Authorization and tracing are such hooks.
@@ -98,6 +107,10 @@ where
             }
         }
     }
+
+    fn answers_after_end(&self) -> bool {
+        self.handler.answers_after_end()
+    }
 }
 
 impl<H: std::fmt::Debug, F> std::fmt::Debug for Behind<H, F> {
@@ -123,6 +136,10 @@ type Hook = Box<dyn FnOnce(Outcome<'_>) + Send + Sync>;
 impl<H: Handler + ?Sized> Handler for Arc<H> {
     fn call(&self, request: Request, responder: Responder) -> Option<BoxFuture> {
         (**self).call(request, responder)
+    }
+
+    fn answers_after_end(&self) -> bool {
+        (**self).answers_after_end()
     }
 }
 

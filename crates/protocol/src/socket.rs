@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf, unix::AsyncFd},
     net::UnixStream,
 };
 
@@ -101,6 +101,31 @@ impl Socket {
 #[expect(deprecated)]
 fn register(stream: Arc<StdStream>, interest: Interest) -> io::Result<AsyncFd<Arc<StdStream>>> {
     AsyncFd::with_interest(stream, interest)
+}
+
+/// What a [`Driver`](crate::Driver) reads from and writes to.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Ready once the peer takes no more. It is asked of one that sends no more, while it is owed answers.
+    ///
+    /// Default is that who sends no more takes none either. That is right wherever nothing tells the one from the other: calls
+    /// that nobody waits for should not be carried on.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+impl Transport for UnixStream {}
+
+impl Transport for DuplexStream {}
+
+impl Transport for Socket {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Whoever waits for room is told by the writing.
+        let State::Reading(stream) = &self.0 else { return Poll::Pending };
+
+        // It is not told of room, so what makes it ready to write is only that nothing will be read any more.
+        stream.poll_write_ready(cx).map(|_| ())
+    }
 }
 
 impl AsyncRead for Socket {

@@ -411,14 +411,66 @@ async fn dropped_driver_closes_the_connection() {
     drop(here);
 }
 
+/// Also to a call that takes its time: what ends a connection is that the peer takes no more.
 #[tokio::test]
-async fn half_closed_peer_still_gets_its_answer() {
-    let (mut here, _reports) = raw(Settings::default());
-    here.write_all(b"{\"id\":1,\"do\":\"echo\",\"a\":1}\n").await.unwrap();
+async fn half_closed_peer_still_gets_its_answers() {
+    let lines = "{\"id\":1,\"do\":\"echo\",\"a\":1}\n{\"id\":3,\"do\":\"wait\",\"a\":2}\n";
+    let frames = b"\0\0\0\x0d\x82\xa2id\x01\xa2do\xa4echo\0\0\0\x0d\x82\xa2id\x03\xa2do\xa4wait";
+
+    for (calls, answers) in [
+        (lines.as_bytes(), ["{\"id\":1,\"finished\":true,\"a\":1}\n", "{\"id\":3,\"finished\":true,\"a\":2}\n"]),
+        (
+            frames,
+            ["\0\0\0\x0f\u{82}\u{a2}id\x01\u{a8}finished\u{c3}", "\0\0\0\x0f\u{82}\u{a2}id\x03\u{a8}finished\u{c3}"],
+        ),
+    ] {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let released = Arc::new(tokio::sync::Notify::new());
+        let release = released.clone();
+        let operations = Operations::new()
+            .operation("echo", |request: Request| async move { Ok(request.into_fields()) })
+            .operation("wait", move |request: Request| {
+                let released = released.clone();
+                async move {
+                    released.notified().await;
+                    Ok(request.into_fields())
+                }
+            });
+        let (client, driver) = Driver::new(Socket::from(there), Side::Accepted, operations, Settings::default());
+        let driver = tokio::spawn(driver);
+        here.write_all(calls).await.unwrap();
+        here.shutdown().await.unwrap();
+        let mut answer = vec![0; answers[0].chars().count()];
+        here.read_exact(&mut answer).await.unwrap();
+        assert!(matches!(client.call("x", &()).await, Err(CallError::ConnectionClosed)), "nobody would answer");
+        release.notify_one();
+        here.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.iter().map(|byte| char::from(*byte)).collect::<String>(), answers.concat());
+        driver.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn half_closed_peer_that_leaves_is_noticed() {
+    let (mut here, mut reports) = raw(Settings::default());
+    here.write_all(b"{\"id\":1,\"do\":\"hang\"}\n").await.unwrap();
+    here.shutdown().await.unwrap();
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    drop(here);
+    assert_eq!(reports.recv().await, Some(Report::Dropped));
+}
+
+#[tokio::test]
+async fn call_that_comes_with_its_cancellation_does_not_begin() {
+    let (mut here, mut reports) = raw(Settings::default());
+    here.write_all(b"{\"id\":1,\"do\":\"hang\"}\n{\"id\":1,\"cancel\":true}\n{\"id\":3,\"do\":\"now\"}\n")
+        .await
+        .unwrap();
     here.shutdown().await.unwrap();
     let mut answer = String::new();
     here.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "{\"id\":1,\"finished\":true,\"a\":1}\n");
+    assert_eq!(answer, "{\"id\":3,\"finished\":true}\n");
+    assert_eq!(reports.recv().await, None, "nothing was started");
 }
 
 #[tokio::test]

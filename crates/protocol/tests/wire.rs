@@ -265,6 +265,55 @@ fn cancelled_call_gets_nothing_more_and_its_id_is_free() {
 }
 
 #[test]
+fn call_whose_cancellation_comes_with_it_is_not_given() {
+    let mut server = Peer::new(Side::Accepted);
+    let cancel = message!({"id": 2, "cancel": true});
+    let other = message!({"id": 4, "do": "x"});
+    let events = server.receive(&[STATUS, &other, &cancel].concat());
+    assert!(matches!(&events[..], [Event::Call { key, .. }] if key.id() == 4.into()), "{events:?}");
+    assert!(server.output().is_empty(), "there is no answer to a cancellation");
+
+    let mut server = Peer::new(Side::Accepted);
+    assert!(server.receive(b"{\"id\":1,\"do\":\"x\"}\n{\"id\":1,\"cancel\":true}\n").is_empty());
+    assert!(!server.connection.has_incoming_calls());
+    server.receive_call(b"{\"id\":1,\"do\":\"x\"}\n");
+}
+
+/// Takes the calls that come as a handler does that answers at once.
+fn answer_at_once(server: &mut Peer, bytes: &[u8]) -> usize {
+    server.input.extend_from_slice(bytes);
+    let mut calls = 0;
+
+    while let Some(event) = server.connection.poll_event(&mut server.input, server.now) {
+        if let Event::Call { key, .. } = event {
+            server.connection.respond(key, true, &()).unwrap();
+            calls += 1;
+        }
+    }
+
+    calls
+}
+
+#[test]
+fn calls_that_come_together_are_not_refused_before_the_first_are_answered() {
+    let settings = Settings::default().calls_limit(2);
+    let mut server = Peer::with(Side::Accepted, settings);
+    let many: Vec<u8> = (1..=9).flat_map(|id| message!({"id": id, "do": "x"})).collect();
+    assert_eq!(answer_at_once(&mut server, &many), 9);
+    assert_eq!(answer_at_once(&mut server, &[STATUS; 5].concat()), 5, "each is over when the next one begins");
+    assert!(server.output_messages().iter().all(|answer| answer["failed"].is_null()));
+}
+
+#[test]
+fn calls_before_what_is_broken_are_answered() {
+    let mut server = Peer::new(Side::Accepted);
+    assert_eq!(answer_at_once(&mut server, &[STATUS, STATUS, &message!({"id": 8, "do": 1}), STATUS].concat()), 2);
+    let ids: Vec<_> = server.output_messages().into_iter().map(|answer| answer["id"].clone()).collect();
+    assert_eq!(ids, [2, 2, 8]);
+    assert!(server.connection.is_closing() && server.connection.take_error().is_some());
+}
+
+#[test]
 fn call_that_is_dropped_is_cancelled_once() {
     let mut client = Peer::new(Side::Connected);
     let id = client.connection.call("x", &()).unwrap();
@@ -459,7 +508,7 @@ fn json_lines_in_pieces_several_at_once_and_blank() {
         assert!(server.receive(&[*byte]).is_empty());
     }
 
-    let events = server.receive(b"\r\n\r\n  \n{\"id\":2,\"do\":\"y\"}\n{\"id\":1,\"cancel\":true}\n{\"id\":");
+    let events = server.receive(b"\r\n\r\n  \n{\"id\":2,\"do\":\"y\"}\n{\"id\":7,\"do\":\"z\"}\n{\"id\":");
     assert_eq!(events.len(), 3);
     assert!(!server.connection.is_closing());
 }
@@ -752,6 +801,37 @@ fn peer_that_was_not_told_is_not_asked_for_more() {
     }
 
     assert!(client.output().is_empty(), "it never said that it understands");
+}
+
+/// It was made before the peer knew that there are windows, so it is not asked for more.
+#[test]
+fn window_that_comes_with_a_call_is_for_those_after_it() {
+    let mut server = Peer::with(Side::Accepted, Settings::default().queue_limit(100));
+    let window = message!({"id": 0, "window": 1});
+    let events = server.receive(&[STATUS, &window, &message!({"id": 4, "do": "x"})].concat());
+    let [Event::Call { key: before, .. }, Event::Call { key: after, .. }] = events[..] else { panic!("{events:?}") };
+
+    for _ in 0..2 {
+        server.connection.respond(before, false, &()).unwrap();
+    }
+
+    server.connection.respond(after, false, &()).unwrap();
+    assert_eq!((server.connection.has_room(before), server.connection.has_room(after)), (Ok(true), Ok(false)));
+}
+
+#[test]
+fn peer_that_sends_no_more_answers_nothing_and_is_answered() {
+    let mut server = Peer::new(Side::Accepted);
+    let id = server.connection.call("x", &()).unwrap();
+    let (key, ..) = server.receive_call(STATUS);
+    server.output();
+    server.connection.handle_end();
+    assert!(matches!(server.connection.take_response(id), Err(CallError::ConnectionClosed)));
+    assert!(matches!(server.connection.call("x", &()), Err(CallError::ConnectionClosed)));
+    assert!(server.connection.has_incoming_calls() && server.connection.is_wanted(key));
+    server.connection.respond(key, true, &()).unwrap();
+    assert!(!server.connection.has_incoming_calls());
+    assert_eq!(server.output_messages(), [serde_json::json!({"id": 2, "finished": true})]);
 }
 
 #[test]

@@ -153,6 +153,10 @@ impl Registry {
         self.lock().workers.get(id).cloned()
     }
 
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.lock().workers.contains_key(id)
+    }
+
     /// A handle to call a worker by.
     pub(crate) fn client(&self, id: &str) -> Option<Client> {
         self.lock().workers.get(id).map(|worker| worker.client.clone())

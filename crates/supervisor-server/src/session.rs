@@ -109,6 +109,11 @@ impl Handler for Session {
             None => supervisor.call(self, request, responder),
         }
     }
+
+    /// A worker that takes calls and answers none is no worker.
+    fn answers_after_end(&self) -> bool {
+        !self.supervisor.registry.contains(&self.id)
+    }
 }
 
 struct Registration(Arc<Session>);

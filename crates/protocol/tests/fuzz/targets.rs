@@ -123,7 +123,9 @@ fn says_again(fields: &Fields) {
 /// What one side understood, and what it said to it.
 #[derive(Debug, PartialEq)]
 struct Transcript {
-    events: Vec<String>,
+    /// Those that are still wanted: one that was cancelled need not have been given.
+    calls: Vec<(CallKey, String)>,
+    responses: Vec<String>,
     output: Vec<u8>,
     error: Option<String>,
     /// What stays as the beginning of a message, unless it was given up.
@@ -136,19 +138,21 @@ impl Transcript {
         let outgoing = [peer.call("x", &()).unwrap(), peer.call("y", &()).unwrap()];
         let mut output = Vec::new();
         peer.take_output(&mut output);
-        let (mut input, mut events, now) = (BytesMut::new(), Vec::new(), Instant::now());
+        let (mut input, now) = (BytesMut::new(), Instant::now());
+        let (mut calls, mut responses) = (Vec::<(CallKey, String)>::new(), Vec::new());
 
         for part in data.chunks(cut) {
             input.extend_from_slice(part);
 
             loop {
                 while let Some(event) = peer.poll_event(&mut input, now) {
-                    events.push(match event {
+                    match event {
                         Event::Call { key, message } => {
-                            format!("{:?} {:?} {:?}", key.id(), message.operation(), message.fields().to_value())
+                            calls.push((key, format!("{:?} {:?}", message.operation(), message.fields().to_value())));
                         }
-                        event => format!("{event:?}"),
-                    });
+                        Event::Cancelled(key) => calls.retain(|(known, _)| *known != key),
+                        _ => {}
+                    }
                 }
 
                 if peer.wants_input() || peer.is_closing() {
@@ -156,21 +160,21 @@ impl Transcript {
                 }
 
                 // Only when it is full, which it is at the same message wherever the input is cut.
-                take_all(&mut peer, outgoing, &mut events, &mut output);
+                take_all(&mut peer, outgoing, &mut responses, &mut output);
             }
         }
 
-        take_all(&mut peer, outgoing, &mut events, &mut output);
+        take_all(&mut peer, outgoing, &mut responses, &mut output);
         let error = peer.take_error().map(|error| error.to_string());
         let rest = (!peer.is_closing()).then_some(input.len());
-        Self { events, output, error, rest }
+        Self { calls, responses, output, error, rest }
     }
 }
 
-fn take_all(peer: &mut Connection, outgoing: [u64; 2], events: &mut Vec<String>, output: &mut Vec<u8>) {
+fn take_all(peer: &mut Connection, outgoing: [u64; 2], responses: &mut Vec<String>, output: &mut Vec<u8>) {
     for id in outgoing {
         while let Ok(Some(message)) = peer.take_response(id) {
-            events.push(format!("{id} {:?} {:?}", message.is_final(), message.into_fields().to_value()));
+            responses.push(format!("{id} {:?} {:?}", message.is_final(), message.into_fields().to_value()));
         }
     }
 

@@ -1,0 +1,195 @@
+//! What one side makes of the bytes that come.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::{Connection, Event};
+use crate::{
+    calls::{CallKey, Refusal},
+    error::{ConnectionError, FrameError},
+    failure::{Failure, class},
+    flow::Control,
+    frame::{self, Framing},
+    json,
+    message::{self, Id, Invalid, Message},
+};
+
+impl Connection {
+    /// Takes messages off the input until something came of one, and says what.
+    ///
+    /// Calls are given last, when the input holds no more: one whose cancellation came along with it is not begun at all.
+    pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
+        loop {
+            if self.postponed.is_none() && self.wants_input() {
+                match self.take_message(input) {
+                    Ok(Some(message)) => {
+                        let event = self.handle_message(message, input.is_empty());
+
+                        if self.outgoing.is_full() {
+                            let read_stall = self.settings.read_stall;
+                            self.read_deadline.get_or_insert_with(|| now + read_stall);
+                        }
+
+                        match event {
+                            Some(event) => return Some(event),
+                            None => continue,
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(broken) => self.broken = Some(broken),
+                }
+            }
+
+            if let Some((key, message)) = self.take_held() {
+                return Some(Event::Call { key, message });
+            }
+
+            let message = self.postponed.take()?;
+            let event = self.handle_call(message, false);
+
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    fn take_held(&mut self) -> Option<(CallKey, Message)> {
+        if self.has_held_call() {
+            return self.held.pop();
+        }
+
+        if self.held.is_empty()
+            && let Some((id, error)) = self.broken.take()
+        {
+            self.refuse(id, error);
+        }
+
+        None
+    }
+
+    /// The peer sends no more, so it answers no calls: those that were made to it end, and no other can be made. Its own can
+    /// still be answered.
+    pub fn handle_end(&mut self) {
+        self.ended = true;
+        self.outgoing.close(&mut self.wakers);
+    }
+
+    fn take_message(&mut self, input: &mut BytesMut) -> Result<Option<Message>, (Option<Id>, ConnectionError)> {
+        let broken = |error: FrameError| (None, ConnectionError::Frame(error));
+        let invalid = |Invalid { id, reason }: Invalid| (id, ConnectionError::Message(reason));
+        let limit = self.settings.frame_limit;
+
+        let framing = match (self.framing, input.first()) {
+            (Some(framing), _) => framing,
+            (None, Some(first)) => *self.framing.insert(Framing::of(*first)),
+            (None, None) => return Ok(None),
+        };
+
+        if framing == Framing::MessagePack {
+            return match frame::take_frame(input, limit).map_err(broken)? {
+                Some(payload) => Message::parse(payload.freeze()).map(Some).map_err(invalid),
+                None => Ok(None),
+            };
+        }
+
+        while let Some(line) = frame::take_line(input, &mut self.searched, limit).map_err(broken)? {
+            // A person presses return on an empty line at times.
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+
+            let mut payload = Vec::with_capacity(line.len());
+
+            if let Err(reason) = json::parse(&line, &mut payload) {
+                let id = message::find_id(&payload);
+                return Err(invalid(Invalid { id, reason }));
+            }
+
+            return Message::parse(payload.into()).map(Some).map_err(invalid);
+        }
+
+        Ok(None)
+    }
+
+    fn handle_message(&mut self, message: Message, is_last: bool) -> Option<Event> {
+        let id = message.id();
+
+        if message.is_call() {
+            return self.handle_call(message, is_last);
+        }
+
+        if message.is_cancel() {
+            let key = self.incoming.cancel(id, &mut self.wakers)?;
+
+            // Whom it was to be given to has not heard of it.
+            return (!self.held.remove(key)).then_some(Event::Cancelled(key));
+        }
+
+        if Control::is_one(&message) {
+            self.handle_control(Control::of(&message));
+            return None;
+        }
+
+        match id.as_outgoing() {
+            Some(id) if self.outgoing.deliver(id, message, &mut self.wakers) => Some(Event::Response(id)),
+            _ => {
+                tracing::debug!(%id, "dropped a response to a call that is over");
+                None
+            }
+        }
+    }
+
+    fn handle_control(&mut self, control: Control) {
+        if let Some(window) = control.window {
+            self.flow.window = Some(window);
+            self.outgoing.heed();
+            self.announce();
+        }
+
+        if let Some((call, more)) = control.more {
+            self.incoming.grant(call, more, &mut self.wakers);
+        }
+    }
+
+    /// Begins a call, and gives it at once if nothing that came with it is to be looked at before.
+    fn handle_call(&mut self, message: Message, is_last: bool) -> Option<Event> {
+        let id = message.id();
+        let limit = self.settings.calls_limit;
+
+        let refusal = match self.incoming.begin(id, self.flow.window, limit) {
+            Ok(key) if is_last && self.held.is_empty() && !self.holds_calls() => {
+                return Some(Event::Call { key, message });
+            }
+            Ok(key) => {
+                self.held.push(key, message);
+                return None;
+            }
+            // Those may be answered as soon as they are given.
+            Err(_) if self.has_held_call() => {
+                self.postponed = Some(message);
+                return None;
+            }
+            Err(Refusal::DuplicateId) => {
+                Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
+            }
+            Err(Refusal::TooManyCalls) => {
+                Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
+            }
+        };
+
+        self.put_failure(id, &refusal);
+        None
+    }
+
+    /// Answers a peer that broke the protocol, where there is something to answer to, and takes no more from it.
+    fn refuse(&mut self, id: Option<Id>, error: ConnectionError) {
+        if let Some(id) = id {
+            let failure = Failure::new(class::INVALID_MESSAGE, error.to_string());
+            self.put_failure(id, &failure);
+        }
+
+        self.closing = true;
+        self.error = Some(error);
+    }
+}
