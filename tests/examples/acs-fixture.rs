@@ -500,12 +500,11 @@ async fn recycles(instance: Instance) -> Result<(), BoxError> {
     tokio::pin!(shutdown);
     let mut connections = 0;
     loop {
-        let (mut stream, _) = tokio::select! {
+        let (stream, _) = tokio::select! {
             connection = listener.accept() => connection?,
             () = &mut shutdown => return Ok(()),
         };
-        let (mut read, mut write) = stream.split();
-        tokio::io::copy(&mut read, &mut write).await?;
+        send_back(stream).await?;
         connections += 1;
         if connections >= 20 {
             instance.recycle("20 connections")?;
@@ -519,15 +518,17 @@ async fn echo(instance: Instance) -> Result<(), BoxError> {
     let shutdown = instance.shutdown();
     tokio::pin!(shutdown);
     loop {
-        let (mut stream, _) = tokio::select! {
+        let (stream, _) = tokio::select! {
             connection = listener.accept() => connection?,
             () = &mut shutdown => return Ok(()),
         };
-        tokio::spawn(async move {
-            let (mut read, mut write) = stream.split();
-            tokio::io::copy(&mut read, &mut write).await
-        });
+        tokio::spawn(send_back(stream));
     }
+}
+
+async fn send_back(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite) -> std::io::Result<u64> {
+    let (mut read, mut write) = tokio::io::split(stream);
+    tokio::io::copy(&mut read, &mut write).await
 }
 
 async fn echo_unix(instance: Instance) -> Result<(), BoxError> {
@@ -536,14 +537,11 @@ async fn echo_unix(instance: Instance) -> Result<(), BoxError> {
     let shutdown = instance.shutdown();
     tokio::pin!(shutdown);
     loop {
-        let (mut stream, _) = tokio::select! {
+        let (stream, _) = tokio::select! {
             connection = listener.accept() => connection?,
             () = &mut shutdown => return Ok(()),
         };
-        tokio::spawn(async move {
-            let (mut read, mut write) = stream.split();
-            tokio::io::copy(&mut read, &mut write).await
-        });
+        tokio::spawn(send_back(stream));
     }
 }
 
@@ -561,11 +559,8 @@ async fn sockets(instance: Instance) -> Result<(), BoxError> {
     loop {
         tokio::select! {
             connection = listener.accept() => {
-                let (mut stream, _) = connection?;
-                tokio::spawn(async move {
-                    let (mut read, mut write) = stream.split();
-                    tokio::io::copy(&mut read, &mut write).await
-                });
+                let (stream, _) = connection?;
+                tokio::spawn(send_back(stream));
             }
             received = udp.recv_from(&mut one) => {
                 let (length, sender) = received?;

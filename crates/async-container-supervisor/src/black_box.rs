@@ -12,7 +12,7 @@ use async_container_diagnostics::{
     incident::{Incident, Store},
     output,
 };
-use async_container_protocol::{CallError, Fields};
+use async_container_protocol::{CallError, Fields, describe};
 use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Workers};
 use serde::Serialize;
 use tokio::{
@@ -209,7 +209,7 @@ async fn record(
     let incident = match begun {
         Ok(Ok(incident)) => incident,
         Ok(Err(error)) => {
-            tracing::error!(process_id, error = chain(&error), "cannot keep what is found out about a process");
+            tracing::error!(process_id, error = describe(&error), "cannot keep what is found out about a process");
             return None;
         }
         Err(error) => {
@@ -223,7 +223,7 @@ async fn record(
     // First, so that what the worker does in order to answer is not in the picture.
     let stacks = spawn_blocking(move || {
         let stacks = ExternalDump::new(process_id).deadline(stopping).stacks();
-        (stacks.map_err(|error| chain(&error)), sizes(process_id))
+        (stacks.map_err(|error| describe(&error)), sizes(process_id))
     });
     let (stacks, sizes) = stacks.await.unwrap_or_else(|error| (Err(error.to_string()), BTreeMap::new()));
     let worker = worker.as_ref();
@@ -275,7 +275,7 @@ fn finish(incident: Incident, threads: Threads, tasks: &str, memory: &Memory) {
     write(&incident, "threads.txt", threads.as_bytes());
     match incident.finish() {
         Ok(path) => tracing::info!(incident = %path.display(), "kept what was found out about a process"),
-        Err(error) => tracing::error!(error = chain(&error), "cannot keep what was found out about a process"),
+        Err(error) => tracing::error!(error = describe(&error), "cannot keep what was found out about a process"),
     }
 }
 
@@ -288,7 +288,7 @@ fn write_json<T: Serialize>(incident: &Incident, name: &str, report: &T) {
 
 fn write(incident: &Incident, name: &str, contents: &[u8]) {
     if let Err(error) = incident.write(name, contents) {
-        tracing::error!(error = chain(&error), "cannot keep what was found out about a process");
+        tracing::error!(error = describe(&error), "cannot keep what was found out about a process");
     }
 }
 
@@ -343,7 +343,7 @@ async fn ask(worker: &Worker, operation: &str, parameters: &[(&str, &str)], unti
 
     match timeout_at(until, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(format!("the worker cannot tell: {}", chain(&error))),
+        Ok(Err(error)) => Err(format!("the worker cannot tell: {}", describe(&error))),
         Err(_) => Err(format!("the worker did not answer within {:.1} s", start.elapsed().as_secs_f64())),
     }
 }
@@ -380,17 +380,4 @@ fn kernel(process_id: u32) -> BTreeMap<String, String> {
         .filter(|(name, _)| SHOWN.contains(name))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect()
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-
-    message
 }

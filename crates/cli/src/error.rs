@@ -159,17 +159,3 @@ fn is_socket(path: &Path) -> bool {
     // If it is gone by now, it was one: something that ended and cleaned up after itself.
     std::fs::metadata(path).map_or(true, |metadata| metadata.file_type().is_socket())
 }
-
-/// The error and its causes on one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-
-    text
-}

@@ -54,6 +54,7 @@ mod units;
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
+use async_container_protocol::describe;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -133,7 +134,7 @@ fn finish(result: Result) -> ExitCode {
 
     if !error.is_silent() {
         // If standard error is closed, there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", output::clean(&error::describe(&error)));
+        let _ = writeln!(std::io::stderr(), "{}", output::clean(&describe(&error)));
     }
 
     ExitCode::from(error.status())

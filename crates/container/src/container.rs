@@ -34,7 +34,7 @@ use self::restart::Regroup;
 use self::timers::sleep_until;
 use self::words::{log_kill, next_try, pid_of};
 use crate::cgroup::Tree;
-use crate::error::CgroupError;
+use crate::error::{CgroupError, SpawnError};
 use crate::exit::ExitStatus;
 use crate::exits::Exits;
 use crate::instance::child_name;
@@ -544,26 +544,27 @@ impl Container {
                 }
                 self.begin_probes(key, now);
             }
-            Err(error) => {
-                let reason = format!("cannot start: {error}");
-                slot.lifecycle.handle_spawn_failed(now, error.is_transient());
-                self.policies.statistics.failed(now);
-                tracing::error!(
-                    child = slot.name,
-                    %error,
-                    attempt = slot.lifecycle.failures(),
-                    next_try = %next_try(slot.lifecycle.state(), now),
-                    "cannot start child"
-                );
-                slot.exits.note(reason.clone(), "spawn");
-                self.events.push_back(Event::Failed {
-                    generation: slot.generation,
-                    reason: format!("{}: {reason}", slot.name),
-                });
-                self.take_over(key);
-                self.report_stopped(key);
-            }
+            Err(error) => self.spawn_failed(key, &error, now),
         }
+    }
+
+    fn spawn_failed(&mut self, key: Key, error: &SpawnError, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let reason = format!("cannot start: {error}");
+        slot.lifecycle.handle_spawn_failed(now, error.is_transient());
+        self.policies.statistics.failed(now);
+        tracing::error!(
+            child = slot.name,
+            %error,
+            attempt = slot.lifecycle.failures(),
+            next_try = %next_try(slot.lifecycle.state(), now),
+            "cannot start child"
+        );
+        slot.exits.note(reason.clone(), "spawn");
+        let reason = format!("{}: {reason}", slot.name);
+        self.events.push_back(Event::Failed { generation: slot.generation, reason });
+        self.take_over(key);
+        self.report_stopped(key);
     }
 
     /// Goes on without a process that cannot be ended.

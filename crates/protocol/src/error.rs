@@ -260,3 +260,33 @@ pub enum SendError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
 }
+
+/// An error and what caused it, on one line. What an error has said of its cause already is not said again.
+///
+/// ```
+/// use async_container_protocol::describe;
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("cannot read the settings")]
+/// struct Settings(#[source] std::io::Error);
+///
+/// let error = Settings(std::io::Error::other("the disk is gone"));
+/// assert_eq!(describe(&error), "cannot read the settings: the disk is gone");
+/// ```
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+
+    while let Some(cause) = source {
+        let said = cause.to_string();
+
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+
+        source = cause.source();
+    }
+
+    text
+}

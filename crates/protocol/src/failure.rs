@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 
-use crate::{error::EncodeError, fields::Fields};
+use crate::{
+    error::{EncodeError, describe},
+    fields::Fields,
+};
 
 /// The classes that the library itself uses. Applications add their own.
 pub mod class {
@@ -141,15 +144,6 @@ impl fmt::Debug for Failure {
 /// Not an `Error` itself, so that this can be: handlers end with `?` on whatever they call.
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-
-        Self::new(class::INTERNAL, message)
+        Self::new(class::INTERNAL, describe(&error))
     }
 }

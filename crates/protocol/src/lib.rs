@@ -114,7 +114,7 @@ pub use connection::Side;
 pub use driver::Driver;
 pub use error::{
     CallError, ConnectError, ConnectionError, DecodeError, EncodeError, FrameError, MessageError, PathTooLong,
-    SendError,
+    SendError, describe,
 };
 pub use failure::{Failure, class};
 pub use fields::Fields;

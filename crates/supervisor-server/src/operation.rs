@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use async_container_protocol::{BoxFuture, Failure, Fields, Handler, Operations, Request, Responder, SendError, class};
+use async_container_protocol::{
+    BoxFuture, Failure, Fields, Handler, Operations, Request, Responder, SendError, class, describe,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -321,17 +323,4 @@ fn invalid(error: &dyn std::error::Error) -> Failure {
 
 fn no_state() -> Failure {
     Failure::not_supported("the root controller of this supervisor tells nothing of its children")
-}
-
-/// An error with its causes.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-
-    message
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use async_container_protocol::describe;
 use async_container_supervisor_client::{Signal, Supervisor};
 use tokio::{sync::mpsc::UnboundedSender, time::Instant};
 
@@ -18,7 +19,7 @@ const REASON: &str = "asked for in acs top";
 pub(super) async fn run(path: PathBuf, command: Command, updates: UnboundedSender<Update>) {
     let update = match work(&path, command, &updates).await {
         Ok(update) => update,
-        Err(error) => Update::Notice { text: crate::error::describe(&error), is_bad: true },
+        Err(error) => Update::Notice { text: describe(&error), is_bad: true },
     };
     let _ = updates.send(update);
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::words::next_try;
 use super::{Container, Event, Key};
 use crate::error::SpawnError;
 use crate::exit::ExitStatus;
@@ -60,23 +59,7 @@ impl Container {
                 self.policies.statistics.spawned(again, now);
                 self.policies.child_spawned(&slot.as_policies_see_it(None), now);
             }
-            Err(error) => {
-                let reason = format!("cannot start: {error}");
-                slot.lifecycle.handle_spawn_failed(now, error.is_transient());
-                self.policies.statistics.failed(now);
-                tracing::error!(
-                    child = slot.name,
-                    %error,
-                    attempt = slot.lifecycle.failures(),
-                    next_try = %next_try(slot.lifecycle.state(), now),
-                    "cannot start child"
-                );
-                slot.exits.note(reason.clone(), "spawn");
-                let reason = format!("{}: {reason}", slot.name);
-                self.events.push_back(Event::Failed { generation: slot.generation, reason });
-                self.take_over(key);
-                self.report_stopped(key);
-            }
+            Err(error) => self.spawn_failed(key, &error, now),
         }
     }
 
