@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    collections::HashMap,
+    fs,
     io::{BufRead, BufReader},
     process::{Command, ExitCode, Stdio},
     sync::{Arc, Barrier},
@@ -13,11 +15,14 @@ use std::{
 
 use async_container_supervisor::diagnostics::{
     external::ExternalDump,
-    threads::{Thread, ThreadDump},
+    threads::{Options, Thread, ThreadDump},
 };
 
 const THREADS: usize = 200;
 const ROUNDS: usize = 25;
+
+/// Dumps whose handlers measure themselves: so many that one in a hundred of all their handlers are two hundred.
+const MEASURED: usize = 100;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -85,13 +90,30 @@ fn measure() -> Result<(), Error> {
 
     let _barrier = crowd();
     settle(|| Ok(ThreadDump::take()?))?;
-    let (mut whole, mut copying, mut stops) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut whole, mut copying) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let dump = ThreadDump::take()?;
         whole.push(start.elapsed().as_secs_f64());
         copying.push(dump.duration);
-        stops.push(dump.longest_stop);
+    }
+
+    let (mut cpu, mut wall, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..MEASURED {
+        let before = cpu_times()?;
+        let dump = Options::new().measure_stops().take()?;
+        let after = cpu_times()?;
+        for thread in &dump.threads {
+            let Some(stop) = thread.stop else { continue };
+            cpu.push(stop.cpu_time);
+            wall.push(stop.duration);
+            if let (Some(before), Some(after)) = (before.get(&thread.id), after.get(&thread.id)) {
+                all.push(after - before);
+            }
+        }
+    }
+    if cpu.len() < MEASURED * THREADS {
+        return Err(format!("only {} handlers measured themselves", cpu.len()).into());
     }
 
     let mut child = Command::new(std::env::current_exe()?).arg("child").stdout(Stdio::piped()).spawn()?;
@@ -108,15 +130,37 @@ fn measure() -> Result<(), Error> {
     child.wait()?;
 
     println!(
-        r#"{{"first": {}, "whole": {}, "copying": {}, "stop": {}, "outside": {}, "stopped": {}}}"#,
+        r#"{{"first": {}, "whole": {}, "copying": {}, "cpu": {}, "wall": {}, "all": {}, "outside": {}, "stopped": {}}}"#,
         first.as_secs_f64() * 1e9,
         median(whole),
         median(copying),
-        median(stops),
+        spread(cpu),
+        spread(wall),
+        spread(all),
         median(outside),
         median(stopped),
     );
     Ok(())
+}
+
+/// The processor time of each thread, in seconds, as the kernel counts it.
+fn cpu_times() -> Result<HashMap<u32, f64>, Error> {
+    let mut times = HashMap::new();
+    for task in fs::read_dir("/proc/self/task")? {
+        let task = task?;
+        let id = task.file_name().to_string_lossy().parse()?;
+        let text = fs::read_to_string(task.path().join("schedstat"))?;
+        let nanoseconds: f64 = text.split(' ').next().unwrap_or_default().parse()?;
+        times.insert(id, nanoseconds / 1e9);
+    }
+    Ok(times)
+}
+
+/// The median, what one in a hundred exceeds, and the most, in nanoseconds, as JSON.
+fn spread(mut seconds: Vec<f64>) -> String {
+    seconds.sort_by(f64::total_cmp);
+    let at = |place: usize| seconds[place.min(seconds.len() - 1)] * 1e9;
+    format!("[{}, {}, {}]", at(seconds.len() / 2), at(seconds.len() * 99 / 100), at(seconds.len()))
 }
 
 /// In nanoseconds.

@@ -49,6 +49,9 @@ use crate::{
 /// How many samples may wait to be walked.
 const SLOTS: usize = 64;
 
+/// So many are worth being woken for. The others have room until then.
+const ENOUGH: u32 = SLOTS as u32 / 4;
+
 /// How often to look for new threads.
 const NEW_THREADS: Duration = Duration::from_millis(100);
 
@@ -288,7 +291,7 @@ impl Round {
         while self.start.elapsed() < duration && !cancelled.load(Ordering::Relaxed) {
             let answers = self.pool.answers();
             self.collect();
-            self.pool.wait(answers, NEW_THREADS.min(duration.saturating_sub(self.start.elapsed())));
+            self.pool.wait(answers, ENOUGH, NEW_THREADS.min(duration.saturating_sub(self.start.elapsed())));
 
             if looked.elapsed() >= NEW_THREADS {
                 self.add_threads()?;

@@ -133,7 +133,7 @@ impl ExternalDump {
                 Some(registers) => threads::walk_copy(&unwinder, &mut cache, registers, &thread.stack),
                 None => (Vec::new(), End::Complete),
             };
-            let walked = Walked { addresses, cut_off: end == End::CutOff, note: thread.note };
+            let walked = Walked { addresses, cut_off: end == End::CutOff, note: thread.note, stop: None };
             (thread.task.into_thread(process_id, thread.cpu_time), walked)
         });
         let threads = found.collect();

@@ -79,6 +79,7 @@ pub struct Options {
     deadline: Duration,
     signal: Option<i32>,
     only: Option<Vec<u32>>,
+    measured: bool,
 }
 
 impl Options {
@@ -86,7 +87,7 @@ impl Options {
 
     /// The defaults.
     pub fn new() -> Self {
-        Self { deadline: Self::DEADLINE, signal: None, only: None }
+        Self { deadline: Self::DEADLINE, signal: None, only: None, measured: false }
     }
 
     /// Sets how long to wait for threads to answer. It takes as long only if some cannot: threads that have no processor for
@@ -100,6 +101,13 @@ impl Options {
     /// Default is one that the program has no handler for, searched for from `SIGRTMAX - 3` downwards.
     pub fn signal(mut self, signal: i32) -> Self {
         self.signal = Some(signal);
+        self
+    }
+
+    /// Also measures for how long each thread is held up, see [`Thread::stop`], which costs each of them two system calls
+    /// more. Default is not to.
+    pub fn measure_stops(mut self) -> Self {
+        self.measured = true;
         self
     }
 
@@ -137,7 +145,8 @@ pub struct ThreadDump {
     pub taken_at: f64,
     /// How long it took to get all stacks, in seconds, before any symbol was looked up.
     pub duration: f64,
-    /// The longest time for which a single thread was held up, in seconds.
+    /// The longest time for which a single thread was held up, in seconds. Another thread may have had its processor
+    /// meanwhile.
     pub longest_stop: f64,
     /// Whether another process took it, which stopped all threads together.
     pub from_outside: bool,
@@ -183,6 +192,19 @@ pub struct Thread {
     /// Why there is no better stack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Arc<str>>,
+    /// What it took from the thread, if that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+}
+
+/// What a dump takes from a thread: its signal handler, from its first to its last instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Stop {
+    /// How much later the thread goes on, in seconds. Another thread may have had its processor meanwhile.
+    pub duration: f64,
+    /// The processor time of that, in seconds, without what it takes to measure it.
+    pub cpu_time: f64,
 }
 
 /// A system call that a thread is in.

@@ -17,7 +17,7 @@ use std::{
     ops::Range,
     ptr::NonNull,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -30,6 +30,9 @@ use super::registers::Registers;
 
 /// How much of a stack is copied.
 pub(crate) const STACK_LIMIT: usize = 64 << 10;
+
+/// How long a handler that has answered has to come to its end. It takes as long only if its thread is stopped there.
+const LAST_STEP: Duration = Duration::from_millis(100);
 
 const FREE: u64 = 0;
 const ARMED: u64 = 1;
@@ -49,6 +52,8 @@ pub(crate) struct Pool {
     stack_ranges: AtomicPtr<Vec<StackRange>>,
     /// Changes with every answer.
     answers: AtomicU32,
+    /// How many of them the collector waits for, while it waits.
+    enough: AtomicU32,
     waiting: AtomicU32,
 }
 
@@ -59,6 +64,23 @@ struct Slot {
     thread: AtomicU32,
     weight: AtomicU32,
     nanoseconds: AtomicU32,
+    /// What the whole of the handler took, in nanoseconds and of processor time, once it is over, if that is measured.
+    stop: AtomicU64,
+}
+
+/// When a handler was entered.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    at: u64,
+    /// The processor time of the thread, if that is measured.
+    cpu_time: Option<u64>,
+}
+
+/// What a handler took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stop {
+    pub(crate) duration: Duration,
+    pub(crate) cpu_time: Duration,
 }
 
 /// Memory that is mapped and readable in one piece.
@@ -75,13 +97,16 @@ pub(crate) struct Ticket(pub(crate) u64);
 
 /// A stack that was copied.
 pub(crate) struct Captured<'a> {
+    /// The thread, if the slot was not armed for one.
     pub(crate) thread: u32,
     /// How many signals it stands for.
     pub(crate) weight: u32,
     pub(crate) registers: Registers,
     pub(crate) stack: &'a [u8],
-    /// How long the thread was held up, apart from entering and leaving the handler.
+    /// For how long the thread was held up, apart from entering and leaving the handler, and waking the collector.
     pub(crate) took: Duration,
+    /// All of it, if that is measured.
+    pub(crate) stop: Option<Stop>,
 }
 
 // SAFETY: a slot's registers and its part of `stacks` are written only by the one handler that has moved its state from
@@ -112,6 +137,7 @@ impl Pool {
             uses: AtomicU64::new(1),
             stack_ranges: AtomicPtr::default(),
             answers: AtomicU32::new(0),
+            enough: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
         })))
     }
@@ -121,7 +147,7 @@ impl Pool {
         self.replace_ranges(Box::into_raw(Box::new(stack_ranges)));
         self.advise(Advice::LinuxPopulateWrite);
         // The first call looks for the kernel's page with the clock.
-        now();
+        nanoseconds(ClockId::Monotonic);
     }
 
     /// Gives the memory back, except for what a handler still writes to.
@@ -162,15 +188,17 @@ impl Pool {
         slot.change(use_number * STATES + ARMED, FREE)
     }
 
-    /// What the thread answered, if it has. The slot is free after `read`.
-    pub(crate) fn take<T>(&self, ticket: Ticket, read: impl FnOnce(Captured<'_>) -> T) -> Option<T> {
+    /// What the thread answered, if it has. The slot is free after `read`. With `measured`, the handlers measure themselves.
+    pub(crate) fn take<T>(&self, ticket: Ticket, measured: bool, read: impl FnOnce(Captured<'_>) -> T) -> Option<T> {
         let (slot, use_number) = self.slot(ticket);
 
         if slot.state.load(Ordering::Acquire) != use_number * STATES + DONE {
             return None;
         }
 
-        let answer = read(self.captured(ticket.index()));
+        let mut captured = self.captured(ticket.index());
+        captured.stop = if measured { slot.wait_for_stop() } else { None };
+        let answer = read(captured);
         slot.state.store(FREE, Ordering::Release);
         Some(answer)
     }
@@ -200,6 +228,7 @@ impl Pool {
             registers,
             stack,
             took: Duration::from_nanos(slot.nanoseconds.load(Ordering::Relaxed).into()),
+            stop: None,
         }
     }
 
@@ -208,8 +237,11 @@ impl Pool {
         self.answers.load(Ordering::SeqCst)
     }
 
-    /// Waits until there are more answers than that, or the time is over.
-    pub(crate) fn wait(&self, answers: u32, limit: Duration) {
+    /// Waits until there are so many more answers than that, or the time is over. Some answers less may end it, too.
+    ///
+    /// To be woken takes longer than to answer, and is done by who answers: it is better to wait for several.
+    pub(crate) fn wait(&self, answers: u32, more: u32, limit: Duration) {
+        self.enough.store(answers.wrapping_add(more), Ordering::SeqCst);
         self.waiting.store(1, Ordering::SeqCst);
         let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
         // Whatever ends it, the caller looks again.
@@ -224,25 +256,38 @@ impl Pool {
     /// In the handler, on the thread that was asked: fills the slot of the ticket.
     ///
     /// Everything here may happen at any instruction of the program: no allocation, no lock, no panic.
-    pub(super) fn answer(&self, ticket: Ticket, registers: Registers) {
+    pub(super) fn answer(&self, ticket: Ticket, registers: Registers, entry: Entry) {
         let Some(slot) = self.slots.get(ticket.index()) else { return };
         let use_number = ticket.0 >> SLOT_BITS;
 
         if slot.change(use_number * STATES + ARMED, use_number * STATES + BUSY) {
-            self.fill(ticket.index(), slot, registers, 1);
+            slot.stop.store(0, Ordering::Relaxed);
+            self.fill(ticket.index(), slot, registers, entry);
             slot.state.store(use_number * STATES + DONE, Ordering::Release);
             self.tell();
+
+            if let Some(stop) = entry.measured() {
+                slot.stop.store(stop, Ordering::Relaxed);
+            }
         }
     }
 
     /// In the handler: fills any slot that is free, if `wanted` still says so once it has one. False if there was none.
-    pub(super) fn answer_anywhere(&self, registers: Registers, weight: u32, wanted: impl Fn() -> bool) -> bool {
+    pub(super) fn answer_anywhere(
+        &self,
+        registers: Registers,
+        entry: Entry,
+        weight: u32,
+        wanted: impl Fn() -> bool,
+    ) -> bool {
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.change(FREE, BUSY) {
                 let wanted = wanted();
 
                 if wanted {
-                    self.fill(index, slot, registers, weight);
+                    slot.weight.store(weight, Ordering::Relaxed);
+                    slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
+                    self.fill(index, slot, registers, entry);
                 }
 
                 slot.state.store(if wanted { DONE } else { FREE }, Ordering::Release);
@@ -259,8 +304,7 @@ impl Pool {
         self.slots.iter().any(|slot| slot.is(BUSY))
     }
 
-    fn fill(&self, index: usize, slot: &Slot, registers: Registers, weight: u32) {
-        let start = now();
+    fn fill(&self, index: usize, slot: &Slot, registers: Registers, entry: Entry) {
         // SAFETY: the slot was made busy by this handler, so that its registers and its part of the mapping are for this
         // function alone.
         let length = unsafe {
@@ -269,10 +313,7 @@ impl Pool {
             self.copy_stack(registers.stack_pointer, to)
         };
         slot.length.store(length, Ordering::Relaxed);
-        slot.weight.store(weight, Ordering::Relaxed);
-        slot.thread.store(rustix::thread::gettid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
-        let took = now().saturating_sub(start).min(u32::MAX.into());
-        slot.nanoseconds.store(took as u32, Ordering::Relaxed);
+        slot.nanoseconds.store(entry.elapsed(), Ordering::Relaxed);
     }
 
     /// Copies the stack from the stack pointer outwards.
@@ -305,11 +346,12 @@ impl Pool {
         super::memory::read_into(std::process::id(), stack_pointer, buffer).unwrap_or(0)
     }
 
-    /// Wakes the collector if it sleeps.
+    /// Wakes the collector if it sleeps, and this was the last answer that it waits for.
     fn tell(&self) {
-        self.answers.fetch_add(1, Ordering::SeqCst);
+        let answers = self.answers.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        let missing = self.enough.load(Ordering::SeqCst).wrapping_sub(answers).cast_signed();
 
-        if self.waiting.swap(0, Ordering::SeqCst) != 0 {
+        if missing <= 0 && self.waiting.swap(0, Ordering::SeqCst) != 0 {
             let _ = futex::wake(&self.answers, futex::Flags::PRIVATE, 1);
         }
     }
@@ -324,6 +366,23 @@ impl Slot {
             thread: AtomicU32::new(0),
             weight: AtomicU32::new(0),
             nanoseconds: AtomicU32::new(0),
+            stop: AtomicU64::new(0),
+        }
+    }
+
+    /// What the handler took that has filled this, and is about to end, if it does.
+    fn wait_for_stop(&self) -> Option<Stop> {
+        let deadline = Instant::now() + LAST_STEP;
+
+        loop {
+            match self.stop.load(Ordering::Relaxed) {
+                0 if Instant::now() >= deadline => return None,
+                0 => std::thread::yield_now(),
+                stop => {
+                    let duration = Duration::from_nanos(stop & u64::from(u32::MAX));
+                    return Some(Stop { duration, cpu_time: Duration::from_nanos(stop >> u32::BITS) });
+                }
+            }
         }
     }
 
@@ -342,9 +401,43 @@ impl Ticket {
     }
 }
 
+impl Entry {
+    /// At this moment. To ask for the processor time is a system call.
+    pub(super) fn now(is_measured: bool) -> Self {
+        let cpu_time = is_measured.then(|| nanoseconds(ClockId::ThreadCPUTime));
+        Self { at: nanoseconds(ClockId::Monotonic), cpu_time }
+    }
+
+    /// Nanoseconds since then.
+    fn elapsed(&self) -> u32 {
+        u32::try_from(nanoseconds(ClockId::Monotonic).saturating_sub(self.at)).unwrap_or(u32::MAX)
+    }
+
+    /// Nanoseconds since then, and of processor time in the upper half. Not zero.
+    fn measured(&self) -> Option<u64> {
+        let elapsed = self.elapsed();
+        let begin = self.cpu_time? + CLOCK_COST.load(Ordering::Relaxed);
+        let cpu_time = nanoseconds(ClockId::ThreadCPUTime).saturating_sub(begin);
+        Some(cpu_time << u32::BITS | u64::from(elapsed.max(1)))
+    }
+}
+
+/// What it takes to ask for the processor time, in nanoseconds.
+static CLOCK_COST: AtomicU64 = AtomicU64::new(0);
+
+/// Finds that out, for handlers that measure themselves: it would be a fifth of what they take.
+pub(super) fn calibrate() {
+    let cost = |_| {
+        let begin = nanoseconds(ClockId::ThreadCPUTime);
+        nanoseconds(ClockId::ThreadCPUTime).saturating_sub(begin)
+    };
+    // The least is what it takes when nothing comes in between.
+    CLOCK_COST.store((0..100).map(cost).min().unwrap_or_default(), Ordering::Relaxed);
+}
+
 /// Nanoseconds on a clock that only goes forward.
-fn now() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
@@ -364,19 +457,20 @@ mod tests {
         assert!(pool.disarm(given_up));
 
         let ticket = pool.arm().unwrap();
-        pool.answer(given_up, registers);
-        assert!(pool.take(ticket, |_| ()).is_none(), "one that comes too late must not answer for another");
-        pool.answer(ticket, registers);
+        pool.answer(given_up, registers, Entry::now(false));
+        assert!(pool.take(ticket, false, |_| ()).is_none(), "one that comes too late must not answer for another");
+        pool.answer(ticket, registers, Entry::now(true));
         assert!(!pool.disarm(ticket));
-        let (thread, begin) = pool.take(ticket, |it| (it.thread, it.stack[..8].to_owned())).unwrap();
-        assert_eq!(thread, rustix::thread::gettid().as_raw_nonzero().get() as u32);
+        let (stop, begin) = pool.take(ticket, true, |it| (it.stop.unwrap(), it.stack[..8].to_owned())).unwrap();
+        assert!(stop.cpu_time > Duration::ZERO && stop.duration > Duration::ZERO);
         assert_eq!(begin, 7_u64.to_ne_bytes());
-        assert!(pool.take(ticket, |_| ()).is_none());
+        assert!(pool.take(ticket, false, |_| ()).is_none());
 
-        assert!(pool.answer_anywhere(registers, 3, || true));
-        assert!(!pool.answer_anywhere(registers, 3, || true));
-        pool.take_all(|it| assert_eq!((it.weight, &it.stack[..8]), (3, &7_u64.to_ne_bytes()[..])));
-        assert!(pool.answer_anywhere(registers, 1, || false));
+        assert!(pool.answer_anywhere(registers, Entry::now(false), 3, || true));
+        assert!(!pool.answer_anywhere(registers, Entry::now(false), 3, || true));
+        let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        pool.take_all(|it| assert_eq!((it.thread, it.weight, &it.stack[..8]), (own, 3, &7_u64.to_ne_bytes()[..])));
+        assert!(pool.answer_anywhere(registers, Entry::now(false), 1, || false));
         pool.take_all(|_| panic!("it was not wanted"));
     }
 }

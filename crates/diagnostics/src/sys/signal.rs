@@ -6,12 +6,12 @@ use std::{
     ptr::null_mut,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use super::{
-    capture::{Pool, Ticket},
+    capture::{Entry, Pool, Ticket},
     registers::Registers,
 };
 
@@ -21,6 +21,12 @@ const FIRST_CHOICE_BELOW_LAST: i32 = 3;
 
 /// Where answers to [`ask`] go.
 static ASKED: AtomicPtr<Pool> = AtomicPtr::new(null_mut());
+
+/// Whether handlers measure what they take.
+static MEASURED: AtomicBool = AtomicBool::new(false);
+
+/// This process, as of the last time that it asked. To ask the kernel for it takes as long as the rest of a handler.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Where samples go that timers ask for.
 static SAMPLED: AtomicPtr<Pool> = AtomicPtr::new(null_mut());
@@ -37,8 +43,16 @@ static PREVIOUS: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 /// The signal that is in use.
 static INSTALLED: Mutex<Option<i32>> = Mutex::new(None);
 
-/// Sets where answers to [`ask`] go. It must live as long as the process.
-pub(crate) fn set_asked(pool: &'static Pool) {
+/// Sets where answers to [`ask`] go, which must live as long as the process, and whether handlers measure what they take.
+pub(crate) fn set_asked(pool: &'static Pool, measured: bool) {
+    // A process that was forked has another one than the last time.
+    PROCESS.store(std::process::id() as i32, Ordering::SeqCst);
+
+    if measured {
+        super::capture::calibrate();
+    }
+
+    MEASURED.store(measured, Ordering::SeqCst);
     ASKED.store(std::ptr::from_ref(pool).cast_mut(), Ordering::SeqCst);
 }
 
@@ -177,8 +191,8 @@ pub(crate) fn ask(thread: u32, signal: i32, ticket: Ticket) -> io::Result<()> {
 /// Fills a slot, and nothing else.
 ///
 /// It may come at any instruction: it calls nothing but what is in `capture`, which uses memory that was prepared, atomic
-/// numbers, and the system calls gettid, futex and process_vm_readv, and the clock that the kernel maps into the process.
-/// `errno`, which some of these set, is put back.
+/// numbers, and the system calls gettid, futex and process_vm_readv, and clocks, of which the one that is always read is
+/// mapped into the process. `errno`, which some of these set, is put back.
 extern "C" fn handler(signal: libc::c_int, information: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: for a handler with SA_SIGINFO, the kernel passes both; the pools live as long as the process; the place of
     // errno belongs to this thread. The layout of the information depends on its code, which is looked at first.
@@ -186,14 +200,15 @@ extern "C" fn handler(signal: libc::c_int, information: *mut libc::siginfo_t, co
         let errno = libc::__errno_location();
         let kept = *errno;
         let sent = &*information.cast::<Information>();
+        let entry = Entry::now(MEASURED.load(Ordering::Relaxed));
         let registers = Registers::interrupted(&*context.cast());
         // Both kinds have their value at the same place, behind two numbers of four bytes.
-        let is_own = sent.process_id == std::process::id() as i32 && sent.error == MARK;
+        let is_own = sent.error == MARK && sent.process_id == PROCESS.load(Ordering::SeqCst);
 
         match sent.code {
             libc::SI_QUEUE if is_own => {
                 if let Some(pool) = ASKED.load(Ordering::SeqCst).as_ref() {
-                    pool.answer(Ticket(sent.value), registers);
+                    pool.answer(Ticket(sent.value), registers, entry);
                 }
             }
             // A timer's signal has, in the places of the process and the user, the timer and how often it has expired since.
@@ -202,7 +217,7 @@ extern "C" fn handler(signal: libc::c_int, information: *mut libc::siginfo_t, co
 
                 if wanted()
                     && let Some(pool) = SAMPLED.load(Ordering::SeqCst).as_ref()
-                    && !pool.answer_anywhere(registers, sent.user_id.saturating_add(1), wanted)
+                    && !pool.answer_anywhere(registers, entry, sent.user_id.saturating_add(1), wanted)
                 {
                     LOST.fetch_add(1, Ordering::Relaxed);
                 }

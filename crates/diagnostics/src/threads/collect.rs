@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Options, Task, Thread, ThreadDump, ThreadDumpError, proc, tasks, waits};
+use super::{Options, Stop, Task, Thread, ThreadDump, ThreadDumpError, proc, tasks, waits};
 use crate::{
     symbols::{Frame, Symbols},
     sys::{
@@ -21,11 +21,19 @@ use crate::{
     unwind::{Cache, End, Registers, Unwinder},
 };
 
-/// How many threads may have been asked, and not have answered, at a time.
-const SLOTS: usize = 64;
+/// How many threads may have been asked, and not have answered, at a time. With more, their handlers take half as long again:
+/// what they write to is not in the processor's caches any more.
+const SLOTS: usize = 16;
 
 /// How often to see whether those that have not answered still can.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How often to look for answers while they come. Threads that answer wake nobody: that would take them longer than all the
+/// rest.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// How often to look for answers while none come.
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// How long to wait for another dump, beyond the time that it takes by itself.
 const TURN: Duration = Duration::from_secs(5);
@@ -42,6 +50,7 @@ pub(crate) struct Walked {
     pub(crate) addresses: Stack,
     pub(crate) cut_off: bool,
     pub(crate) note: Option<&'static str>,
+    pub(crate) stop: Option<Stop>,
 }
 
 pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
@@ -49,7 +58,7 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     let _turn = turn(&TURNS, options.deadline + TURN)?;
     let pool = pool().map_err(ThreadDumpError::Memory)?;
     let signal = signal::install(options.signal).map_err(ThreadDumpError::Signal)?;
-    signal::set_asked(pool);
+    signal::set_asked(pool, options.measured);
     let unwinder = Unwinder::of_this_process()?;
     let process_id = std::process::id();
     let threads = |source| ThreadDumpError::Threads { process_id, source };
@@ -58,12 +67,14 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     let start = Instant::now();
     pool.prepare(ranges::read().map_err(threads)?);
     let mut round = Round::new(pool, signal, &unwinder, start + options.deadline);
+    round.measured = options.measured;
     let ids = match &options.only {
         Some(ids) => ids.clone(),
         None => tasks(process_id).map_err(threads)?,
     };
     let found = round.run(process_id, &ids);
     let duration = start.elapsed();
+    signal::set_asked(pool, false);
     let longest_stop = round.longest_stop;
     pool.release();
 
@@ -113,13 +124,15 @@ struct Round<'a> {
     cache: Cache,
     deadline: Instant,
     asked: Vec<(Ticket, usize)>,
+    measured: bool,
     longest_stop: Duration,
 }
 
 impl<'a> Round<'a> {
     fn new(pool: &'static Pool, signal: i32, unwinder: &'a Unwinder, deadline: Instant) -> Self {
         let cache = Cache::new();
-        Self { pool, signal, unwinder, cache, deadline, asked: Vec::new(), longest_stop: Duration::ZERO }
+        let (asked, longest_stop) = (Vec::new(), Duration::ZERO);
+        Self { pool, signal, unwinder, cache, deadline, asked, measured: false, longest_stop }
     }
 
     fn run(&mut self, process_id: u32, ids: &[u32]) -> Vec<(Thread, Walked)> {
@@ -143,6 +156,9 @@ impl<'a> Round<'a> {
             found.push((task, walked));
         }
 
+        let mut pause = PAUSE;
+        let mut last_answer = Instant::now();
+
         loop {
             let answers = self.pool.answers();
             self.ask(&mut waiting, &mut found);
@@ -158,10 +174,15 @@ impl<'a> Round<'a> {
                 break;
             }
 
-            self.pool.wait(answers, PATIENCE.min(self.deadline - now));
+            std::thread::sleep(pause.min(self.deadline - now));
 
-            if self.pool.answers() == answers {
+            if self.pool.answers() != answers {
+                (pause, last_answer) = (PAUSE, Instant::now());
+            } else if last_answer.elapsed() >= PATIENCE {
                 self.give_up_deaf(process_id, &mut found);
+                last_answer = Instant::now();
+            } else {
+                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
 
@@ -203,9 +224,9 @@ impl<'a> Round<'a> {
 
     /// Walks the stacks of those that have answered.
     fn collect(&mut self, found: &mut [(Task, Option<Walked>)]) {
-        let Self { pool, unwinder, cache, asked, longest_stop, .. } = self;
+        let Self { pool, unwinder, cache, asked, longest_stop, measured, .. } = self;
         asked.retain(|&(ticket, place)| {
-            let walked = pool.take(ticket, |captured| {
+            let walked = pool.take(ticket, *measured, |captured| {
                 *longest_stop = (*longest_stop).max(captured.took);
                 walk_captured(unwinder, cache, &captured)
             });
@@ -263,7 +284,7 @@ impl<'a> Round<'a> {
         let mut addresses = vec![0; crate::unwind::FRAME_LIMIT];
         let depth = self.unwinder.walk_here(&mut self.cache, &mut addresses);
         addresses.truncate(depth);
-        Walked { addresses, cut_off: false, note: Some("took this dump") }
+        Walked { addresses, note: Some("took this dump"), ..Walked::default() }
     }
 
     /// Walks the stack of a thread that waits in a system call, from where the kernel says that it is. The frame pointer is
@@ -274,13 +295,15 @@ impl<'a> Round<'a> {
         let mut stack = vec![0; ASLEEP_LIMIT];
         let length = memory::read_into(process_id, registers.stack_pointer, &mut stack).unwrap_or(0);
         let (addresses, end) = walk_copy(self.unwinder, &mut self.cache, &registers, &stack[..length]);
-        Walked { addresses, cut_off: end == End::CutOff, note }
+        Walked { addresses, cut_off: end == End::CutOff, note, stop: None }
     }
 }
 
 fn walk_captured(unwinder: &Unwinder, cache: &mut Cache, captured: &Captured<'_>) -> Walked {
     let (addresses, end) = walk_copy(unwinder, cache, &captured.registers, captured.stack);
-    Walked { addresses, cut_off: end == End::CutOff, note: None }
+    let stop =
+        captured.stop.map(|stop| Stop { duration: stop.duration.as_secs_f64(), cpu_time: stop.cpu_time.as_secs_f64() });
+    Walked { addresses, cut_off: end == End::CutOff, note: None, stop }
 }
 
 /// Walks a stack of which a part was copied, from the stack pointer outwards.
@@ -333,6 +356,7 @@ pub(crate) fn symbolise(
         thread.frames = frames.clone();
         thread.cut_off = walked.cut_off;
         thread.note = walked.note.map(Into::into);
+        thread.stop = walked.stop;
 
         if let Some(call) = &thread.system_call
             && let Some(better) = waits::by_functions(call, &thread.frames)
