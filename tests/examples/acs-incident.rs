@@ -47,10 +47,15 @@ fn main() -> ExitCode {
             if scenario == "stuck" {
                 tasks::spawn("load configuration", load_configuration()).await?;
             }
+            let shutdown = instance.shutdown();
             instance.ready()?;
             // The worker is to have been registered when it goes wrong.
             tokio::time::sleep(Duration::from_millis(200)).await;
             match scenario.as_str() {
+                "obstinate" => {
+                    shutdown.await;
+                    flush_for_ever()
+                }
                 "deadlock" => {
                     // The executor is one of the two.
                     let (one, other) = deadlock();
@@ -61,7 +66,7 @@ fn main() -> ExitCode {
                 "leak" => leak(),
                 _ => block_the_executor(),
             }
-            instance.shutdown().await;
+            shutdown.await;
             Ok::<(), BoxError>(())
         }
     };
@@ -72,6 +77,14 @@ fn main() -> ExitCode {
 /// Waits for what nobody sends.
 async fn load_configuration() {
     pending::<()>().await
+}
+
+/// What is to be done before the end, and has none.
+#[inline(never)]
+fn flush_for_ever() -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(1000));
+    }
 }
 
 /// Keeps more than it may.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_supervisor_tests::{Dir, Program, Supervisor, wait_for};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, wait_for};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -92,8 +92,27 @@ fn a_leak_is_named_by_what_lives_on_the_heap() -> io::Result<()> {
     let memory = json(&incident.join("memory.json"))?;
     assert!(memory["process"]["vmrss"].as_u64() > Some(120 << 20), "{memory}");
     assert!(memory["process"]["private_dirty"].as_u64() > Some(100 << 20), "{memory}");
-    let heap = memory["heap"].to_string();
-    assert!(heap.contains("acs_incident::leak") && heap.contains("acs-incident.rs"), "{memory}");
+    let heap = &memory["heap"];
+    // What reads first is whose it is, and where that is.
+    assert_eq!(heap["by_crate"][0]["name"], "acs_incident", "{heap}");
+    let location = heap["by_location"][0]["name"].as_str().unwrap();
+    let leak = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/acs-incident.rs"))?;
+    let line = leak.lines().position(|line| line.contains("forget(black_box(vec!")).unwrap() + 1;
+    assert!(location.ends_with(&format!("acs-incident.rs:{line}")), "{heap}");
+    assert!(heap["by_location"][0]["bytes"].as_u64() > Some(80 << 20), "{heap}");
+    assert!(heap["stacks"].to_string().contains("acs_incident::leak"), "{heap}");
+    Ok(())
+}
+
+#[test]
+fn what_was_not_sampled_is_said_to_be_unknown_and_what_it_takes() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = start(&dir, "leak")?;
+    let incident = complete(&dir)?;
+    let memory = json(&incident.join("memory.json"))?;
+    assert!(memory["process"]["vmrss"].as_u64() > Some(120 << 20), "{memory}");
+    let why = memory["heap_unknown"].as_str().unwrap();
+    assert!(why.contains("ACS_MEMORY_SAMPLING=boot"), "{why}");
     Ok(())
 }
 
@@ -128,6 +147,37 @@ fn another_program_is_looked_at_from_outside() -> io::Result<()> {
     let incident = complete(&dir)?;
     let threads = std::fs::read_to_string(incident.join("threads.txt"))?;
     assert!(threads.contains("sleep 1000000") && threads.contains("waits for a time to pass"), "{threads}");
+    Ok(())
+}
+
+/// The supervisor stops last, and so can look at those that do not.
+#[test]
+fn a_child_that_does_not_stop_is_looked_at_and_killed_in_time() -> io::Result<()> {
+    // The last two seconds are for looking, or the second half.
+    for (grace, before) in [(5, Duration::from_secs(3)), (1, Duration::from_millis(500))] {
+        let dir = Dir::new()?;
+        let launch = dir.example("acs-incident")?.arg("obstinate");
+        let mut program = launch.env("ASYNC_CONTAINER_GRACEFUL_STOP", grace.to_string()).start()?;
+        let grace = Duration::from_secs(grace);
+        program.wait_for_stderr("all children are ready", LIMIT)?;
+        program.wait_for_stderr("worker registered", LIMIT)?;
+        let start = Instant::now();
+        program.signal(Signal::TERM)?;
+        program.wait_for_stderr("having the child looked at before it is killed", LIMIT)?;
+        assert!(start.elapsed() >= before, "{:?}", start.elapsed());
+        program.wait_for_stderr("killed by SIGKILL", LIMIT)?;
+        let killed = start.elapsed();
+        // Not before its grace period is over, and then at once: the rest is for a machine that is busy with other tests.
+        assert!(killed >= grace && killed < grace + Duration::from_millis(900), "{killed:?}");
+        program.wait(LIMIT)?;
+
+        let incident = incidents(&dir.file("incidents"))?.pop().expect("there is an incident");
+        assert_eq!(incident.extension(), None, "it is complete when the application has ended");
+        let reason = json(&incident.join("reason.json"))?;
+        assert!(reason["reason"].as_str().unwrap().contains("after it was asked to stop"), "{reason}");
+        let threads = std::fs::read_to_string(incident.join("threads.txt"))?;
+        assert!(threads.contains("flush_for_ever") && threads.contains("acs-incident.rs"), "{threads}");
+    }
     Ok(())
 }
 

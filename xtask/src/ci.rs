@@ -23,7 +23,8 @@ pub(crate) fn run() -> Result {
         && steps.cargo("build", &["build", "--workspace", "--examples", "--benches"])?
         && steps.features(&metadata.packages)?
         && steps.fuzz(&metadata.target_directory)?
-        && steps.run("test", "cargo xtask test", || test::succeeds(&[]))?;
+        && steps.run("test", "cargo xtask test", || test::succeeds(&[]))?
+        && steps.jemalloc()?;
 
     steps.summarise(begin.elapsed(), done);
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -93,6 +94,32 @@ impl Steps {
                 if !self.command(&name, &mut command)? {
                     return Ok(false);
                 }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What only programs with jemalloc have. It takes a minute to build, which others are spared.
+    fn jemalloc(&mut self) -> Result<bool> {
+        const PACKAGES: [&str; 6] = [
+            "--package",
+            "async-container-diagnostics",
+            "--package",
+            "async-container-supervisor-tests",
+            "--features",
+            "async-container-diagnostics/jemalloc,async-container-supervisor-tests/jemalloc",
+        ];
+        let calls: [(&str, &[&str]); 3] = [
+            ("clippy", &["--all-targets", "--", "--deny", "warnings"]),
+            ("build", &["--example", "acs-jemalloc"]),
+            ("test", &["--test", "memory_jemalloc", "--test", "jemalloc"]),
+        ];
+
+        for (call, arguments) in calls {
+            let mut command = workspace::cargo();
+            command.arg(call).args(PACKAGES).args(arguments);
+            if !self.command(&format!("jemalloc: {call}"), &mut command)? {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    sync::LazyLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +17,7 @@ use async_container_protocol::{CallError, Fields, describe};
 use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Workers};
 use serde::Serialize;
 use tokio::{
+    sync::watch,
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
@@ -25,19 +27,21 @@ use crate::external::named;
 /// Looks at a process before it is ended for what it did not do, or for what it uses, and keeps what it found.
 ///
 /// Whenever a health check, a start-up time-out or a probe is about to have a child killed, or a monitor to have a worker
-/// restarted, a directory is made, named for when it was and for which process:
+/// restarted, or a child has not ended although it was asked to, a directory is made, named for when it was and for which process:
 ///
 /// | file | what it tells |
 /// | --- | --- |
 /// | `reason.json` | which process, why, and when |
 /// | `threads.txt` | what each of its threads did, from outside: also of one that does not answer, and of other programs |
 /// | `tasks.txt` | its tasks, and which of them runs or waits since when; if it still answers |
-/// | `memory.json` | what the kernel says of its memory, and what lives on its heap, if it samples that |
+/// | `memory.json` | what the kernel says of its memory, and what lives on its heap, by crate, file, line, type and stack, if it samples that |
 /// | `status.json` | what the root and the supervisor knew of it |
 ///
 /// The name of the directory ends in `.partial` until all of this is in it, which may be after the end of the process.
 ///
-/// The process is ended as soon as this was copied from it, and never later than the deadline.
+/// The process is ended as soon as this was copied from it, and never later than the deadline. One that was asked to end has its
+/// grace period, and is killed when that is over and not later: it is looked at so long before as the deadline is, or in the second
+/// half of a shorter grace period. That also holds when the whole application stops, since the supervisor stops last.
 ///
 /// All of it is for the owner of the application alone (0700 and 0600). It may hold secrets, as any report of diagnostics may.
 ///
@@ -120,8 +124,35 @@ impl Examiner for Recorder {
         });
         // Something is left for what follows the last answer.
         let until = Instant::now() + self.deadline.mul_f64(0.9);
-        Box::pin(async move { record(store, case, worker, child, until).await })
+        // Not dropped with what waits for it: what was begun is written to its end.
+        let recording = tokio::spawn(record(store, case, worker, child, until, Writing::begin()));
+        Box::pin(async move { recording.await.ok().flatten() })
     }
+}
+
+/// How many incidents are being written by this process.
+static WRITING: LazyLock<watch::Sender<usize>> = LazyLock::new(watch::Sender::default);
+
+/// An incident that is being written.
+struct Writing;
+
+impl Writing {
+    fn begin() -> Self {
+        WRITING.send_modify(|number| *number += 1);
+        Self
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        WRITING.send_modify(|number| *number -= 1);
+    }
+}
+
+/// Completes when no incident is being written: a supervisor that ends before would leave it unfinished.
+pub(crate) async fn written() {
+    // It fails if there is no sender any more, and this one is there for ever.
+    let _ = WRITING.subscribe().wait_for(|number| *number == 0).await;
 }
 
 #[derive(Serialize)]
@@ -200,6 +231,7 @@ async fn record(
     worker: Option<Worker>,
     child: Option<ChildStatus>,
     until: Instant,
+    writing: Writing,
 ) -> Option<PathBuf> {
     let process_id = case.process_id;
     let begun = {
@@ -232,7 +264,10 @@ async fn record(
     let path = incident.path().to_owned();
     let memory = Memory { process: sizes, heap };
     // The process is not needed for what follows, which may take a second, and may end meanwhile.
-    spawn_blocking(move || finish(incident, threads, &tasks, &memory));
+    spawn_blocking(move || {
+        finish(incident, threads, &tasks, &memory);
+        drop(writing);
+    });
     Some(path)
 }
 

@@ -54,7 +54,10 @@ pub(crate) async fn serve(
     #[cfg(not(feature = "metrics"))]
     let _ = has_metrics;
     tasks::spawn("title", show_count(instance, server.workers().count()));
-    Ok(server.serve(listener, shutdown).await?)
+    let served = server.serve(listener, shutdown).await;
+    #[cfg(feature = "diagnostics")]
+    crate::black_box::written().await;
+    Ok(served?)
 }
 
 /// How often the title changes at most: a thousand workers that come at once need not be counted one by one.

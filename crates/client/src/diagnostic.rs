@@ -50,10 +50,9 @@ impl Kind {
     /// The forms that its report may have, the default first.
     pub const fn forms(self) -> &'static [Form] {
         match self {
-            Self::MemorySample | Self::AllocatorProfile => {
-                &[Form::Json, Form::Text, Form::Pprof, Form::Folded, Form::Svg]
-            }
-            Self::MemoryDump => &[Form::Pprof, Form::Json, Form::Text, Form::Folded, Form::Svg],
+            Self::MemorySample => &[Form::Json, Form::Text, Form::Pprof, Form::Folded, Form::Svg],
+            Self::AllocatorProfile => &[Form::Json, Form::Text],
+            Self::MemoryDump => &[Form::Pprof, Form::Json, Form::Text, Form::Folded, Form::Svg, Form::Heap],
             Self::ThreadDump | Self::SchedulerDump => &[Form::Text, Form::Json],
             Self::CpuProfile => &[Form::Folded, Form::Pprof, Form::Svg, Form::Json, Form::Text],
         }

@@ -16,11 +16,13 @@ pub enum Form {
     Folded,
     /// A flame graph, as a picture.
     Svg,
+    /// What jemalloc writes of the heap itself, for `jeprof`.
+    Heap,
 }
 
 impl Form {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Json, Self::Text, Self::Pprof, Self::Folded, Self::Svg];
+    pub const ALL: &[Self] = &[Self::Json, Self::Text, Self::Pprof, Self::Folded, Self::Svg, Self::Heap];
 
     /// Its name in the protocol.
     pub const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Form {
             Self::Pprof => "pprof",
             Self::Folded => "folded",
             Self::Svg => "svg",
+            Self::Heap => "heap",
         }
     }
 
@@ -41,6 +44,7 @@ impl Form {
             Self::Pprof => ".pb.gz",
             Self::Folded => ".folded",
             Self::Svg => ".svg",
+            Self::Heap => ".heap",
         }
     }
 
@@ -59,7 +63,7 @@ impl Form {
 
     /// Whether it can be shown on a terminal.
     pub const fn is_text(self) -> bool {
-        !matches!(self, Self::Pprof)
+        !matches!(self, Self::Pprof | Self::Heap)
     }
 }
 

@@ -37,7 +37,8 @@ pub enum Action {
     /// Ask the process to end, by its stop signal.
     Interrupt,
     /// Have somebody look at the process before it is killed, and answer by [`handle_examined`](Lifecycle::handle_examined),
-    /// at once if there is nobody. It is killed without an answer, too, when the time for it is over.
+    /// at once if there is nobody. It is killed without an answer, too, when the time for it is over. One that was asked to end
+    /// has until then to do so, whatever the answer.
     Examine,
     /// End the process, by SIGKILL.
     Kill,
@@ -165,6 +166,8 @@ struct Timers {
     health: Option<Instant>,
     /// When nobody has looked by then at the child, which is about to be killed, it is killed all the same.
     examination: Option<Instant>,
+    /// When the child has not ended by then although it was asked to, somebody is to look at it.
+    look: Option<Instant>,
     /// When the child has not ended by then although it was asked to, it is killed.
     grace: Option<Instant>,
     /// When the child has not ended by then although it was killed, it is said, or given up.
@@ -173,7 +176,8 @@ struct Timers {
 
 impl Timers {
     fn earliest(&self) -> Option<Instant> {
-        [self.startup, self.health, self.examination, self.grace, self.overdue].into_iter().flatten().min()
+        let Timers { startup, health, examination, look, grace, overdue } = *self;
+        [startup, health, examination, look, grace, overdue].into_iter().flatten().min()
     }
 }
 
@@ -188,7 +192,8 @@ pub struct Settings {
     pub startup_timeout: Option<Duration>,
     /// How long it may say nothing once it is ready.
     pub health_check_timeout: Option<Duration>,
-    /// How long somebody may look at a process that is about to be killed for what it did not do. Nothing, if nobody is to.
+    /// How long somebody may look at a process that is about to be killed for what it did not do. Nothing, if nobody is to. For
+    /// one that was asked to end, this is the last part of its grace period, at most half of it.
     pub examination: Duration,
     /// How long it may take to end when it is replaced.
     pub grace: Duration,
@@ -211,6 +216,10 @@ pub struct Lifecycle {
     failures: u32,
     /// Why the process is being ended, if that was decided here.
     failure: Option<Failure>,
+    /// When the process was asked to end.
+    asked: Option<Instant>,
+    /// How long ago that was when it was found that somebody has to look at it.
+    overstay: Option<Duration>,
     /// Processes started beyond the first.
     restarts: u64,
     spawned: bool,
@@ -230,6 +239,8 @@ impl Lifecycle {
             ready_since: None,
             failures: 0,
             failure: None,
+            asked: None,
+            overstay: None,
             restarts: 0,
             spawned: false,
             random: fastrand::Rng::with_seed(seed),
@@ -255,6 +266,11 @@ impl Lifecycle {
     /// What the process is, or was last, being killed for.
     pub fn failure(&self) -> Option<Failure> {
         self.failure
+    }
+
+    /// How long ago the process was asked to end when it was found that it has not, so late that somebody has to look at it.
+    pub fn overstay(&self) -> Option<Duration> {
+        self.overstay
     }
 
     /// How long it may take to end when it is replaced.
@@ -314,6 +330,8 @@ impl Lifecycle {
         self.spawned = true;
         self.killed = false;
         self.failure = None;
+        self.asked = None;
+        self.overstay = None;
         self.ready_since = None;
         self.state = State::Starting;
         self.timers =
@@ -433,6 +451,9 @@ impl Lifecycle {
                 } else {
                     let deadline = after(now, grace);
                     self.timers.grace = Some(self.timers.grace.map_or(deadline, |earlier| earlier.min(deadline)));
+                    // One that was looked at already has no timer for it any more.
+                    let look = self.look_at(now, grace);
+                    self.timers.look = self.timers.look.map(|earlier| look.map_or(earlier, |look| look.min(earlier)));
                     self.kill_if_late(now);
                 }
             }
@@ -513,9 +534,10 @@ impl Lifecycle {
 
     /// Whoever was to look at the process has done so, or there is nobody.
     pub fn handle_examined(&mut self, now: Instant) {
-        if self.is_examined() {
+        if self.is_examined() && self.failure.is_some() {
             self.kill(now);
         }
+        self.timers.examination = None;
     }
 
     /// Time has passed.
@@ -536,7 +558,8 @@ impl Lifecycle {
     fn interrupt(&mut self, now: Instant, grace: Duration, then: Then) {
         self.state = State::Stopping;
         self.then = then;
-        self.timers = Timers { grace: Some(after(now, grace)), ..Timers::default() };
+        self.asked = Some(now);
+        self.timers = Timers { grace: Some(after(now, grace)), look: self.look_at(now, grace), ..Timers::default() };
         if grace.is_zero() {
             self.kill_if_late(now);
         } else {
@@ -544,9 +567,22 @@ impl Lifecycle {
         }
     }
 
+    /// When somebody is to look at the process, if it has not ended by then although it was asked to: so that it is killed when its
+    /// grace period is over, and not later, it is before that.
+    fn look_at(&self, now: Instant, grace: Duration) -> Option<Instant> {
+        let limit = self.settings.examination.min(grace / 2);
+        (!limit.is_zero()).then(|| after(now, grace - limit))
+    }
+
     fn kill_if_late(&mut self, now: Instant) {
         if [self.timers.grace, self.timers.examination].into_iter().flatten().any(|at| at <= now) {
             self.kill(now);
+        }
+        if self.timers.look.is_some_and(|at| at <= now) {
+            self.timers.look = None;
+            self.timers.examination = self.timers.grace;
+            self.overstay = self.asked.map(|asked| now - asked);
+            self.actions.push_back(Action::Examine);
         }
         if self.timers.overdue.is_some_and(|at| at <= now) {
             self.timers.overdue = None;
@@ -563,6 +599,7 @@ impl Lifecycle {
         self.killed = true;
         self.timers.grace = None;
         self.timers.examination = None;
+        self.timers.look = None;
         self.timers.overdue = Some(now + KILL_LIMIT);
         self.actions.push_back(Action::Kill);
     }

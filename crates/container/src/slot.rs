@@ -111,6 +111,17 @@ impl Slot {
         })
     }
 
+    /// Why its process is about to be killed, while somebody is to look at it.
+    pub(crate) fn condemned(&self) -> Option<String> {
+        if !self.lifecycle.is_examined() {
+            return None;
+        }
+        self.failure().or_else(|| {
+            let overstay = self.lifecycle.overstay()?.as_secs_f64();
+            Some(format!("still there {overstay:.1} s after it was asked to stop (grace period)"))
+        })
+    }
+
     /// Why its process ended, as far as that is not by itself.
     pub(crate) fn take_reason(&mut self, failure: Option<String>, asked: bool, failed: bool) -> Reason {
         let cause = |cause: &str| cause.to_owned();
@@ -206,7 +217,7 @@ impl Slot {
             last_exit_at: self.exits.last_at.and_then(seconds),
             last_exit_cause: self.exits.last_cause.clone(),
             last_incident: self.exits.last_incident.clone(),
-            condemned: self.lifecycle.is_examined().then(|| self.failure()).flatten(),
+            condemned: self.condemned(),
             exits: self.exits.by_cause.clone(),
             time_to_ready: self.time_to_ready.map(|time| time.as_secs_f64()),
             failures: self.lifecycle.failures(),

@@ -396,6 +396,9 @@ impl Service {
     /// for a probe. It is killed when that child has said that it has [looked](crate::Link::examined), at the latest after
     /// this time, and at once if there is no linked child.
     ///
+    /// One that does not end although it was asked to is looked at so long before its grace period is over, or when half of that
+    /// is left, and killed at the end of it.
+    ///
     /// Default is zero: nobody is told.
     pub fn examination(mut self, limit: Duration) -> Self {
         self.examination = limit;

@@ -75,7 +75,7 @@ pub struct ChildStatus {
     pub last_exit_cause: Option<String>,
     /// Where what was found about its last process before that ended is kept, if somebody looked.
     pub last_incident: Option<String>,
-    /// Why its process is about to be killed, while the root waits for a linked child to
+    /// Why its process is about to be killed, while a linked child is to
     /// [look at it](crate::Link::examined).
     pub condemned: Option<String>,
     /// How many of its processes ended, by cause: `exit` and `failure` of themselves, `spawn` could not be started,

@@ -27,6 +27,8 @@ struct Process {
     killed: Option<Instant>,
     /// By when it must be killed, while somebody is to look at it.
     examined_until: Option<Instant>,
+    /// True if it was given no time to end.
+    hurried: bool,
 }
 
 /// The world around one lifecycle, with its own bookkeeping of what may and must happen.
@@ -137,6 +139,10 @@ impl World {
                 Action::Kill => {
                     let process = self.process.as_mut().expect("a kill needs a process");
                     assert!(process.killed.is_none(), "killed twice");
+                    let grace_is_over = [self.stop_deadline, self.replace_deadline].contains(&Some(self.now));
+                    assert!(grace_is_over || self.lifecycle.failure().is_some(), "killed before its grace was over");
+                    let wanted = self.settings.examination > Duration::ZERO && !process.hurried;
+                    assert!(!wanted || process.examined_until.is_some(), "killed, and nobody has looked");
                     process.killed = Some(self.now);
                 }
                 Action::Examine => {
@@ -197,6 +203,7 @@ impl World {
                 interrupted: false,
                 killed: None,
                 examined_until: None,
+                hurried: false,
             });
             self.lifecycle.handle_spawned(self.now);
             assert_eq!(self.lifecycle.restarts(), self.spawns - 1);
@@ -236,6 +243,7 @@ impl World {
     fn hold(&mut self) {
         if matches!(self.lifecycle.state(), State::Starting | State::Ready) {
             self.replace_deadline = Some(self.now + self.settings.grace);
+            self.hurry(self.settings.grace);
         }
         let waiting = matches!(self.lifecycle.state(), State::New | State::Waiting { .. });
         assert_eq!(self.lifecycle.handle_hold(self.now).is_some(), waiting);
@@ -310,9 +318,9 @@ impl World {
         }
     }
 
-    /// Somebody says that they have looked: it is killed then, if it was to be.
+    /// Somebody says that they have looked: it is killed then, if it was to be. If it was asked to end, it has its whole grace period.
     fn examined(&mut self) {
-        let waiting = self.lifecycle.is_examined();
+        let waiting = self.lifecycle.is_examined() && self.lifecycle.failure().is_some();
         self.lifecycle.handle_examined(self.now);
         assert_eq!(self.lifecycle.has_actions(), waiting);
         assert!(!self.lifecycle.is_examined());
@@ -321,6 +329,7 @@ impl World {
     fn replace(&mut self) {
         if matches!(self.lifecycle.state(), State::Starting | State::Ready) {
             self.replace_deadline = Some(self.now + self.settings.grace);
+            self.hurry(self.settings.grace);
         }
         self.lifecycle.handle_replace(self.now);
     }
@@ -329,7 +338,14 @@ impl World {
         let grace = Duration::from_millis(self.random.u64(0..3000));
         let deadline = self.now + grace;
         self.stop_deadline = Some(self.stop_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.hurry(grace);
         self.lifecycle.handle_stop(self.now, grace);
+    }
+
+    fn hurry(&mut self, grace: Duration) {
+        if let Some(process) = &mut self.process {
+            process.hurried |= grace.is_zero();
+        }
     }
 
     /// To the next deadline, or somewhere before it: the shell never sleeps past one.

@@ -43,6 +43,12 @@
 //! `boot:full`, or `off`. It is read at the first allocation, before `main`. A program can make it its default by
 //! [`Allocator::record_from_start`].
 //!
+//! # jemalloc
+//!
+//! With the feature `jemalloc`, a program can have that one do the work, by `static ALLOCATOR: Allocator<Jemalloc> =
+//! Allocator::jemalloc()`. If it was started with `_RJEM_MALLOC_CONF=prof:true`, jemalloc samples by itself, and a [`Dump`] shows what
+//! it has found whenever nothing is recorded here; [`Dump::of_jemalloc`] does so in any case, also as the file that its own tools read.
+//!
 //! # Who is blamed
 //!
 //! An allocation is counted for the innermost function that is not one of those that allocate for others: the allocator itself,
@@ -64,7 +70,10 @@ mod counters;
 mod dump;
 mod figures;
 mod filter;
+mod groups;
 pub(crate) mod hook;
+#[cfg(feature = "jemalloc")]
+mod jemalloc;
 mod profile;
 mod recorder;
 mod sample;
@@ -81,6 +90,8 @@ pub use crate::sys::allocator::Allocator;
 pub use counters::Counts;
 pub use dump::{Chunks, Dump};
 pub use figures::Figures;
+#[cfg(feature = "jemalloc")]
+pub use jemalloc::Jemalloc;
 pub use profile::{AllocatorProfile, AllocatorReport, Snapshot};
 pub use sample::{MemorySample, Options, Row, Sampling};
 pub use totals::{AllocatorTotals, ProcessTotals, Totals};
@@ -91,8 +102,10 @@ pub use totals::{AllocatorTotals, ProcessTotals, Totals};
 pub enum MemoryError {
     /// The program has another global allocator.
     #[error(
-        "this program has no async_container_diagnostics::memory::Allocator as its #[global_allocator]: add \
-         `#[global_allocator] static ALLOCATOR: Allocator = Allocator::system();` to its main.rs"
+        "this program's #[global_allocator] does not tell what it does: add `use \
+         async_container_supervisor::diagnostics::memory::Allocator; #[global_allocator] static ALLOCATOR: Allocator = \
+         Allocator::system();` to its main.rs (or `use async_container_diagnostics::memory::Allocator;`, if it uses that \
+         crate by itself)"
     )]
     NotInstalled,
     /// Nothing is recorded, so nothing is known of what lives.
@@ -101,6 +114,28 @@ pub enum MemoryError {
          Allocator::record_from_start, or take a memory sample instead"
     )]
     NotRecording,
+    /// There is no profile of jemalloc, because it is not part of the program.
+    #[error(
+        "this program was built without jemalloc's profiler: build async-container-supervisor (or \
+         async-container-diagnostics) with its feature `jemalloc`, and let `static ALLOCATOR: Allocator<Jemalloc> = \
+         Allocator::jemalloc();` be its #[global_allocator]"
+    )]
+    NoJemalloc,
+    /// There is no profile of jemalloc, because the program allocates by another one.
+    #[error(
+        "this program does not allocate by jemalloc: let `static ALLOCATOR: Allocator<Jemalloc> = \
+         Allocator::jemalloc();` be its #[global_allocator]"
+    )]
+    NotJemalloc,
+    /// There is no profile of jemalloc, because that was started without its profiler.
+    #[error(
+        "jemalloc's profiler is off, and cannot be switched on later: start this program with \
+         _RJEM_MALLOC_CONF=prof:true (or MALLOC_CONF=prof:true, if its jemalloc was built to replace malloc)"
+    )]
+    NotProfiled,
+    /// jemalloc could not write its profile.
+    #[error("jemalloc could not write its profile")]
+    Jemalloc(#[source] io::Error),
     /// It is recorded in another way already.
     #[error("memory is recorded already, in mode {mode}")]
     Recording {

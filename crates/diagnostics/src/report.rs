@@ -61,8 +61,11 @@ pub enum ReportError {
         /// What it takes.
         feature: &'static str,
     },
+    /// Only jemalloc's own profile has that form.
+    #[error("only a dump of jemalloc's own profiler has the form heap")]
+    Heap,
     /// There is no such form.
-    #[error("no report has the format `{name}`: it is one of json, text, pprof, folded, svg")]
+    #[error("no report has the format `{name}`: it is one of json, text, pprof, folded, svg, heap")]
     Format {
         /// What was asked for.
         name: String,
@@ -83,10 +86,12 @@ pub enum Format {
     Folded,
     /// A flame graph as a picture to click on, in any browser. Needs the feature `svg`.
     Svg,
+    /// What jemalloc writes itself, for `jeprof`. Dumps of memory have it, if they are of jemalloc's own profiler.
+    Heap,
 }
 
 impl Format {
-    /// The form that goes with the name of a file: by `.json`, `.txt`, `.pb.gz`, `.folded` or `.svg`.
+    /// The form that goes with the name of a file: by `.json`, `.txt`, `.pb.gz`, `.folded`, `.svg` or `.heap`.
     pub fn of_path(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let endings = [
@@ -95,13 +100,14 @@ impl Format {
             (".pb.gz", Self::Pprof),
             (".folded", Self::Folded),
             (".svg", Self::Svg),
+            (".heap", Self::Heap),
         ];
         endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| format)
     }
 
-    /// Whether it consists of characters.
+    /// Whether it consists of characters. What jemalloc writes does, but for the names of files, which may be anything.
     pub fn is_text(self) -> bool {
-        self != Self::Pprof
+        !matches!(self, Self::Pprof | Self::Heap)
     }
 
     /// What it is called in calls and on the command line.
@@ -112,6 +118,7 @@ impl Format {
             Self::Pprof => "pprof",
             Self::Folded => "folded",
             Self::Svg => "svg",
+            Self::Heap => "heap",
         }
     }
 }
@@ -126,7 +133,7 @@ impl FromStr for Format {
     type Err = ReportError;
 
     fn from_str(name: &str) -> Result<Self, ReportError> {
-        [Self::Json, Self::Text, Self::Pprof, Self::Folded, Self::Svg]
+        [Self::Json, Self::Text, Self::Pprof, Self::Folded, Self::Svg, Self::Heap]
             .into_iter()
             .find(|format| format.name() == name)
             .ok_or_else(|| ReportError::Format { name: name.to_owned() })

@@ -420,10 +420,7 @@ impl Model {
             KeyCode::Char('f') => {
                 let entry = Entry::at(index)?;
                 let kind = entry.kind();
-                let extension = match kind {
-                    Kind::ThreadDump | Kind::SchedulerDump => Form::Text,
-                    _ => Form::Svg,
-                };
+                let extension = if kind.forms().contains(&Form::Svg) { Form::Svg } else { Form::Text };
                 let worker = self.selected().map(|row| row.name.replace(['#', ' ', '/'], "-")).unwrap_or_default();
                 let name = format!("{worker}-{}{}", kind.name(), extension.extension());
                 self.mode = Mode::File { entry: Some(entry), name };

@@ -11,14 +11,16 @@ impl Container {
     /// Tells linked children that the child is about to be killed. If there is none, or it is one itself, nobody is waited for.
     pub(super) fn examine(&mut self, key: Key) {
         let has_examiner = self.links.is_open();
+        let now = Instant::now();
         let Some(slot) = self.slots.get_mut(&key) else { return };
         if slot.service.linked || !has_examiner {
-            slot.lifecycle.handle_examined(Instant::now());
+            slot.lifecycle.handle_examined(now);
         } else {
+            let limit = slot.lifecycle.poll_timeout().map(|at| at.saturating_duration_since(now));
             tracing::warn!(
                 child = slot.name,
-                reason = slot.failure(),
-                limit = ?slot.service.examination,
+                reason = slot.condemned(),
+                ?limit,
                 "having the child looked at before it is killed"
             );
             slot.shown = None;

@@ -39,6 +39,24 @@ impl Sum {
         }
     }
 
+    /// What so many of that size in all, of one size, stand for that were looked at.
+    #[cfg(feature = "jemalloc")]
+    pub(super) fn of_many(count: u64, bytes: u64, rate: u64) -> Self {
+        if count == 0 {
+            return Self::default();
+        }
+
+        let size = (bytes / count) as usize;
+        let one = Self::of(size, super::Mode::Sampled { rate }.probability(size));
+        let count = count as f64;
+        Self {
+            samples: count as u64,
+            count: one.count * count,
+            bytes: one.bytes * count,
+            variance: one.variance * count,
+        }
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         self.samples += other.samples;
         self.count += other.count;

@@ -249,7 +249,10 @@ pub(super) fn apart<T>(work: impl FnOnce() -> T) -> T {
 
 /// Does something during which nothing that this thread allocates is recorded, so that reports do not report themselves.
 pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore;
+    struct Restore {
+        #[cfg(feature = "jemalloc")]
+        _unprofiled: crate::sys::jemalloc::Unprofiled,
+    }
 
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -261,7 +264,10 @@ pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
         local.armed.set(OFF);
         local.paused.set(local.paused.get() + 1);
     });
-    let _restore = Restore;
+    let _restore = Restore {
+        #[cfg(feature = "jemalloc")]
+        _unprofiled: crate::sys::jemalloc::Unprofiled::begin(),
+    };
     work()
 }
 

@@ -84,6 +84,16 @@ impl<W: Write> Writer<W> {
         Ok(Self { output, empty: true })
     }
 
+    /// With the fields of a map before everything else, one a line.
+    #[cfg(feature = "memory")]
+    pub(super) fn after<T: Serialize>(first: &T, mut output: W) -> io::Result<Self> {
+        let first = serde_json::to_vec_pretty(first)?;
+        // All but its end, which is to come.
+        output.write_all(first.strip_suffix(b"\n}").unwrap_or(&first))?;
+        output.write_all(b",\n  \"stacks\":[")?;
+        Ok(Self { output, empty: true })
+    }
+
     pub(super) fn output_mut(&mut self) -> &mut W {
         &mut self.output
     }

@@ -33,12 +33,19 @@ impl<W: Write> Writer<W> {
             Format::Pprof => Output::Pprof(Box::new(super::pprof::Writer::new(&header, output)?)),
             #[cfg(feature = "svg")]
             Format::Svg => Output::Svg(output, Vec::new()),
+            Format::Heap => return Err(ReportError::Heap),
             #[cfg(not(feature = "pprof"))]
             Format::Pprof => return Err(ReportError::Feature { format, feature: "pprof" }),
             #[cfg(not(feature = "svg"))]
             Format::Svg => return Err(ReportError::Feature { format, feature: "svg" }),
         };
         Ok(Self { header, output })
+    }
+
+    /// Begins one for programs, with the fields of a map before everything else.
+    #[cfg(feature = "memory")]
+    pub(crate) fn json<T: serde::Serialize>(header: Header, first: &T, output: W) -> Result<Self, ReportError> {
+        Ok(Self { header, output: Output::Json(json::Writer::after(first, output)?) })
     }
 
     /// What holds for all stacks. What is added to its notes until the end is written.

@@ -6,6 +6,8 @@ pub(crate) mod allocator;
 pub(crate) mod capture;
 #[cfg(feature = "stacks")]
 pub(crate) mod clock;
+#[cfg(feature = "jemalloc")]
+pub(crate) mod jemalloc;
 #[cfg(feature = "stacks")]
 pub(crate) mod map;
 #[cfg(feature = "stacks")]

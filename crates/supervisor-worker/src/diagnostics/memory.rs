@@ -92,13 +92,13 @@ pub(super) async fn dump(request: Request, responder: Responder) {
 }
 
 async fn dumped(request: &Request, responder: &Responder) -> Result<Written, Failure> {
-    let formats = [Format::Pprof, Format::Json, Format::Text, Format::Folded, Format::Svg];
+    let formats = [Format::Pprof, Format::Json, Format::Text, Format::Folded, Format::Svg, Format::Heap];
     let delivery = Delivery::of(request, &formats)?;
     let format = delivery.format;
 
     if let Some(path) = delivery.path {
         return apart(move || {
-            let dump = Dump::begin().map_err(failed)?;
+            let dump = begin(format)?;
             let mut file = NewFile::create(path).map_err(delivery::refused)?;
 
             match dump.write(format, &mut file) {
@@ -117,7 +117,7 @@ async fn dumped(request: &Request, responder: &Responder) -> Result<Written, Fai
     let making = tokio::spawn(apart(move || {
         let mut rest = Vec::new();
 
-        for bytes in Dump::begin().map_err(failed)?.chunks(format).map_err(not_written)? {
+        for bytes in begin(format)?.chunks(format).map_err(not_written)? {
             rest.append(&mut bytes?);
             // A character that is cut in two waits for its other half.
             let whole = if format.is_text() { whole_characters(&rest) } else { rest.len() };
@@ -148,6 +148,11 @@ async fn dumped(request: &Request, responder: &Responder) -> Result<Written, Fai
     Ok(Written { path: None })
 }
 
+fn begin(format: Format) -> Result<Dump, Failure> {
+    let dump = if format == Format::Heap { Dump::of_jemalloc() } else { Dump::begin() };
+    dump.map_err(failed)
+}
+
 /// How many of these bytes are whole characters, up to the longest piece.
 fn whole_characters(bytes: &[u8]) -> usize {
     let bytes = &bytes[..bytes.len().min(Dump::CHUNK)];
@@ -169,7 +174,11 @@ fn of_bytes(format: Format, bytes: Vec<u8>) -> Result<Report, Failure> {
 /// What the program lacks is said as such, and what to do about it.
 pub(super) fn failed(error: MemoryError) -> Failure {
     match error {
-        MemoryError::NotInstalled | MemoryError::NotRecording => Failure::not_supported(error.to_string()),
+        MemoryError::NotInstalled
+        | MemoryError::NotRecording
+        | MemoryError::NoJemalloc
+        | MemoryError::NotJemalloc
+        | MemoryError::NotProfiled => Failure::not_supported(error.to_string()),
         error => Failure::from(error),
     }
 }
