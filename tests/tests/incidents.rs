@@ -154,7 +154,7 @@ fn another_program_is_looked_at_from_outside() -> io::Result<()> {
 #[test]
 fn a_child_that_does_not_stop_is_looked_at_and_killed_in_time() -> io::Result<()> {
     // The last two seconds are for looking, or the second half.
-    for (grace, before) in [(5, Duration::from_secs(3)), (1, Duration::from_millis(500))] {
+    for (grace, before) in [(5, Duration::from_secs(3)), (3, Duration::from_millis(1500))] {
         let dir = Dir::new()?;
         let launch = dir.example("acs-incident")?.arg("obstinate");
         let mut program = launch.env("ASYNC_CONTAINER_GRACEFUL_STOP", grace.to_string()).start()?;
