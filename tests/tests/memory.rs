@@ -126,6 +126,14 @@ fn profiles_of_the_allocator_are_started_and_stopped() -> io::Result<()> {
         assert!(report["data"]["counts"]["allocations"].as_u64() > Some(0), "{report:#}");
         assert!(report["data"]["after"]["process"]["resident"].as_u64() > Some(1_000_000), "{report:#}");
     }
+
+    // Whoever starts one may be gone before it ends.
+    assert_eq!(supervisor.forward(&worker, json!({"do": "allocator_profile_start", "limit": 0.2}))?["started"], true);
+    wait_for("the profile to be given up", LIMIT, || {
+        Ok(supervisor.forward(&worker, json!({"do": "allocator_profile_start", "limit": 60})).is_ok().then_some(()))
+    })?;
+    let long = refused(&mut supervisor, &worker, json!({"do": "allocator_profile_start", "limit": 3601}));
+    assert!(long.contains("InvalidParameters"), "{long}");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What a worker says of itself, as it comes.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_container_protocol::{Call, Fields};
 use serde::{
@@ -15,6 +15,12 @@ use crate::{
     supervisor::Supervisor,
     worker::Worker,
 };
+
+/// How long after its end a profile of the allocator is given up by the worker, if nobody has stopped it.
+const SPARE: Duration = Duration::from_secs(10);
+
+/// How long a worker takes one at most, in seconds.
+const LONGEST: f64 = 60.0 * 60.0;
 
 /// A report that is being made. It is asked for piece by piece, or as a whole.
 ///
@@ -106,7 +112,11 @@ impl Report {
 
     async fn begin(&self) -> Result<Call, Error> {
         if self.diagnostic.kind() == Kind::AllocatorProfile {
-            let start = self.supervisor.forward_to(&self.connection_id, &json!({"do": "allocator_profile_start"}));
+            let lasts = self.diagnostic.lasts().unwrap_or_default();
+            // If this program is killed meanwhile, nobody stops it.
+            let limit = (lasts + SPARE).as_secs_f64().min(LONGEST);
+            let start = json!({"do": "allocator_profile_start", "limit": limit});
+            let start = self.supervisor.forward_to(&self.connection_id, &start);
             // From before the answer on: it may be on its way when this is given up.
             let mut profiling = Profiling {
                 supervisor: self.supervisor.clone(),
@@ -120,7 +130,7 @@ impl Report {
                 return Err(error.into());
             }
 
-            tokio::time::sleep(self.diagnostic.lasts().unwrap_or_default()).await;
+            tokio::time::sleep(lasts).await;
             profiling.is_over = true;
         }
 

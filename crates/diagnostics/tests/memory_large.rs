@@ -36,18 +36,24 @@ fn a_dump_takes_no_memory_that_grows_with_the_program() {
     let resident = || field("/proc/self/status", "RssAnon:");
     let before = resident();
     assert!(before > SIZE as u64);
-    let mut largest = 0;
-    let mut dump = Vec::new();
+    let dump = |format| {
+        let mut largest = 0;
+        let mut dump = Vec::new();
 
-    for chunk in Dump::begin().unwrap().chunks(Format::Pprof).unwrap() {
-        let chunk = chunk.unwrap();
-        assert!(chunk.len() <= Dump::CHUNK);
-        dump.extend_from_slice(&chunk);
-        largest = largest.max(resident());
-    }
+        for chunk in Dump::begin().unwrap().chunks(format).unwrap() {
+            let chunk = chunk.unwrap();
+            assert!(chunk.len() <= Dump::CHUNK);
+            dump.extend_from_slice(&chunk);
+            largest = largest.max(resident());
+        }
 
-    println!("{} bytes, {} more resident", dump.len(), largest.saturating_sub(before));
-    assert!(largest < before + WHAT_A_DUMP_MAY_TAKE, "{before} {largest}");
+        println!("{format}: {} bytes, {} more resident", dump.len(), largest.saturating_sub(before));
+        assert!(largest < before + WHAT_A_DUMP_MAY_TAKE, "{before} {largest}");
+        dump
+    };
+    // What this one begins with is found out before.
+    assert!(String::from_utf8(dump(Format::Json)).unwrap().contains("\"by_location\""));
+    let dump = dump(Format::Pprof);
     let kept = Decoded::of(&dump).sum("inuse_space", "hoard::keep") as f64;
     assert!((kept / SIZE as f64 - 1.0).abs() < 0.1, "{kept}");
 }

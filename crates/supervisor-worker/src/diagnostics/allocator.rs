@@ -15,8 +15,8 @@ use super::{
     memory::failed,
 };
 
-/// A profile that nobody has stopped by then is given up: whoever started it is gone.
-const LONGEST: Duration = Duration::from_secs(60 * 60);
+/// A profile that nobody has stopped by then is given up, if whoever started it has not said when: they are gone. In seconds.
+const LONGEST: f64 = 60.0 * 60.0;
 
 /// The profile that is being taken in this worker, if one is.
 #[derive(Clone, Default)]
@@ -28,8 +28,16 @@ pub(super) struct Started {
 }
 
 impl Profile {
-    /// There is one at a time, because it is not known whose a call is.
-    pub(super) async fn start(self, _request: Request) -> Result<Started, Failure> {
+    /// There is one at a time, because it is not known whose a call is. It is given up after `limit`, in seconds.
+    pub(super) async fn start(self, request: Request) -> Result<Started, Failure> {
+        let limit = request.get::<f64>("limit")?.unwrap_or(LONGEST);
+
+        if !(limit > 0.0 && limit <= LONGEST) {
+            return Err(Failure::invalid_parameters(
+                "'limit' has to be a number of seconds, more than 0 and up to an hour",
+            ));
+        }
+
         let begun = Instant::now();
         let profile = apart(|| AllocatorProfile::start().map_err(failed)).await?;
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,11 +53,11 @@ impl Profile {
         drop(current);
         let current = self.0.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(LONGEST).await;
+            tokio::time::sleep(Duration::from_secs_f64(limit)).await;
             let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
 
             if current.as_ref().is_some_and(|(_, other)| *other == begun) {
-                tracing::warn!("the profile of the allocator was not stopped for an hour, and is given up");
+                tracing::warn!(limit, "the profile of the allocator was not stopped in time, and is given up");
                 *current = None;
             }
         });
