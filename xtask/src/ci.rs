@@ -162,8 +162,10 @@ impl Steps {
 /// Whether there is `make`, which comes without a Rust toolchain; it is installed where that is possible.
 fn has_make() -> bool {
     let is_there = || Command::new("make").arg("--version").stdout(Stdio::null()).status().is_ok_and(|it| it.success());
-    let install =
-        || Command::new("apt-get").args(["install", "--yes", "--quiet", "make"]).stdin(Stdio::null()).status();
+    let install = || {
+        let script = "apt-get update --quiet && apt-get install --yes --quiet make";
+        Command::new("sh").args(["-c", script]).stdin(Stdio::null()).status()
+    };
     is_there() || install().is_ok_and(|status| status.success()) && is_there()
 }
 
