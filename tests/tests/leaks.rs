@@ -112,7 +112,7 @@ fn a_worker_that_ignores_the_signal_is_killed() -> io::Result<()> {
 fn a_limit_below_the_size_at_the_start_is_said_and_no_kill_loop() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, _) = start(&dir, "impossible")?;
-    let line = program.wait_for_stderr("from its start on: restarts do not help, so it is left alone", LIMIT)?;
+    let line = program.wait_for_stderr("restarts do not help, so it is left alone", LIMIT)?;
     assert!(line.contains("memory limit 256.0 KiB, was "), "{line}");
     let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
     // It lives through checks that would have been the end of it.

@@ -34,6 +34,7 @@ pub struct Call {
     operation: String,
     parameters: Parameters,
     timeout: Duration,
+    made_at: Option<Instant>,
     answered_at: Option<Instant>,
 }
 
@@ -41,7 +42,8 @@ impl Call {
     /// A call without parameters, of the worker with this [id](crate::Worker::id).
     pub fn new(worker_id: impl Into<String>, operation: impl Into<String>) -> Self {
         let (worker_id, operation) = (worker_id.into(), operation.into());
-        Self { worker_id, operation, parameters: Parameters::default(), timeout: DEFAULT_TIMEOUT, answered_at: None }
+        let parameters = Parameters::default();
+        Self { worker_id, operation, parameters, timeout: DEFAULT_TIMEOUT, made_at: None, answered_at: None }
     }
 
     /// Sets its parameters: the fields of a struct, or the entries of a map. Default is none.
@@ -54,6 +56,18 @@ impl Call {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Notes when it was made, for whoever makes it.
+    pub fn made(mut self, at: Instant) -> Self {
+        self.made_at = Some(at);
+        self
+    }
+
+    /// When it was made, which may be a little after it was asked for: of many calls, some are made after others have been answered.
+    /// `None` before that, of one that was not made, and from one who does not note it.
+    pub fn made_at(&self) -> Option<Instant> {
+        self.made_at
     }
 
     /// Notes when its answer came, for whoever makes it.
@@ -89,7 +103,7 @@ impl Call {
     }
 }
 
-/// When it was answered makes no other call of it.
+/// When it was made and answered makes no other call of it.
 impl PartialEq for Call {
     fn eq(&self, other: &Self) -> bool {
         (&self.worker_id, &self.operation, &self.parameters, self.timeout)

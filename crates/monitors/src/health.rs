@@ -3,7 +3,9 @@
 mod metrics;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     Action, Answer, Call, CallFailure, Destination, Diagnosis, Event, Family, Monitor, Restart, Status, Worker,
-    monitor::SHORTEST_INTERVAL,
+    monitor::SHORTEST_INTERVAL, turns,
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
@@ -19,8 +21,9 @@ const DEFAULT_WARN_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_DUMP_AFTER: Duration = Duration::from_secs(5);
 const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a thread dump may take.
+/// How long a thread dump may take; less where the process would be restarted meanwhile, but not less than this.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
+const SHORTEST_DUMP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After this time a restart that was asked for, of a worker that is still there and silent, is asked for again.
 const COOLDOWN: Duration = Duration::from_secs(30);
@@ -40,7 +43,7 @@ const NOBODY: &str = "";
 /// 2. is asked for a [thread dump](Self::dump_after), which also a process that is stuck may be able to give;
 /// 3. is [restarted](Self::restart_after), [one at a time](Self::restarts_at_once).
 ///
-/// What the supervisor itself takes for a call is measured at each check as well, and subtracted. While that is above half of the
+/// What the supervisor itself takes for a call, and until it makes it, is measured as well, and subtracted. While that is above half of the
 /// first threshold, as on a host that is overloaded or was suspended, no worker is judged: it is not their silence.
 ///
 /// An event `health` has `connection_id`, `process_id`, `name`, `state` (`slow`, or `well` when it answers again) and
@@ -64,9 +67,13 @@ const NOBODY: &str = "";
 /// if none is.
 pub struct HealthMonitor {
     settings: Settings,
-    workers: BTreeMap<String, Health>,
-    /// Since when anybody has been silent at most, as of the last check.
-    silent_since: Option<Instant>,
+    workers: HashMap<Arc<str>, Health>,
+    /// When each of them is called next, and its number.
+    queue: BinaryHeap<Reverse<(Instant, u32, Arc<str>)>>,
+    /// Those that registered since the last check.
+    new: Vec<(u32, Arc<str>)>,
+    /// Those that owed an answer at the last check: few, so that a check need not look at each worker.
+    silent: Vec<Arc<str>>,
     /// When the call of nobody was made that has not come back.
     probe: Option<Instant>,
     /// What the supervisor takes for a call.
@@ -92,14 +99,12 @@ struct Settings {
 /// What is known of one worker.
 struct Health {
     worker: Worker,
+    /// How many had registered before it, which says in which part of the interval it is called.
+    number: u32,
     /// When the oldest call was made that it did not answer.
     silent_since: Option<Instant>,
-    /// A call is on its way.
-    is_asked: bool,
-    /// In which part of the interval it is called.
-    part: u32,
-    /// When it is called next.
-    due: Option<Instant>,
+    /// When the call was asked for that is on its way.
+    asked: Option<Instant>,
     round_trip: Option<Duration>,
     maximum_round_trip: Duration,
     answers: u64,
@@ -118,8 +123,10 @@ impl Default for HealthMonitor {
                 restart_after: Some(DEFAULT_RESTART_AFTER),
                 restarts_at_once: 1,
             },
-            workers: BTreeMap::new(),
-            silent_since: None,
+            workers: HashMap::new(),
+            queue: BinaryHeap::new(),
+            new: Vec::new(),
+            silent: Vec::new(),
             probe: None,
             lag: Duration::ZERO,
             last_check: None,
@@ -217,13 +224,8 @@ impl HealthMonitor {
             return;
         }
         let settings = &self.settings;
-        let first =
-            [Some(settings.warn_after), settings.dump_after, settings.restart_after].into_iter().flatten().min();
-        // Mostly nobody is silent for so long, and then there is no need to look at each.
-        if self.silent_since.zip(first).is_none_or(|(since, first)| now.saturating_duration_since(since) < first) {
-            return;
-        }
-        for health in self.workers.values_mut() {
+        for id in &self.silent {
+            let Some(health) = self.workers.get_mut(id) else { continue };
             let Some(since) = health.silent_since else { continue };
             let silence = now.saturating_duration_since(since);
             let (process_id, name) = (health.worker.process_id, &health.worker.name);
@@ -234,7 +236,9 @@ impl HealthMonitor {
             }
             if settings.dump_after.is_some_and(|after| silence >= after) && !health.was_dumped {
                 health.was_dumped = true;
-                let dump = Diagnosis::new(process_id, "thread_dump").timeout(DUMP_TIMEOUT);
+                let left = settings.restart_after.map_or(DUMP_TIMEOUT, |after| after.saturating_sub(silence));
+                let timeout = left.clamp(SHORTEST_DUMP_TIMEOUT, DUMP_TIMEOUT);
+                let dump = Diagnosis::new(process_id, "thread_dump").timeout(timeout);
                 actions.push(Action::Diagnose(dump.to(settings.dump_to.clone())));
             }
             if settings.restart_after.is_some_and(|after| silence >= after) {
@@ -264,16 +268,26 @@ impl HealthMonitor {
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
         let interval = self.settings.interval;
-        self.silent_since = None;
-        for health in self.workers.values_mut() {
-            let due = *health.due.get_or_insert(now + interval * health.part / PARTS);
-            if now >= due && !health.is_asked {
-                health.due = Some((due + interval).max(now));
-                health.is_asked = true;
-                health.silent_since.get_or_insert(now);
-                actions.push(Action::Call(Call::new(&health.worker.id, "ping").timeout(patience)));
+        for (number, id) in self.new.drain(..) {
+            self.queue.push(Reverse((now + interval * (number % PARTS) / PARTS, number, id)));
+        }
+        self.silent.retain(|id| self.workers.get(id).is_some_and(|health| health.silent_since.is_some()));
+        while let Some(Reverse((due, ..))) = self.queue.peek()
+            && *due <= now
+            && let Some(Reverse((due, number, id))) = self.queue.pop()
+        {
+            // Who has registered anew since has another place.
+            let Some(health) = self.workers.get_mut(&id).filter(|health| health.number == number) else { continue };
+            if health.asked.is_none() {
+                health.asked = Some(now);
+                if health.silent_since.is_none() {
+                    health.silent_since = Some(now);
+                    self.silent.push(id.clone());
+                }
+                actions.push(Action::Call(Call::new(&*id, "ping").timeout(patience)));
             }
-            self.silent_since = self.silent_since.into_iter().chain(health.silent_since).min();
+            let next = Some(due + interval).filter(|next| *next > now).unwrap_or(now + interval);
+            self.queue.push(Reverse((next, number, id)));
         }
     }
 
@@ -286,7 +300,7 @@ impl HealthMonitor {
         }
         let lag = self.own_lag(now);
         let Some(health) = self.workers.get_mut(call.worker_id()) else { return };
-        health.is_asked = false;
+        let asked = health.asked.take();
         // That it knows no such operation is an answer; that there was none, or that nobody is there any more, is not.
         let is_answer = match answer {
             Ok(_) => true,
@@ -296,7 +310,10 @@ impl HealthMonitor {
             ),
         };
         let Some(since) = health.silent_since.filter(|_| is_answer) else { return };
-        let round_trip = now.saturating_duration_since(since).saturating_sub(lag);
+        // Of many that are asked, some wait for others to be asked, which the call of nobody does not.
+        let waited = call.made_at().zip(asked).map(|(made, asked)| made.saturating_duration_since(asked));
+        let own = waited.map_or(lag, |waited| lag.max(waited));
+        let round_trip = now.saturating_duration_since(since).saturating_sub(own);
         health.silent_since = None;
         health.answers += 1;
         health.round_trip = Some(round_trip);
@@ -341,29 +358,33 @@ impl Monitor for HealthMonitor {
     }
 
     fn register(&mut self, worker: &Worker) {
-        let registered = &mut self.registered;
-        let health = self.workers.entry(worker.id.clone()).or_insert_with(|| Health {
-            part: {
-                *registered = registered.wrapping_add(1);
-                (*registered - 1) % PARTS
-            },
-            due: None,
+        if let Some(health) = self.workers.get_mut(worker.id.as_str()) {
+            health.worker = worker.clone();
+            return;
+        }
+        let (id, number): (Arc<str>, _) = (worker.id.as_str().into(), self.registered);
+        self.registered = self.registered.wrapping_add(1);
+        self.new.push((number, id.clone()));
+        let health = Health {
             worker: worker.clone(),
+            number,
             silent_since: None,
-            is_asked: false,
+            asked: None,
             round_trip: None,
             maximum_round_trip: Duration::ZERO,
             answers: 0,
             is_slow: false,
             was_dumped: false,
-        });
-        health.worker = worker.clone();
+        };
+        self.workers.insert(id, health);
     }
 
     fn remove(&mut self, worker: &Worker) {
-        self.workers.remove(&worker.id);
+        self.workers.remove(worker.id.as_str());
         // It was restarted, or has gone otherwise, if none of its connections is left.
-        if self.workers.values().all(|health| health.worker.process_id != worker.process_id) {
+        if self.asked.contains_key(&worker.process_id)
+            && self.workers.values().all(|health| health.worker.process_id != worker.process_id)
+        {
             self.asked.remove(&worker.process_id);
         }
     }
@@ -397,7 +418,9 @@ impl HealthMonitor {
     /// How all of them are now.
     fn report(&self) -> HealthStatus {
         let now = Instant::now();
-        let workers = self.workers.values().map(|health| {
+        let mut workers: Vec<&Health> = self.workers.values().collect();
+        workers.sort_unstable_by_key(|health| health.number);
+        let workers = workers.into_iter().map(|health| {
             let silence = health.silent_since.map(|since| now.saturating_duration_since(since));
             WorkerStatus {
                 connection_id: health.worker.id.clone(),
@@ -426,6 +449,7 @@ struct HealthStatus {
     dump_after: Option<f64>,
     restart_after: Option<f64>,
     supervisor_lag: f64,
+    #[serde(serialize_with = "turns::serialize")]
     workers: Vec<WorkerStatus>,
 }
 
@@ -517,6 +541,19 @@ mod tests {
     }
 
     #[test]
+    fn a_dump_comes_before_the_restart() {
+        for (after, timeout) in [(30, 10), (9, 4), (5, 1)] {
+            let (mut monitor, start) = (monitor().restart_after(after * SECOND), Instant::now());
+            let mut actions = (0..=5).flat_map(|second| check(&mut monitor, start + second * SECOND, &[NOBODY, "b"]));
+            let dump = actions.find_map(|action| match action {
+                Action::Diagnose(diagnosis) => Some(diagnosis.get_timeout()),
+                _ => None,
+            });
+            assert_eq!(dump, Some(timeout * SECOND));
+        }
+    }
+
+    #[test]
     fn one_at_a_time_is_restarted_and_again_if_that_does_not_help() {
         let (mut monitor, start) = (monitor().no_dump(), Instant::now());
         let mut restarts = Vec::new();
@@ -537,6 +574,16 @@ mod tests {
             assert_eq!(check(&mut monitor, start + second * SECOND, &[]), [], "not even the call of nobody came back");
         }
         assert!(monitor.own_lag(start + 60 * SECOND) >= 60 * SECOND);
+    }
+
+    #[test]
+    fn the_time_until_it_was_asked_is_not_its_time() {
+        let (mut monitor, start) = (monitor(), Instant::now());
+        let millisecond = Duration::from_millis(1);
+        check(&mut monitor, start, &[NOBODY]);
+        let call = Call::new("a", "ping").made(start + 500 * millisecond);
+        monitor.hear(&call, &Err(CallFailure::new("UnknownOperation", "")), start + 503 * millisecond);
+        assert_eq!(monitor.workers["a"].round_trip, Some(3 * millisecond));
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub mod process;
 mod roster;
 #[cfg(feature = "sample")]
 pub mod sample;
+#[cfg(any(feature = "memory", feature = "process", feature = "health", feature = "utilization"))]
+mod turns;
 #[cfg(feature = "utilization")]
 pub mod utilization;
 

@@ -6,6 +6,7 @@ mod metrics;
 mod relief;
 mod report;
 mod rules;
+mod search;
 mod settings;
 
 use std::{
@@ -19,12 +20,14 @@ use self::{
     relief::Relief,
     report::{Leak, MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
+    search::Search,
     settings::Settings,
 };
 use crate::{
     Action, Event, Family, Monitor, Restart, Status, Worker,
     roster::{Entry, Roster},
     sample::{self, HostMemory, Pressure, Process},
+    turns::Turns,
 };
 
 /// How much longer a check may take for finding descendants and looking closely at what is near no limit.
@@ -73,8 +76,9 @@ const HURRY: u32 = 20;
 /// a name exceeds its limit within 30 seconds of its start, it is left alone for 30 seconds, and the next one for twice as
 /// long, up to an hour, unless it grows by a quarter and more than 10 MiB meanwhile; that is logged as an error, and told
 /// as an event `leak` with `left_alone`, in seconds. The same goes for the rules for all: where two restarts in a row freed
-/// less than they should have, or it is the turn of one that has just been started, nobody is restarted for so long, unless what
-/// is too much grows. It is somebody else that takes the memory, or what all of them need.
+/// less than they should have, nobody is restarted for so long, unless what is too much grows. It is somebody else that takes the
+/// memory, or what all of them need. Where they freed enough, and the next would be one that has just been started, it is seen first
+/// whether that lasts: until that one is 30 seconds old, unless what is too much grows.
 ///
 /// # Status
 ///
@@ -134,8 +138,7 @@ pub struct MemoryMonitor {
     pressure: Option<Pressure>,
     /// The time until the next check, if that must come early.
     hurry: Option<Duration>,
-    /// The process after which the search for descendants goes on.
-    searched: u32,
+    search: Search,
 }
 
 struct Asked {
@@ -181,14 +184,16 @@ impl MemoryMonitor {
 
     /// Measures everything, as closely as limits require.
     fn measure(&mut self, now: Instant) {
+        let mut turns = Turns::new();
         for (process_id, entry) in self.roster.iter_mut() {
             if matches!(entry.state.source, Source::Failed) {
                 entry.state.source = Source::open(process_id);
                 entry.start_time = entry.state.source.start_time();
             }
             entry.state.sample(process_id);
+            turns.give_way();
         }
-        self.find_descendants();
+        self.find_descendants(now);
         self.host = HostMemory::read();
         self.pressure = Pressure::read();
 
@@ -208,27 +213,32 @@ impl MemoryMonitor {
                 entry.state.look_closely(now);
             }
             entry.state.note(now, self.settings.threshold_size);
+            turns.give_way();
         }
     }
 
     /// Looks for processes that descend from workers: of those that have some, and of others in turn.
-    fn find_descendants(&mut self) {
+    fn find_descendants(&mut self, now: Instant) {
+        let is_due = self.search.begin(sample::last_process_id(), now);
         let start = Instant::now();
         let workers: HashSet<u32> = self.roster.iter().map(|(process_id, _)| process_id).collect();
+        let mut turns = Turns::new();
         let mut next = None;
         for (process_id, entry) in self.roster.iter_mut() {
             let Source::Open(footprint) = &mut entry.state.source else { continue };
-            let is_due = process_id > self.searched && next.is_none();
-            if is_due || footprint.has_descendants() {
+            let has_turn = is_due && process_id > self.search.after() && next.is_none();
+            if has_turn || footprint.has_descendants() {
                 footprint.find_descendants(&workers);
                 entry.state.size = footprint.size();
+                turns.give_way();
             }
-            if is_due && start.elapsed() >= BUDGET {
+            if has_turn && start.elapsed() >= BUDGET {
                 next = Some(process_id);
             }
         }
-        // Once around, it begins anew.
-        self.searched = next.unwrap_or(0);
+        if is_due {
+            self.search.came_to(next);
+        }
     }
 
     /// Forgets restarts that came to their end, and those for which there was no reason any more when they might have been asked
@@ -286,9 +296,10 @@ impl MemoryMonitor {
                         process_id,
                         name,
                         ?pause,
-                        "{}, from its start on: restarts do not help, so it is left alone; raise the limit, or find what \
-                         it needs at its start",
-                        wish.reason
+                        "{} {} s after its start, like another before: restarts do not help, so it is left alone \
+                         unless it grows on; raise the limit, or find what it needs at its start",
+                        wish.reason,
+                        age.as_secs()
                     );
                     let leak = wish.event(name, state.size, settings, Some(pause));
                     actions.push(leak);
@@ -479,6 +490,7 @@ impl Monitor for MemoryMonitor {
         watch.start_size = watch.size.resident;
         watch.maximum_size = watch.size.proportional;
         self.roster.register(worker, start_time, watch);
+        self.search.begin_anew();
         self.host = self.host.or_else(HostMemory::read);
     }
 

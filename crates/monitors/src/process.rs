@@ -6,6 +6,7 @@ mod metrics;
 use std::{
     collections::{HashMap, HashSet},
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use crate::{
     monitor::SHORTEST_INTERVAL,
     roster::Roster,
     sample::{self, Directory, Memory, Stat, Switches},
+    turns::{self, Turns},
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
@@ -72,7 +74,8 @@ pub struct ProcessMonitor {
     root: Option<(u32, Option<u64>)>,
     /// By process id and start time, for the processes of the last check.
     known: HashMap<(u32, u64), Known>,
-    processes: Vec<ProcessMetrics>,
+    /// Shared with what is being shown.
+    processes: Arc<[ProcessMetrics]>,
 }
 
 /// What is remembered of a process from one check to the next.
@@ -157,7 +160,7 @@ impl Default for ProcessMonitor {
             followed: HashSet::new(),
             root: None,
             known: HashMap::new(),
-            processes: Vec::new(),
+            processes: Arc::new([]),
         }
     }
 }
@@ -247,18 +250,20 @@ impl Monitor for ProcessMonitor {
         }
 
         let mut previous = std::mem::take(&mut self.known);
-        self.processes.clear();
+        let mut processes = Vec::with_capacity(process_ids.len());
+        let mut turns = Turns::new();
         let look_until = Instant::now() + self.interval / LOOK_SHARE;
         let found: Vec<&Stat> = process_ids.iter().filter_map(|process_id| self.census.get(*process_id)).collect();
         // Those that were not looked at for longest first: beyond the budget, all have their turn.
-        let mut turns: Vec<(Duration, u32)> =
+        let mut queue: Vec<(Duration, u32)> =
             found.iter().filter_map(|stat| Some((previous.get(&identity(stat))?.looked, stat.process_id))).collect();
-        turns.sort_unstable();
+        queue.sort_unstable();
         let mut measured: HashMap<u32, ProcessMetrics> = HashMap::new();
-        for (_, process_id) in turns {
+        for (_, process_id) in queue {
             if Instant::now() >= look_until {
                 break;
             }
+            turns.give_way();
             let Some(stat) = self.census.get(process_id) else { continue };
             let Some(known) = previous.get_mut(&identity(stat)) else { continue };
             // It may have ended since it was listed, or not be ours to read.
@@ -276,9 +281,11 @@ impl Monitor for ProcessMonitor {
                 },
             };
             (self.emit)(&metrics);
+            turns.give_way();
             self.known.insert(identity(stat), known);
-            self.processes.push(metrics);
+            processes.push(metrics);
         }
+        self.processes = processes.into();
         Vec::new()
     }
 
@@ -297,7 +304,8 @@ impl Monitor for ProcessMonitor {
 #[derive(Serialize)]
 struct ProcessStatus {
     root_process_id: Option<u32>,
-    processes: Vec<ProcessMetrics>,
+    #[serde(serialize_with = "turns::serialize")]
+    processes: Arc<[ProcessMetrics]>,
 }
 
 type Identity = (u32, u64);

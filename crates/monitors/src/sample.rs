@@ -73,7 +73,7 @@ pub fn process_ids() -> io::Result<impl Iterator<Item = u32>> {
 
 /// The process or thread id that was given last, in this pid namespace: as long as that is the same, none was started. Nothing where
 /// that is not told.
-#[cfg(feature = "process")]
+#[cfg(any(feature = "memory", feature = "process"))]
 pub(crate) fn last_process_id() -> Option<u32> {
     // "0.20 0.18 0.12 1/80 11206"
     let last = std::fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()?;

@@ -9,7 +9,9 @@ use std::{
 use async_container_utilization::{Identity, Number, View};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
-use crate::{Action, Answer, Call, CallFailure, Event, Family, Monitor, Status, Worker, monitor::SHORTEST_INTERVAL};
+use crate::{
+    Action, Answer, Call, CallFailure, Event, Family, Monitor, Status, Worker, monitor::SHORTEST_INTERVAL, turns,
+};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -538,6 +540,7 @@ struct MetricsEvent {
 #[derive(Serialize)]
 struct UtilizationStatus {
     services: BTreeMap<String, ServiceUtilization>,
+    #[serde(serialize_with = "turns::serialize")]
     workers: Vec<WorkerStatus>,
 }
 

@@ -24,11 +24,14 @@ pub(crate) const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// answers calls, and keeps dashboards from keeping the monitor busy.
 const STATUS_AGE: Duration = Duration::from_millis(100);
 
+/// How old it may be while the monitor is asked again: who asks often is not to wait for that each time.
+const STATUS_AGE_LIMIT: Duration = Duration::from_millis(300);
+
 /// How long answers are gathered before a monitor is told of them.
-const ANSWERS_GATHERED: Duration = Duration::from_millis(2);
+const ANSWERS_GATHERED: Duration = Duration::from_millis(5);
 
 /// The niceness of the threads of monitors.
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 10;
 
 /// Makes a monitor.
 pub(crate) type Make = Box<dyn FnMut() -> Box<dyn Monitor> + Send>;
@@ -174,10 +177,8 @@ impl Inbox {
     }
 
     fn take_answers(&mut self) -> Vec<(Call, Result<Fields, Failure>)> {
-        let answers = mem::take(&mut self.answers);
         self.answers_since = None;
-        self.applying |= !answers.is_empty();
-        answers
+        mem::take(&mut self.answers)
     }
 
     /// How long the thread goes on gathering answers: to wake for each of a thousand would cost more than what they say.
@@ -185,8 +186,9 @@ impl Inbox {
         Some(ANSWERS_GATHERED.saturating_sub(self.answers_since?.elapsed()))
     }
 
-    fn is_quiet(&self) -> bool {
-        self.changes.is_empty() && self.answers.is_empty() && self.metrics.is_empty()
+    /// Whether its last status tells of all workers that are there. What a monitor makes of answers may come a moment later.
+    fn is_told(&self) -> bool {
+        self.changes.is_empty() && !self.applying
     }
 }
 
@@ -254,23 +256,32 @@ impl MonitorHandle {
         self.shared.changed.notify_one();
     }
 
-    /// What the monitor last said of itself, if that is recent enough to give away.
+    /// What the monitor last said of itself, if that is recent enough to give away. If it is about to be too old, the monitor is asked
+    /// again, for the next one.
     pub(crate) fn recent_status(&self) -> Option<Fields> {
-        let inbox = self.shared.lock();
+        let mut inbox = self.shared.lock();
 
-        if inbox.applying || !inbox.is_quiet() {
+        if !inbox.is_told() {
             return None;
         }
 
         let report = self.status.borrow();
+        let age = report.taken?.elapsed();
         // Whoever asks does not have to wait for a check that has just begun: what it will find is not known before anyway.
         let is_checking = inbox.checking_since.is_some_and(|since| since.elapsed() < STATUS_TIMEOUT);
 
-        if is_checking && report.taken.is_some() {
-            return Some(report.fields.clone());
+        if !is_checking && age >= STATUS_AGE {
+            if age >= STATUS_AGE_LIMIT {
+                return None;
+            }
+
+            if inbox.requests <= report.request {
+                inbox.requests += 1;
+                self.shared.changed.notify_one();
+            }
         }
 
-        report.taken.is_some_and(|taken| taken.elapsed() < STATUS_AGE).then(|| report.fields.clone())
+        Some(report.fields.clone())
     }
 
     /// Asks the monitor what it has to say of itself.
@@ -302,7 +313,7 @@ impl MonitorHandle {
 }
 
 /// Lets the thread that answers calls, and all others, go before this one where there are fewer processors than there is to do: who
-/// asks for the status is not to wait for a check. A monitor has a third of what another thread gets, so it is not starved either.
+/// asks for the status is not to wait for a check. A monitor has a tenth of what another thread gets, so it is not starved either.
 fn yield_to_others() {
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
         tracing::debug!(%error, "a monitor runs with the priority of all others");

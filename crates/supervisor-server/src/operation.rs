@@ -269,6 +269,7 @@ impl Ready {
 /// One response a monitor, then the workers. All monitors have the same second, so that the slow ones do not add up.
 async fn status(registry: Arc<Registry>, responder: Responder) {
     let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
+    let _asker = registry.askers().begin();
 
     let answers: Vec<_> = registry
         .monitors()

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
+    asking::Askers,
     events::{Events, REGISTER, REMOVE},
     monitor::{MonitorHandle, Monitors},
     process::Process,
@@ -46,6 +47,8 @@ pub(crate) struct Registry {
     monitors: OnceLock<Monitors>,
     count: watch::Sender<usize>,
     events: Arc<Events>,
+    /// Those that ask for the status.
+    askers: Askers,
 }
 
 #[derive(Default)]
@@ -78,7 +81,8 @@ struct WorkerEvent<'a> {
 
 impl Registry {
     pub(crate) fn new(events: Arc<Events>) -> Self {
-        Self { table: Mutex::default(), monitors: OnceLock::new(), count: watch::Sender::new(0), events }
+        let (table, count, askers) = (Mutex::default(), watch::Sender::new(0), Askers::new());
+        Self { table, monitors: OnceLock::new(), count, events, askers }
     }
 
     fn publish(&self, event: &str, connection_id: &str, process: &Process, name: &str) {
@@ -178,6 +182,10 @@ impl Registry {
         let mut workers: Vec<_> = self.lock().workers.values().cloned().collect();
         workers.sort_by_key(|worker| worker.order);
         workers
+    }
+
+    pub(crate) fn askers(&self) -> &Askers {
+        &self.askers
     }
 
     pub(crate) fn count(&self) -> watch::Receiver<usize> {

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    asking::{Asked, together},
+    asking,
     diagnosis::{Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
@@ -39,10 +39,6 @@ const DIAGNOSES: usize = 4;
 
 /// How many wishes are taken at once.
 const WISHES: usize = 256;
-
-/// How many calls are made at once, and waited for together. Each is a message to be written, before whatever else comes meanwhile has
-/// its turn: a `status` is not to wait until a thousand workers were asked.
-const CALLS: usize = 16;
 
 /// What is needed to do things to processes.
 pub(crate) struct Means {
@@ -114,13 +110,9 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                         wanted.carry_out(&means.registry, &means.outside, &means.events).await;
                     });
                 }
-                Wish::Calls(mut calls, reply) => {
-                    while !calls.is_empty() {
-                        let some = calls.drain(..calls.len().min(CALLS));
-                        let ask = |(call, parameters)| Asked::ask(call, &parameters, reply.clone(), &means.registry);
-                        tasks.spawn(together(some.filter_map(ask).collect()));
-                        tokio::task::yield_now().await;
-                    }
+                Wish::Calls(calls, reply) => {
+                    let means = means.clone();
+                    tasks.spawn(async move { asking::ask(calls, &reply, &means.registry).await });
                 }
             }
         }

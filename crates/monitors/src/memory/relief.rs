@@ -18,6 +18,8 @@ pub(super) struct Relief {
     in_vain: u32,
     /// Until when nobody is restarted, and what was too much when that began.
     pause: Option<(Instant, u64)>,
+    /// Until when it is not known whether those that went helped.
+    waits: Option<Instant>,
 }
 
 /// Restarts that were asked for together.
@@ -26,6 +28,8 @@ struct Tried {
     at: Instant,
     /// How much was too much.
     excess: u64,
+    /// The least that was too much since they have gone.
+    least: u64,
     /// What those processes had, which were asked to go.
     private: u64,
     processes: Vec<(u32, u64)>,
@@ -46,10 +50,21 @@ impl Relief {
         if self.tried.as_ref().is_some_and(|tried| tried.processes.iter().any(is_going)) {
             return Advice::Restart;
         }
-        if let Some(tried) = self.tried.take().filter(|tried| tried.rule == rule) {
+        self.waits = None;
+        if let Some(mut tried) = self.tried.take().filter(|tried| tried.rule == rule) {
             let needed = (tried.private / FREED_PART).max(LEAST);
-            // One that was just started has what it needs. If it is the largest, there is none whose end would help for long.
-            let helped = tried.excess.saturating_sub(excess) >= needed && age >= EARLY;
+            let helped = tried.excess.saturating_sub(excess) >= needed;
+            // The turn would be that of one that was just started. What it has it needs, and those that took the place of others may
+            // yet take what was freed: if it stays free, it helped. But what grows meanwhile is a leak.
+            if helped && age < EARLY {
+                tried.least = tried.least.min(excess);
+                if is_growth(tried.least, excess) {
+                    return Advice::Restart;
+                }
+                self.tried = Some(tried);
+                self.waits = Some(now + (EARLY - age));
+                return Advice::LeaveAlone { news: None };
+            }
             self.in_vain = if helped { 0 } else { self.in_vain.saturating_add(1) };
             if self.in_vain > 1 {
                 let pause = pause(self.in_vain);
@@ -68,13 +83,19 @@ impl Relief {
 
     /// Until when nobody is restarted for the sake of all.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.pause.map(|(until, _)| until)
+        self.pause.map(|(until, _)| until).max(self.waits)
     }
 
     /// A process was asked to go.
     pub(super) fn asked(&mut self, rule: &'static str, excess: u64, private: u64, process: (u32, u64), now: Instant) {
-        let tried =
-            self.tried.get_or_insert_with(|| Tried { rule, at: now, excess, private: 0, processes: Vec::new() });
+        let tried = self.tried.get_or_insert_with(|| Tried {
+            rule,
+            at: now,
+            excess,
+            least: excess,
+            private: 0,
+            processes: Vec::new(),
+        });
         tried.at = now;
         tried.private = tried.private.saturating_add(private);
         tried.processes.push(process);
@@ -124,10 +145,52 @@ mod tests {
         assert_eq!(restarts.len(), 19);
     }
 
+    /// Those for whose turn it is were all started at the beginning, as after a reload.
+    fn restarts_of_new_ones(excess: impl Fn(u64) -> u64, seconds: u64) -> (Vec<u64>, Relief) {
+        let (mut relief, start) = (Relief::default(), Instant::now());
+        let mut restarts = Vec::new();
+        for second in 0..seconds {
+            let (age, excess) = (Duration::from_secs(second), excess(second));
+            let now = start + age;
+            if relief.exceeded("total_size", excess, age, now, |_| false) == Advice::Restart {
+                relief.asked("total_size", excess, 50 * MEBIBYTE, (7, second), now);
+                restarts.push(second);
+            }
+        }
+        (restarts, relief)
+    }
+
     #[test]
-    fn those_that_were_just_started_are_not_what_is_wrong() {
-        let restarts = restarts(|second| (1000 - 50 * second) * MEBIBYTE, EARLY / 2, 50 * MEBIBYTE, 19);
-        assert_eq!(restarts, [0, 1]);
+    fn what_helps_is_not_in_vain_because_all_are_new() {
+        let excess = |second| if second == 0 { 1000 } else { 940 - second } * MEBIBYTE;
+        let (restarts, relief) = restarts_of_new_ones(excess, 31);
+        assert_eq!(restarts, [0, 30], "it stayed free until they were new no more");
+        assert_eq!((relief.in_vain, relief.pause), (0, None));
+    }
+
+    #[test]
+    fn what_new_ones_take_again_was_in_vain() {
+        let excess = |second| if (1..20).contains(&second) { 50 } else { 100 } * MEBIBYTE;
+        let (restarts, relief) = restarts_of_new_ones(excess, 50);
+        assert_eq!(restarts, [0, 20], "once more, and that did not help either");
+        assert!(relief.in_vain > 1 && relief.until().is_some());
+    }
+
+    #[test]
+    fn a_leak_of_a_new_one_is_not_waited_for() {
+        let excess = |second| match second {
+            0 => 1000,
+            1..10 => 500,
+            _ => 700,
+        };
+        let (restarts, _) = restarts_of_new_ones(|second| excess(second) * MEBIBYTE, 11);
+        assert_eq!(restarts, [0, 10]);
+    }
+
+    #[test]
+    fn until_it_is_known_what_helped_is_told_how_long_that_takes() {
+        let (_, relief) = restarts_of_new_ones(|second| if second == 0 { 1000 } else { 900 } * MEBIBYTE, 10);
+        assert!(relief.until().is_some() && relief.in_vain == 0);
     }
 
     #[test]

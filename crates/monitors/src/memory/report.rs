@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::sample::{HostMemory, Pressure};
+use crate::{
+    sample::{HostMemory, Pressure},
+    turns,
+};
 
 #[derive(Serialize)]
 pub(super) struct MemoryStatus {
@@ -17,6 +20,7 @@ pub(super) struct MemoryStatus {
     pub host: Option<HostMemory>,
     /// For how many seconds more nobody is restarted for the sake of all, because that does not help.
     pub left_alone: Option<f64>,
+    #[serde(serialize_with = "turns::serialize")]
     pub processes: Vec<ProcessStatus>,
 }
 

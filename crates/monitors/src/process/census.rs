@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sample::{self, Stat, StatFile};
+use crate::{
+    sample::{self, Stat, StatFile},
+    turns::Turns,
+};
 
 /// Descriptors are kept for at most this part of those that the supervisor may have; the others are for its connections.
 const DESCRIPTOR_SHARE: u64 = 4;
@@ -70,9 +73,12 @@ impl Census {
             is_recent && known.is_some() && known == last_id
         });
         if is_complete && followed.iter().all(|process_id| self.entries.contains_key(process_id)) {
-            let mut room = self.room();
+            let (mut room, mut turns) = (self.room(), Turns::new());
             self.entries.retain(|process_id, entry| match followed.contains(process_id) {
-                true => entry.refresh(*process_id, &mut room).is_ok(),
+                true => {
+                    turns.give_way();
+                    entry.refresh(*process_id, &mut room).is_ok()
+                }
                 false => {
                     entry.file = None;
                     true
@@ -87,7 +93,7 @@ impl Census {
 
     fn list(&mut self, followed: &HashSet<u32>) -> io::Result<()> {
         let listed: HashMap<u32, u64> = sample::listing()?.collect();
-        let mut room = self.room();
+        let (mut room, mut turns) = (self.room(), Turns::new());
         let mut before = std::mem::take(&mut self.entries);
         let is_same = |process_id: u32, entry: &Entry| listed.get(&process_id) == Some(&entry.inode);
         // As they were before this listing: who has ended by now may have passed its children on since.
@@ -99,6 +105,7 @@ impl Census {
         before.retain(|process_id, entry| is_same(*process_id, entry));
 
         for (process_id, inode) in listed {
+            turns.give_way();
             let Some(mut entry) = before.remove(&process_id) else {
                 self.entries.extend(Entry::read(process_id, inode).map(|entry| (process_id, entry)));
                 continue;

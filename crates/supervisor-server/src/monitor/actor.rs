@@ -106,7 +106,8 @@ impl Loop {
                 let mut inbox = self.shared.lock();
                 (inbox.take_changes(), inbox.take_answers())
             };
-            let is_news = !(changes.is_empty() && answers.is_empty());
+            let is_change = !changes.is_empty();
+            let is_news = is_change || !answers.is_empty();
 
             if self.failing.as_ref().is_some_and(|failing| failing.again_at <= Instant::now()) {
                 self.begin_anew();
@@ -147,7 +148,7 @@ impl Loop {
                 let begin = Instant::now();
                 self.report(request);
                 self.showing = begin.elapsed();
-            } else if is_news || is_due {
+            } else if is_change || is_due {
                 self.status.send_modify(|report| report.taken = None);
             }
 
