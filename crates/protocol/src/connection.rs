@@ -64,8 +64,6 @@ pub struct Connection {
     framing: Option<Framing>,
     incoming: IncomingCalls,
     held: Held,
-    /// A call that would have to be refused, and may not have to be once those that are held are given.
-    postponed: Option<Message>,
     /// What was wrong with the input. It is said once the calls that came before it are given.
     broken: Option<(Option<Id>, ConnectionError)>,
     /// Whether the peer sends no more.
@@ -95,7 +93,6 @@ impl Connection {
             outgoing: OutgoingCalls::new(first, settings.queue_limit),
             incoming: IncomingCalls::default(),
             held: Held::default(),
-            postponed: None,
             broken: None,
             ended: false,
             settings,
@@ -141,7 +138,7 @@ impl Connection {
 
     /// Whether there are calls of the peer that are not answered yet.
     pub fn has_incoming_calls(&self) -> bool {
-        !self.incoming.is_empty()
+        !self.incoming.is_empty() || !self.held.is_empty()
     }
 
     /// Whether the peer should read before it makes another call.
@@ -533,7 +530,6 @@ impl Connection {
         self.closed = true;
         self.read_deadline = None;
         self.held = Held::default();
-        self.postponed = None;
         // What was wrong matters however it ends.
         self.error = self.error.take().or(self.broken.take().map(|(_, error)| error));
         self.output.close(&mut self.wakers);

@@ -2,16 +2,27 @@
 
 use std::collections::VecDeque;
 
-use crate::{calls::CallKey, message::Message};
+use crate::{
+    calls::CallKey,
+    message::{Id, Message},
+};
 
 /// How many places are kept while there are no calls.
 const KEPT: usize = 64;
 
-/// They wait because what came with them is looked at first, and then because so many answers may wait to be read by the peer
-/// that it should read them before it is given more.
+/// A call that waits because what came with it is looked at first, or because so many answers wait to be read by the peer that it
+/// should read them before it is given more.
+pub(crate) struct HeldCall {
+    /// `None` if it is to be begun when it is its turn.
+    pub(crate) key: Option<CallKey>,
+    /// How many responses the peer was ready for when it sent it.
+    pub(crate) window: Option<u64>,
+    pub(crate) message: Message,
+}
+
 #[derive(Default)]
 pub(crate) struct Held {
-    calls: VecDeque<(CallKey, Message)>,
+    calls: VecDeque<HeldCall>,
     size: usize,
 }
 
@@ -25,27 +36,41 @@ impl Held {
         self.size
     }
 
-    pub(crate) fn push(&mut self, key: CallKey, message: Message) {
-        self.size += message.size();
-        self.calls.push_back((key, message));
+    /// Whether the last one is not begun.
+    pub(crate) fn ends_unbegun(&self) -> bool {
+        self.calls.back().is_some_and(|call| call.key.is_none())
     }
 
-    pub(crate) fn pop(&mut self) -> Option<(CallKey, Message)> {
-        let (key, message) = self.calls.pop_front()?;
-        self.size -= message.size();
+    pub(crate) fn push(&mut self, call: HeldCall) {
+        self.size += call.message.size();
+        self.calls.push_back(call);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<HeldCall> {
+        let call = self.calls.pop_front()?;
+        self.size -= call.message.size();
 
         if self.calls.is_empty() && self.calls.capacity() > KEPT {
             self.calls = VecDeque::new();
         }
 
-        Some((key, message))
+        Some(call)
     }
 
-    /// Takes one out of their midst. Returns whether it was there.
+    /// Takes one that is begun out of their midst. Returns whether it was there.
     pub(crate) fn remove(&mut self, key: CallKey) -> bool {
-        let index = self.calls.iter().position(|(held, _)| *held == key);
-        let Some((_, message)) = index.and_then(|index| self.calls.remove(index)) else { return false };
-        self.size -= message.size();
+        self.remove_first(|call| call.key == Some(key))
+    }
+
+    /// As [`remove`](Self::remove), for the first with that id that is not begun.
+    pub(crate) fn remove_unbegun(&mut self, id: Id) -> bool {
+        self.remove_first(|call| call.key.is_none() && call.message.id() == id)
+    }
+
+    fn remove_first(&mut self, is_it: impl FnMut(&HeldCall) -> bool) -> bool {
+        let index = self.calls.iter().position(is_it);
+        let Some(call) = index.and_then(|index| self.calls.remove(index)) else { return false };
+        self.size -= call.message.size();
         true
     }
 }

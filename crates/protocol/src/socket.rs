@@ -31,7 +31,12 @@ thread_local! {
 /// while there is something that could not be written.
 ///
 /// It is made from a `UnixStream`, and registered with the runtime when it is used first.
-pub struct Socket(State);
+pub struct Socket {
+    state: State,
+    /// Whether nothing was read yet. What the peer has sent by then is there to be read, and to be told so takes the runtime
+    /// until it has gone through all that is ready already.
+    is_fresh: bool,
+}
 
 enum State {
     /// As it came.
@@ -46,7 +51,7 @@ enum State {
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
-        Self(State::New(stream))
+        Self { state: State::New(stream), is_fresh: true }
     }
 }
 
@@ -58,13 +63,13 @@ impl Socket {
     }
 
     fn registered(&mut self) -> io::Result<&AsyncFd<Arc<StdStream>>> {
-        if let State::New(_) = self.0
-            && let State::New(stream) = std::mem::replace(&mut self.0, State::Lost)
+        if let State::New(_) = self.state
+            && let State::New(stream) = std::mem::replace(&mut self.state, State::Lost)
         {
-            self.0 = State::Reading(register(Arc::new(stream.into_std()?), Interest::READABLE)?);
+            self.state = State::Reading(register(Arc::new(stream.into_std()?), Interest::READABLE)?);
         }
 
-        match &self.0 {
+        match &self.state {
             State::Reading(stream) | State::Blocked(stream) => Ok(stream),
             State::New(_) | State::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -72,11 +77,11 @@ impl Socket {
 
     /// Has it told that there is room to write, or no longer.
     fn set_blocked(&mut self, blocked: bool, cx: &mut Context<'_>) -> io::Result<()> {
-        let stream = match std::mem::replace(&mut self.0, State::Lost) {
+        let stream = match std::mem::replace(&mut self.state, State::Lost) {
             State::Reading(stream) if blocked => stream.into_inner(),
             State::Blocked(stream) if !blocked => stream.into_inner(),
             other => {
-                self.0 = other;
+                self.state = other;
                 return Ok(());
             }
         };
@@ -85,7 +90,7 @@ impl Socket {
             true => State::Blocked(register(stream, Interest::READABLE | Interest::WRITABLE)?),
             false => State::Reading(register(stream, Interest::READABLE)?),
         };
-        self.0 = stream;
+        self.state = stream;
 
         // Whoever waits to read did so with the registration that is gone.
         if self.registered()?.poll_read_ready(cx).is_ready() {
@@ -121,7 +126,7 @@ impl Transport for DuplexStream {}
 impl Transport for Socket {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Whoever waits for room is told by the writing.
-        let State::Reading(stream) = &self.0 else { return Poll::Pending };
+        let State::Reading(stream) = &self.state else { return Poll::Pending };
 
         // It is not told of room, so what makes it ready to write is only that nothing will be read any more.
         stream.poll_write_ready(cx).map(|_| ())
@@ -130,25 +135,22 @@ impl Transport for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = self.get_mut().registered()?;
+        let socket = self.get_mut();
+        let is_fresh = std::mem::take(&mut socket.is_fresh);
+        let stream = socket.registered()?;
+
+        if is_fresh {
+            match read(stream.get_ref(), buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result.map(|_| ())),
+            }
+        }
 
         loop {
             let mut ready = ready!(stream.poll_read_ready(cx))?;
-            let mut stream = &**stream.get_ref();
+            let length = buffer.remaining();
 
-            let (length, result) = match buffer.remaining() {
-                0..=SCRATCH => SCRATCH_SPACE.with_borrow_mut(|scratch| {
-                    let room = &mut scratch[..buffer.remaining()];
-                    let result = stream.read(room).inspect(|count| buffer.put_slice(&room[..*count]));
-                    (room.len(), result)
-                }),
-                length => {
-                    let result = stream.read(buffer.initialize_unfilled());
-                    (length, result.inspect(|count| buffer.advance(*count)))
-                }
-            };
-
-            match result {
+            match read(stream.get_ref(), buffer) {
                 Ok(count) => {
                     // Less than there was room for is all there is. What comes now is told of anew.
                     if count < length {
@@ -165,12 +167,24 @@ impl AsyncRead for Socket {
     }
 }
 
+/// Reads once, and tells how much.
+fn read(mut stream: &StdStream, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    if buffer.remaining() > SCRATCH {
+        return stream.read(buffer.initialize_unfilled()).inspect(|count| buffer.advance(*count));
+    }
+
+    SCRATCH_SPACE.with_borrow_mut(|scratch| {
+        let room = &mut scratch[..buffer.remaining()];
+        stream.read(room).inspect(|count| buffer.put_slice(&room[..*count]))
+    })
+}
+
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let socket = self.get_mut();
 
         loop {
-            let is_blocked = matches!(socket.0, State::Blocked(_));
+            let is_blocked = matches!(socket.state, State::Blocked(_));
             let stream = socket.registered()?;
             let room = match is_blocked {
                 true => Some(ready!(stream.poll_write_ready(cx))?),
@@ -207,7 +221,7 @@ impl AsyncWrite for Socket {
 
 impl std::fmt::Debug for Socket {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
+        match &self.state {
             State::New(stream) => formatter.debug_tuple("Socket").field(stream).finish(),
             State::Reading(stream) | State::Blocked(stream) => {
                 formatter.debug_tuple("Socket").field(stream.get_ref()).finish()

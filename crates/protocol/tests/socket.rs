@@ -436,13 +436,12 @@ async fn half_closed_peer_still_gets_its_answers() {
                     Ok(request.into_fields())
                 }
             });
-        let (client, driver) = Driver::new(Socket::from(there), Side::Accepted, operations, Settings::default());
+        let (_, driver) = Driver::new(Socket::from(there), Side::Accepted, operations, Settings::default());
         let driver = tokio::spawn(driver);
         here.write_all(calls).await.unwrap();
         here.shutdown().await.unwrap();
         let mut answer = vec![0; answers[0].chars().count()];
         here.read_exact(&mut answer).await.unwrap();
-        assert!(matches!(client.call("x", &()).await, Err(CallError::ConnectionClosed)), "nobody would answer");
         release.notify_one();
         here.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer.iter().map(|byte| char::from(*byte)).collect::<String>(), answers.concat());

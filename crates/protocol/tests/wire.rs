@@ -866,6 +866,17 @@ fn peer_that_calls_without_reading_is_not_read() {
     assert!(matches!(server.receive(b"")[..], [Event::Call { .. }, ..]));
 }
 
+/// Not even to be told that a call with the same id is not finished yet.
+#[test]
+fn peer_that_calls_without_reading_is_not_refused_either() {
+    let mut server = Peer::with(Side::Accepted, Settings::default().backlog_limit(100));
+    assert!(answer_at_once(&mut server, &[STATUS; 1000].concat()) < 10);
+    assert!(!server.connection.wants_input());
+    let written = server.output().len();
+    assert!(written < 200, "{written} bytes piled up");
+    assert!(answer_at_once(&mut server, b"") > 0, "it has read them");
+}
+
 /// Each has more to answer than may wait to be read. While they wait for that, they read what the other has to say, or
 /// neither would ever go on.
 #[test]

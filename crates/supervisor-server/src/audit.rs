@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_container_protocol::{Outcome, Request, Responder, endpoint::Credentials};
 use tracing::Level;
 
-use crate::{access::Role, forward::Forward, registry::Registry};
+use crate::{access::Role, complaints::Told, forward::Forward, registry::Registry};
 
 /// The target of these events, by which they can be kept apart from all others, or turned off.
 const TARGET: &str = "async_container_supervisor_server::audit";
@@ -49,7 +49,7 @@ impl Called<'_> {
     }
 
     /// Tells of a call that was not permitted.
-    pub(crate) fn refused(&self, role: Role, registry: &Registry) {
+    pub(crate) fn refused(&self, role: Role, told: Told, registry: &Registry) {
         let Event { process_id, user_id, group_id, operation, worker } = self.event(registry);
         tracing::warn!(
             target: TARGET,
@@ -61,6 +61,7 @@ impl Called<'_> {
             worker.process_id = worker.process_id,
             worker.name = worker.name,
             %role,
+            suppressed = told.suppressed,
             "refused"
         );
     }

@@ -96,6 +96,7 @@
 mod access;
 mod asking;
 mod audit;
+mod complaints;
 mod diagnosis;
 mod error;
 mod events;

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Instant};
 
 use async_container_protocol::{
     BoxFuture, Failure, Fields, Handler, Operations, Request, Responder, SendError, class, describe,
+    endpoint::Credentials,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
     access::Access,
+    complaints::{Complaint, Complaints, Told},
     events::{Events, RESTART, Subscription},
     forward::{Forward, nested},
     monitor::{MonitorHandle, STATUS_TIMEOUT, Wish},
@@ -34,10 +36,18 @@ pub(crate) struct Supervisor {
     pub(crate) access: Access,
     pub(crate) events: Arc<Events>,
     pub(crate) statistics: Statistics,
+    pub(crate) complaints: Complaints,
     pub(crate) started: Instant,
 }
 
 impl Supervisor {
+    /// Has something told of a peer, unless there was too much of that already.
+    pub(crate) fn complain(&self, complaint: Complaint, peer: &Credentials, tell: impl FnOnce(Told)) {
+        if let Some(told) = self.complaints.admit(complaint, peer.user_id, Instant::now()) {
+            tell(told);
+        }
+    }
+
     /// Answers a call of a session that is not to be forwarded.
     pub(crate) fn call(&self, session: &Session, request: Request, responder: Responder) -> Option<BoxFuture> {
         match request.operation() {

@@ -40,6 +40,9 @@ impl Connected {
     }
 }
 
+/// The table is made smaller when so many times as many workers would fit into it.
+const SPARSE: usize = 8;
+
 /// The workers that are connected, by the id of their connection.
 pub(crate) struct Registry {
     table: Mutex<Table>,
@@ -141,6 +144,10 @@ impl Registry {
         let Some(worker) = table.workers.remove(id) else { return };
         table.status = None;
         let workers = table.workers.len();
+
+        if workers < table.workers.capacity() / SPARSE {
+            table.workers.shrink_to(workers * 2);
+        }
 
         if let Some(worker) = worker.for_monitors() {
             self.monitors().for_each(|monitor| monitor.remove(worker.clone()));

@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     access::{Access, Role},
+    complaints::Complaints,
     diagnosis::Outside,
     error::ServeError,
     events::Events,
@@ -29,6 +30,7 @@ use crate::{
     root::{ParentProcess, Root},
     session::Session,
     statistics::Statistics,
+    sys,
     workers::Workers,
 };
 
@@ -45,6 +47,10 @@ const RESTARTS_AT_ONCE: usize = 8;
 
 /// How long a supervisor that stops waits until its subscribers have heard of that.
 const FAREWELL: Duration = Duration::from_millis(250);
+
+/// How long after the end of a connection the memory that it took is given back to the system, with that of all others that
+/// ended meanwhile.
+const GIVE_BACK_DELAY: Duration = Duration::from_secs(3);
 
 /// A supervisor, before it serves.
 pub struct Server {
@@ -217,6 +223,7 @@ impl Server {
             access: self.access,
             events: events.clone(),
             statistics: self.statistics,
+            complaints: Complaints::default(),
             started: Instant::now(),
         });
 
@@ -229,6 +236,7 @@ impl Server {
         tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut give_back_at = None;
 
         loop {
             let (newcomer, stream) = tokio::select! {
@@ -238,6 +246,12 @@ impl Server {
                     if let Err(error) = result && error.is_panic() {
                         tracing::error!(%error, "a session panicked");
                     }
+                    give_back_at.get_or_insert_with(|| tokio::time::Instant::now() + GIVE_BACK_DELAY);
+                    continue;
+                }
+                () = wait_until(give_back_at) => {
+                    give_back_at = None;
+                    sys::give_back();
                     continue;
                 }
                 _ = &mut shutdown => {
@@ -277,6 +291,14 @@ struct StopMonitors(Arc<Registry>);
 impl Drop for StopMonitors {
     fn drop(&mut self) {
         self.0.stop_monitors();
+    }
+}
+
+/// Waits for a time; for ever, and without a timer, if there is none.
+async fn wait_until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     access::{Denied, Roles, refused},
     audit::Called,
+    complaints::{Complaint, Told},
     forward::Forward,
     operation::Supervisor,
     process::{Peer, supplementary_groups},
@@ -50,7 +51,10 @@ impl Session {
         if roles.is_empty() {
             // Whom nothing is done for holds up nobody.
             drop(newcomer);
-            tracing::warn!(user_id = credentials.user_id, process_id = credentials.process_id, "refused a connection");
+            supervisor.complain(Complaint::NotLetIn, &credentials, |Told { suppressed }| {
+                let Credentials { user_id, process_id, .. } = credentials;
+                tracing::warn!(user_id, process_id, suppressed, "refused a connection");
+            });
             let (_client, driver) = Driver::new(socket, Side::Accepted, Denied(credentials), settings);
             let _ = timeout(DENIAL, driver).await;
             return;
@@ -65,8 +69,7 @@ impl Session {
         };
 
         let id = Uuid::new_v4().to_string().into();
-        let session = Arc::new(Self { id, peer, credentials, roles, supervisor });
-        let process_id = credentials.process_id;
+        let session = Arc::new(Self { id, peer, credentials, roles, supervisor: supervisor.clone() });
         // Whatever ends the session, be it that this future is dropped, the worker is forgotten with it.
         let _registration = Registration(session.clone());
         let (_client, mut driver) = Driver::new(socket, Side::Accepted, session, settings);
@@ -80,7 +83,10 @@ impl Session {
         };
 
         if let Err(error) = result {
-            tracing::warn!(%error, process_id, "closed a connection");
+            supervisor.complain(Complaint::Broken, &credentials, |Told { suppressed }| {
+                let Credentials { user_id, process_id, .. } = credentials;
+                tracing::warn!(%error, user_id, process_id, suppressed, "closed a connection");
+            });
         }
     }
 }
@@ -94,7 +100,9 @@ impl Handler for Session {
         let called = Called { request: &request, forward: forward.as_ref(), peer: &self.credentials };
 
         if let Some(role) = required.filter(|role| !self.roles.include(*role)) {
-            called.refused(role, &supervisor.registry);
+            supervisor.complain(Complaint::NotPermitted, &self.credentials, |told| {
+                called.refused(role, told, &supervisor.registry);
+            });
             responder.fail(refused(&self.credentials, &request, role));
             return None;
         }

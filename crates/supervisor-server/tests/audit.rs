@@ -2,47 +2,17 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
-
 use async_container_supervisor_server::Server;
-use common::{TestRoot, TestServer};
+use common::{Log, TestRoot, TestServer};
 use serde_json::json;
 
 const TARGET: &str = "async_container_supervisor_server::audit";
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn start(level: tracing::Level) -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(level)
-            .with_ansi(false)
-            .without_time()
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn audit(&self) -> Vec<String> {
-        let log = self.0.lock().unwrap();
-        let text = String::from_utf8_lossy(&log);
-        let lines = text.lines().filter_map(|line| line.split_once(&format!("{TARGET}: ")));
-        lines.map(|(level, rest)| format!("{} {rest}", level.trim())).collect()
-    }
+/// What was told of calls.
+fn audit(log: &Log) -> Vec<String> {
+    let text = log.text();
+    let lines = text.lines().filter_map(|line| line.split_once(&format!("{TARGET}: ")));
+    lines.map(|(level, rest)| format!("{} {rest}", level.trim())).collect()
 }
 
 /// Has everything done that there is, and gives what was told of it.
@@ -72,7 +42,7 @@ async fn told(level: tracing::Level) -> Vec<String> {
     worker.hear().await;
     client.say(json!({"id": 4, "cancel": true})).await;
     worker.hear().await;
-    log.audit().into_iter().map(|line| line.replace(&id, "ID")).collect()
+    audit(&log).into_iter().map(|line| line.replace(&id, "ID")).collect()
 }
 
 fn line(what: &str) -> String {

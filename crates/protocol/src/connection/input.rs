@@ -6,11 +6,12 @@ use bytes::BytesMut;
 
 use super::{Connection, Event};
 use crate::{
-    calls::{CallKey, Refusal},
+    calls::Refusal,
     error::{ConnectionError, FrameError},
     failure::{Failure, class},
     flow::Control,
     frame::{self, Framing},
+    held::HeldCall,
     json,
     message::{self, Id, Invalid, Message},
 };
@@ -21,7 +22,10 @@ impl Connection {
     /// Calls are given last, when the input holds no more: one whose cancellation came along with it is not begun at all.
     pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
         loop {
-            if self.postponed.is_none() && self.wants_input() {
+            // One that would have to be refused now may not have to be once those before it are answered.
+            let is_due = self.held.ends_unbegun() && self.has_held_call();
+
+            if !is_due && self.wants_input() {
                 match self.take_message(input) {
                     Ok(Some(message)) => {
                         let event = self.handle_message(message, input.is_empty());
@@ -41,22 +45,15 @@ impl Connection {
                 }
             }
 
-            if let Some((key, message)) = self.take_held() {
-                return Some(Event::Call { key, message });
+            if !self.has_held_call() {
+                break;
             }
 
-            let message = self.postponed.take()?;
-            let event = self.handle_call(message, false);
+            let event = self.held.pop().and_then(|call| self.give(call));
 
             if event.is_some() {
                 return event;
             }
-        }
-    }
-
-    fn take_held(&mut self) -> Option<(CallKey, Message)> {
-        if self.has_held_call() {
-            return self.held.pop();
         }
 
         if self.held.is_empty()
@@ -66,6 +63,23 @@ impl Connection {
         }
 
         None
+    }
+
+    fn give(&mut self, call: HeldCall) -> Option<Event> {
+        let HeldCall { key, window, message } = call;
+
+        let key = match key {
+            Some(key) => key,
+            None => match self.incoming.begin(message.id(), window, self.settings.calls_limit) {
+                Ok(key) => key,
+                Err(refusal) => {
+                    self.refuse_call(message.id(), refusal);
+                    return None;
+                }
+            },
+        };
+
+        Some(Event::Call { key, message })
     }
 
     /// The peer sends no more, so it answers no calls: those that were made to it end, and no other can be made. Its own can
@@ -120,7 +134,10 @@ impl Connection {
         }
 
         if message.is_cancel() {
-            let key = self.incoming.cancel(id, &mut self.wakers)?;
+            let Some(key) = self.incoming.cancel(id, &mut self.wakers) else {
+                self.held.remove_unbegun(id);
+                return None;
+            };
 
             // Whom it was to be given to has not heard of it.
             return (!self.held.remove(key)).then_some(Event::Cancelled(key));
@@ -152,34 +169,39 @@ impl Connection {
         }
     }
 
-    /// Begins a call, and gives it at once if nothing that came with it is to be looked at before.
+    /// Begins a call, and gives it at once if nothing that came with it is to be looked at before. While the peer should read, it
+    /// is not even refused: that would be one more answer.
     fn handle_call(&mut self, message: Message, is_last: bool) -> Option<Event> {
-        let id = message.id();
+        let window = self.flow.window;
+
+        if self.holds_calls() {
+            self.held.push(HeldCall { key: None, window, message });
+            return None;
+        }
+
+        match self.incoming.begin(message.id(), window, self.settings.calls_limit) {
+            Ok(key) if is_last && self.held.is_empty() => return Some(Event::Call { key, message }),
+            Ok(key) => self.held.push(HeldCall { key: Some(key), window, message }),
+            Err(_) if !self.held.is_empty() => self.held.push(HeldCall { key: None, window, message }),
+            Err(refusal) => self.refuse_call(message.id(), refusal),
+        }
+
+        None
+    }
+
+    fn refuse_call(&mut self, id: Id, refusal: Refusal) {
         let limit = self.settings.calls_limit;
 
-        let refusal = match self.incoming.begin(id, self.flow.window, limit) {
-            Ok(key) if is_last && self.held.is_empty() && !self.holds_calls() => {
-                return Some(Event::Call { key, message });
-            }
-            Ok(key) => {
-                self.held.push(key, message);
-                return None;
-            }
-            // Those may be answered as soon as they are given.
-            Err(_) if self.has_held_call() => {
-                self.postponed = Some(message);
-                return None;
-            }
-            Err(Refusal::DuplicateId) => {
+        let failure = match refusal {
+            Refusal::DuplicateId => {
                 Failure::new(class::DUPLICATE_ID, format!("the call {id} is not finished yet: choose another id"))
             }
-            Err(Refusal::TooManyCalls) => {
+            Refusal::TooManyCalls => {
                 Failure::new(class::TOO_MANY_CALLS, format!("{limit} calls are under way on this connection already"))
             }
         };
 
-        self.put_failure(id, &refusal);
-        None
+        self.put_failure(id, &failure);
     }
 
     /// Answers a peer that broke the protocol, where there is something to answer to, and takes no more from it.
