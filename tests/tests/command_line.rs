@@ -227,6 +227,12 @@ fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
         "{complaint}"
     );
     assert_eq!(is_empty, text.is_empty(), "{text}");
+    // A picture is never empty.
+    let (code, text, complaint) = acs(&dir, &["cpu-profile", "worker#1", "--duration", "50ms", "--output", "cpu.svg"])?;
+    assert!(code == Some(0) && text.starts_with("wrote cpu.svg: "), "{text}{complaint}");
+    let is_said = complaint == "worker#1 has used no processor in that time\n";
+    let picture = std::fs::read_to_string(dir.file("cpu.svg"))?;
+    assert_eq!(is_said, !picture.contains("thread "), "{complaint}{picture}");
     let (code, _, complaint) = acs(&dir, &["thread-dump", "worker#1", "--output", "nowhere/dump.txt"])?;
     assert_eq!(code, Some(1));
     assert_eq!(complaint, "cannot write to nowhere/dump.txt: No such file or directory (os error 2)\n");

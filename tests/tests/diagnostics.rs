@@ -129,14 +129,26 @@ fn whoever_asks_a_blocked_worker_where_it_is_is_told_nevertheless() -> io::Resul
     assert!(code == Some(0) && text.contains("wrongs::block_the_executor"), "{text}{complaint}");
     assert!(complaint.contains("worker#1 does not answer") && complaint.contains("from outside"), "{complaint}");
 
-    // It names the function, too, but is not what was asked for.
     let (code, text, complaint) = dir.acs(&["scheduler-dump", "worker"], LIMIT)?;
-    assert!(code == Some(1) && text.contains("wrongs::block_the_executor"), "{text}{complaint}");
-    assert!(complaint.contains("worker#1 does not answer"), "{complaint}");
+    assert!(code == Some(0) && text.contains("wrongs::block_the_executor"), "{text}{complaint}");
+    assert!(complaint.contains("worker#1 does not answer") && complaint.contains("from outside"), "{complaint}");
+    for part in
+        ["1 task blocks its executor:", "\"worker#1\" at ", "BLOCKS ITS EXECUTOR, on thread", "\"connection to the"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
 
-    let (code, text, complaint) = dir.acs(&["scheduler-dump", "worker", "--format", "json"], LIMIT)?;
-    assert!(code == Some(1) && text.is_empty(), "{text}{complaint}");
-    assert!(complaint.contains("acs thread-dump --external"), "{complaint}");
+    let (code, text, complaint) = dir.acs(&["scheduler-dump", "worker", "--external", "--format", "json"], LIMIT)?;
+    assert!(code == Some(0) && complaint.is_empty(), "{text}{complaint}");
+    let dump: Value = serde_json::from_str(&text)?;
+    let tasks = dump["tasks"].as_array().cloned().unwrap_or_default();
+    let blocking = tasks.iter().find(|task| task["name"] == "worker#1").cloned().unwrap_or_default();
+    assert_eq!((&blocking["state"], &blocking["is_late"]), (&json!("running"), &json!(true)), "{text}");
+    assert_eq!(blocking["thread"]["id"], worker.pid, "{text}");
+    assert!(blocking["state_time"].as_f64() > Some(4.0), "for as long as the others took to find out: {text}");
+
+    let other = dir.acs(&["scheduler-dump", "root", "--external"], LIMIT)?;
+    assert!(other.0 == Some(0) && other.1.contains("0 registered tasks"), "the root has none: {other:?}");
     Ok(())
 }
 

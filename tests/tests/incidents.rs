@@ -53,6 +53,8 @@ fn a_blocked_executor_is_named() -> io::Result<()> {
     let (threads, tasks, reason) = reports("blocked")?;
     assert!(threads.contains("block_the_executor") && threads.contains("acs-incident.rs"), "{threads}");
     assert!(tasks.contains("did not answer"), "{tasks}");
+    assert!(tasks.contains("seen from outside") && tasks.contains("1 task blocks its executor:"), "{tasks}");
+    assert!(tasks.lines().any(|line| line.contains("\"worker#1\" at ") && line.contains("BLOCKS")), "{tasks}");
     assert!(reason["reason"].as_str().unwrap().contains("health check"), "{reason}");
     assert_eq!(reason["name"], "worker#1");
     Ok(())

@@ -11,7 +11,7 @@ use async_container::{ChildStatus, Link};
 use async_container_diagnostics::{
     external::{ExternalDump, Stacks},
     incident::{Incident, Store},
-    output,
+    output, tasks,
 };
 use async_container_protocol::{CallError, Fields, describe};
 use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Workers};
@@ -33,7 +33,7 @@ use crate::external::named;
 /// | --- | --- |
 /// | `reason.json` | which process, why, and when |
 /// | `threads.txt` | what each of its threads did, from outside: also of one that does not answer, and of other programs |
-/// | `tasks.txt` | its tasks, and which of them runs or waits since when; if it still answers |
+/// | `tasks.txt` | its tasks, and which of them runs or waits since when; if it does not answer any more, from outside |
 /// | `memory.json` | what the kernel says of its memory, and what lives on its heap, by crate, file, line, type and stack, if it samples that |
 /// | `status.json` | what the root and the supervisor knew of it |
 ///
@@ -255,12 +255,16 @@ async fn record(
     // First, so that what the worker does in order to answer is not in the picture.
     let stacks = spawn_blocking(move || {
         let stacks = ExternalDump::new(process_id).deadline(stopping).stacks();
-        (stacks.map_err(|error| describe(&error)), sizes(process_id))
+        // Read in case that it does not answer: what its threads do is known already.
+        let tasks = tasks::Options::new().take_from_outside(process_id);
+        let tasks = tasks.map(|dump| dump.to_string()).map_err(|error| describe(&error));
+        (stacks.map_err(|error| describe(&error)), tasks, sizes(process_id))
     });
-    let (stacks, sizes) = stacks.await.unwrap_or_else(|error| (Err(error.to_string()), BTreeMap::new()));
+    let (stacks, outside, sizes) =
+        stacks.await.unwrap_or_else(|error| (Err(error.to_string()), Err(error.to_string()), BTreeMap::new()));
     let worker = worker.as_ref();
     let (threads, tasks, heap) =
-        tokio::join!(threads(stacks, worker, until), tasks(worker, until), heap(worker, until));
+        tokio::join!(threads(stacks, worker, until), tasks(outside, worker, until), heap(worker, until));
     let path = incident.path().to_owned();
     let memory = Memory { process: sizes, heap };
     // The process is not needed for what follows, which may take a second, and may end meanwhile.
@@ -343,15 +347,17 @@ async fn threads(stacks: Result<Stacks, String>, worker: Option<&Worker>, until:
     }
 }
 
-/// The tasks of the worker, or why they are not known.
-async fn tasks(worker: Option<&Worker>, until: Instant) -> String {
-    let Some(worker) = worker else {
-        return "no worker is connected from this process, so nothing is known of its tasks\n".to_owned();
+/// What the worker says of its tasks, or what was seen of them from outside, or why they are not known.
+async fn tasks(outside: Result<String, String>, worker: Option<&Worker>, until: Instant) -> String {
+    let inside = match worker {
+        Some(worker) => ask(worker, "scheduler_dump", &[], until).await.map(|answer| answer.text()),
+        None => Err("no worker is connected from this process".to_owned()),
     };
 
-    match ask(worker, "scheduler_dump", &[], until).await {
-        Ok(answer) => answer.text(),
-        Err(why) => format!("{why}: its executor may be blocked, and threads.txt may say by what\n"),
+    match (inside, outside) {
+        (Ok(text), _) => text,
+        (Err(why), Ok(text)) => format!("{why}: threads.txt may say what blocks it\n\n{text}"),
+        (Err(why), Err(outside)) => format!("{why}, so nothing is known of its tasks: {outside}\n"),
     }
 }
 

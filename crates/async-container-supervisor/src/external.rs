@@ -1,11 +1,12 @@
 //! Diagnostics in supervised workers, and of those that do not answer, from outside.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
-use async_container::Link;
+use async_container::{BoxError, Link};
 use async_container_diagnostics::{
     external::{self, ExternalDump, ExternalError},
     symbols::Symbols,
+    tasks::{self, TaskDump},
     threads::ThreadDump,
 };
 use async_container_protocol::{Failure, Fields, Request, class};
@@ -18,6 +19,7 @@ use crate::application::{ConfigureLinked, ConfigureServer};
 use crate::black_box::BlackBox;
 
 const THREAD_DUMP: &str = "thread_dump";
+const SCHEDULER_DUMP: &str = "scheduler_dump";
 
 /// What supervised workers offer beside their own operations.
 pub(crate) fn of_worker(worker: Worker) -> Worker {
@@ -41,11 +43,38 @@ pub(crate) fn with_diagnostics(configure: ConfigureServer, black_box: Option<Bla
 /// What the supervisor offers: looking into a process of the application that does not answer itself.
 fn of_supervisor(server: Server, link: Option<Link>) -> Server {
     let workers = server.workers();
+    let (its_workers, its_link) = (workers.clone(), link.clone());
     server
-        .operation(THREAD_DUMP, move |request| thread_dump(request, workers.clone(), link.clone()))
+        .operation(THREAD_DUMP, move |request| dump(request, workers.clone(), link.clone(), threads))
+        .operation(SCHEDULER_DUMP, move |request| dump(request, its_workers.clone(), its_link.clone(), tasks))
         .require(THREAD_DUMP, Role::Diagnose)
+        .require(SCHEDULER_DUMP, Role::Diagnose)
         // For monitors, which want to know it of workers that hang.
-        .outside(THREAD_DUMP, |process_id| Ok(named(|| ExternalDump::new(process_id).take())?.to_string()))
+        .outside(THREAD_DUMP, |process_id| text(threads(process_id)))
+        .outside(SCHEDULER_DUMP, |process_id| text(tasks(process_id)))
+}
+
+fn text(dump: Result<impl Display, Failure>) -> Result<String, BoxError> {
+    dump.map(|dump| dump.to_string()).map_err(|failure| failure.message().into())
+}
+
+/// What the threads of a process do.
+fn threads(process_id: u32) -> Result<ThreadDump, Failure> {
+    match process_id == std::process::id() {
+        // Nobody can stop itself. That it answers at all shows that it can be asked as well.
+        true => Ok(named(ThreadDump::take)?),
+        false => named(|| ExternalDump::new(process_id).take()).map_err(failed),
+    }
+}
+
+/// What the tasks of a process do.
+fn tasks(process_id: u32) -> Result<TaskDump, Failure> {
+    // None is asked where it waits, but what blocks an executor is shown.
+    let options = tasks::Options::new().stacks(1);
+    match process_id == std::process::id() {
+        true => Ok(TaskDump::take()),
+        false => named(|| options.take_from_outside(process_id)).map_err(failed),
+    }
 }
 
 /// Does what takes names, and gives back what was read of programs for that: a supervisor is small otherwise.
@@ -61,7 +90,13 @@ struct Answer<T> {
     data: T,
 }
 
-async fn thread_dump(request: Request, workers: Workers, link: Option<Link>) -> Result<Fields, Failure> {
+/// Looks into the process that a request is about, in the form that it asks for.
+async fn dump<T: Serialize + Display + 'static>(
+    request: Request,
+    workers: Workers,
+    link: Option<Link>,
+    look: fn(u32) -> Result<T, Failure>,
+) -> Result<Fields, Failure> {
     let as_json = match request.get::<String>("format")?.as_deref() {
         None | Some("text") => false,
         Some("json") => true,
@@ -71,11 +106,7 @@ async fn thread_dump(request: Request, workers: Workers, link: Option<Link>) -> 
     };
     let process_id = process(&request, &workers, link.as_ref())?;
     spawn_blocking(move || {
-        let data = match process_id == std::process::id() {
-            // Nobody can stop itself. That it answers at all shows that it can be asked as well.
-            true => named(ThreadDump::take)?,
-            false => named(|| ExternalDump::new(process_id).take()).map_err(failed)?,
-        };
+        let data = look(process_id)?;
 
         match as_json {
             true => Ok(Fields::new(&Answer { process_id, data })?),
@@ -115,7 +146,9 @@ fn process(request: &Request, workers: &Workers, link: Option<&Link>) -> Result<
 
 fn failed(error: ExternalError) -> Failure {
     match error {
-        ExternalError::Forbidden { .. } => Failure::not_supported(error.to_string()),
+        ExternalError::Forbidden { .. } | ExternalError::OtherProgram { .. } => {
+            Failure::not_supported(error.to_string())
+        }
         error => Failure::from(error),
     }
 }

@@ -117,10 +117,10 @@ pub(crate) enum Command {
     MemoryDump(Dump),
     /// Shows where each thread of a worker is.
     #[command(after_help = WORKER)]
-    ThreadDump(ThreadDump),
+    ThreadDump(Outside),
     /// Shows the tasks of a worker.
     #[command(after_help = WORKER)]
-    SchedulerDump(Dump),
+    SchedulerDump(Outside),
     /// Shows how a worker uses its allocator for some time.
     #[command(after_help = WORKER)]
     AllocatorProfile(Sampling),
@@ -147,7 +147,7 @@ pub(crate) struct Dump {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ThreadDump {
+pub(crate) struct Outside {
     #[command(flatten)]
     dump: Dump,
     /// Has the supervisor look into the process, which needs not answer. It may be any child of the root, as acs status names
@@ -222,12 +222,12 @@ impl Command {
         let (worker, frequency, destination) = match self {
             Self::MemorySample(it) | Self::AllocatorProfile(it) => (&it.worker, None, &it.destination),
             Self::CpuProfile(it) => (&it.worker, Some(it.frequency), &it.destination),
-            Self::ThreadDump(ThreadDump { dump: it, .. }) | Self::MemoryDump(it) | Self::SchedulerDump(it) => {
-                (&it.worker, None, &it.destination)
-            }
+            Self::ThreadDump(Outside { dump: it, .. })
+            | Self::SchedulerDump(Outside { dump: it, .. })
+            | Self::MemoryDump(it) => (&it.worker, None, &it.destination),
             _ => return None,
         };
-        let is_external = matches!(self, Self::ThreadDump(dump) if dump.external);
+        let is_external = matches!(self, Self::ThreadDump(dump) | Self::SchedulerDump(dump) if dump.external);
         Some(Asked { kind, worker, duration, frequency, is_external, destination })
     }
 }

@@ -32,6 +32,7 @@ pub struct Report {
     diagnostic: Diagnostic,
     stage: Stage,
     path: Option<String>,
+    samples: Option<u64>,
 }
 
 enum Stage {
@@ -67,6 +68,7 @@ impl Report {
             diagnostic: diagnostic.clone(),
             stage: Stage::Asked,
             path: None,
+            samples: None,
         }
     }
 
@@ -78,6 +80,7 @@ impl Report {
             diagnostic,
             stage: Stage::UnderWay(call),
             path: None,
+            samples: None,
         }
     }
 
@@ -139,6 +142,7 @@ impl Report {
 
     fn end(&mut self, last: &Fields) -> Result<Option<Vec<u8>>, Error> {
         self.path = last.get("path")?;
+        self.samples = last.get("samples")?;
         let piece: Option<Piece> = last.get("data")?;
         Ok(piece.map(|Piece(piece)| piece))
     }
@@ -157,6 +161,12 @@ impl Report {
     /// The file to which the worker has written it, if it was asked to, once [`next`](Self::next) has given `None`.
     pub fn path(&self) -> Option<&str> {
         self.path.as_deref()
+    }
+
+    /// How many samples it is made of, if it is made of any and the worker says so, once [`next`](Self::next) has given
+    /// `None` or the last piece. Zero means that there was nothing to be seen.
+    pub fn samples(&self) -> Option<u64> {
+        self.samples
     }
 }
 

@@ -202,9 +202,19 @@ impl Supervisor {
     /// be a worker's, that of any other child, or the root. Fails with class `NotSupported` where the kernel does not allow
     /// it.
     pub fn thread_dump_from_outside(&self, process_id: u32, form: Form) -> Report {
-        let parameters = json!({"process_id": process_id, "format": form.name()});
-        let call = self.client.call("thread_dump", &parameters);
-        Report::under_way(self, Diagnostic::thread_dump().form(form), call)
+        self.look_from_outside(process_id, Diagnostic::thread_dump().form(form))
+    }
+
+    /// What the tasks of a process do, as the supervisor reads it from its memory: for one whose executor is blocked. Fails
+    /// with class `NotSupported` where the kernel does not allow it, or the process runs another program than the supervisor.
+    pub fn scheduler_dump_from_outside(&self, process_id: u32, form: Form) -> Report {
+        self.look_from_outside(process_id, Diagnostic::scheduler_dump().form(form))
+    }
+
+    fn look_from_outside(&self, process_id: u32, diagnostic: Diagnostic) -> Report {
+        let parameters = json!({"process_id": process_id, "format": diagnostic.report_form().name()});
+        let call = self.client.call(diagnostic.kind().operation(), &parameters);
+        Report::under_way(self, diagnostic, call)
     }
 
     /// Closes the connection after what there is to be said has been: what was given up is undone, and cancellations are

@@ -28,7 +28,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock, TryLockError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -42,7 +42,7 @@ use crate::{
         ranges, signal,
         timer::ThreadTimer,
     },
-    threads::{Task, tasks, walk_copy},
+    threads::{Task, tasks, turn, walk_copy},
     unwind::{Cache, UnwindError, Unwinder},
 };
 
@@ -54,6 +54,10 @@ const ENOUGH: u32 = SLOTS as u32 / 4;
 
 /// How often to look for new threads.
 const NEW_THREADS: Duration = Duration::from_millis(100);
+
+/// How long to wait for another one that may be about to end, having been cancelled: as long as that takes, and half as long
+/// again.
+const ENDING: Duration = Duration::from_millis(300);
 
 /// How long a handler that has begun has to come to its end.
 const HANDLERS: Duration = Duration::from_millis(100);
@@ -123,11 +127,7 @@ impl CpuProfile {
     /// Takes it, until `cancelled` is true: then it ends within a tenth of a second, and gives what there is.
     pub fn take_unless(&self, cancelled: &AtomicBool) -> Result<CpuSamples, CpuProfileError> {
         static TURNS: Mutex<()> = Mutex::new(());
-        let _turn = match TURNS.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(CpuProfileError::Busy),
-        };
+        let _turn = turn(&TURNS, ENDING).ok_or(CpuProfileError::Busy)?;
         let frequency = self.frequency;
 
         if !(1..=Self::FREQUENCY_LIMIT).contains(&frequency) {

@@ -67,6 +67,14 @@ pub enum ExternalError {
         /// What would change that.
         remedy: String,
     },
+    /// Its tasks cannot be told from outside, because it does not run the same file as this process.
+    #[error(
+        "process {process_id} does not run the same program as this one: its tasks can be seen only from inside, or by one that does"
+    )]
+    OtherProgram {
+        /// The process.
+        process_id: u32,
+    },
     /// What is mapped in it could not be read.
     #[error(transparent)]
     Unwind(#[from] UnwindError),
@@ -295,13 +303,13 @@ fn copy(process_id: u32, deadline: Duration) -> io::Result<Copied> {
     Ok(Copied { threads, stopped: time })
 }
 
-fn unreadable(process_id: u32, error: UnwindError) -> ExternalError {
+pub(crate) fn unreadable(process_id: u32, error: UnwindError) -> ExternalError {
     match error {
         UnwindError::Mappings { source, .. } => refused(process_id, source),
     }
 }
 
-fn refused(process_id: u32, source: io::Error) -> ExternalError {
+pub(crate) fn refused(process_id: u32, source: io::Error) -> ExternalError {
     match source.raw_os_error() {
         Some(libc::ESRCH | libc::ENOENT) => ExternalError::Gone { process_id },
         Some(libc::EPERM | libc::EACCES) => ExternalError::Forbidden { process_id, remedy: remedy(process_id) },

@@ -30,7 +30,8 @@
 //!   thread that it runs on; with `Options::stacks`, also with the functions that it is in. The dump has to be taken on another
 //!   thread, for instance one that was made for that: [`TaskDump::take`] needs no runtime, and waits for nothing.
 //!   Whoever asks for it by way of the blocked runtime, as supervised workers are asked, gets no answer: also where it has
-//!   other threads, because tokio may have left none of them awake to look for what comes in.
+//!   other threads, because tokio may have left none of them awake to look for what comes in. Another process that runs
+//!   the same program can read it from outside, with `Options::take_from_outside`.
 //! - **An executor that does not come to a task.** One that was woken and is not polled is shown as *woken*. If no task is
 //!   running for long, something that is not registered blocks the executor, or it has too much to do.
 //! - **A task that waits for what does not come.** All others are *idle*, since the end of their last poll. With
@@ -61,6 +62,9 @@
 mod clock;
 mod dump;
 mod future;
+mod observed;
+#[cfg(feature = "stacks")]
+mod outside;
 mod record;
 mod registry;
 #[cfg(feature = "stacks")]

@@ -38,7 +38,7 @@ use serde::Serialize;
 
 use crate::{symbols::Frame, unwind::UnwindError};
 
-pub(crate) use collect::{Walked, symbolise, walk_copy};
+pub(crate) use collect::{Walked, symbolise, turn, walk_copy};
 pub(crate) use proc::{Task, command, cpu_time, tasks};
 
 /// Why there is no dump.

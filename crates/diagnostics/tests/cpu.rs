@@ -246,6 +246,28 @@ fn one_that_is_cancelled_ends_and_leaves_no_timers() {
 }
 
 #[test]
+fn one_that_follows_a_cancelled_one_is_not_refused() {
+    let _turn = turn();
+
+    for _ in 0..5 {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let its = cancelled.clone();
+        let first = thread::spawn(move || {
+            // Those below are in its way until it has begun.
+            while let Err(CpuProfileError::Busy) = CpuProfile::new(Duration::from_secs(1000)).take_unless(&its) {}
+        });
+
+        while CpuProfile::new(Duration::ZERO).take().is_ok() {
+            assert!(!first.is_finished());
+        }
+
+        cancelled.store(true, Ordering::Relaxed);
+        CpuProfile::new(Duration::from_millis(1)).take().expect("the other one is about to end");
+        first.join().unwrap();
+    }
+}
+
+#[test]
 fn a_frequency_that_cannot_be_had_is_refused() {
     let _turn = turn();
 

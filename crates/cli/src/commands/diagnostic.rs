@@ -19,6 +19,9 @@ use crate::{
     target, units,
 };
 
+/// What is said of a worker of which there is nothing to be seen.
+const IDLE: &str = "has used no processor in that time";
+
 /// For how long a worker may say nothing at all before it is asked for what it can tell at once, and then to tell that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -39,7 +42,7 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
     let supervisor = context.connect().await?;
     let (process_id, title, worker, mut report) = if asked.is_external {
         let (process_id, title) = target::process(&supervisor, asked.worker).await?;
-        (Some(process_id), title, None, supervisor.thread_dump_from_outside(process_id, form))
+        (Some(process_id), title, None, from_outside(&supervisor, process_id, asked.kind, form))
     } else {
         let worker = target::worker(&supervisor, asked.worker, asked.kind).await?;
         let report = supervisor.diagnose(&worker, &diagnostic(&asked, form));
@@ -56,11 +59,22 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         () = silence(&supervisor, worker.as_ref(), &asked) => None,
     };
     let is_blocked = first.is_none();
+    let mut are_threads_instead = false;
     let first = match first {
         Some(first) => first,
         None => {
             report = instead(&supervisor, process_id, &title, asked.kind, form)?;
-            next(&mut report, &mut progress).await
+            let first = next(&mut report, &mut progress).await;
+
+            match first {
+                // A worker that is another program than its supervisor. Programs that read tasks cannot make use of threads.
+                Err(_) if asked.kind == Kind::SchedulerDump && form == Form::Text => {
+                    are_threads_instead = true;
+                    report = instead(&supervisor, process_id, &title, Kind::ThreadDump, form)?;
+                    next(&mut report, &mut progress).await
+                }
+                first => first,
+            }
         }
     };
     let received = match first {
@@ -70,9 +84,21 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
     drop(progress);
     let received = received.map_err(|error| explain(error, &title, asked.is_external || is_blocked))?;
 
-    if is_blocked && asked.kind == Kind::SchedulerDump {
-        let message = format!("{}; these are its threads, seen from outside", does_not_answer(&title));
-        return Err(Error::failed(class::TIMED_OUT, message));
+    if is_blocked {
+        let title = does_not_answer(&title);
+
+        if are_threads_instead {
+            let message = format!("{title}; these are its threads, seen from outside");
+            return Err(Error::failed(class::TIMED_OUT, message));
+        }
+
+        // Standard output is for the report.
+        let _ = writeln!(io::stderr(), "{title}; this was seen from outside");
+    }
+
+    if report.samples() == Some(0) && !matches!(received, Received::Here { size: 0, .. }) {
+        // A picture of nothing is a picture nevertheless.
+        let _ = writeln!(io::stderr(), "{title} {IDLE}");
     }
 
     match (received, report.path()) {
@@ -85,7 +111,7 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         }
         (Received::Here { path, size: 0 }, _) => {
             let what = match asked.kind {
-                Kind::CpuProfile => "has used no processor in that time",
+                Kind::CpuProfile => IDLE,
                 _ => "has nothing to tell",
             };
             let place = path.map(|path| format!("; {path} is empty")).unwrap_or_default();
@@ -123,18 +149,18 @@ async fn silence(supervisor: &Supervisor, worker: Option<&Worker>, asked: &Asked
 /// What can be known of a worker that does not answer.
 fn instead(supervisor: &Supervisor, process_id: Option<u32>, title: &str, kind: Kind, form: Form) -> Result<Report> {
     match process_id {
-        // Programs that read tasks cannot make use of threads.
-        Some(process_id) if kind == Kind::ThreadDump || form == Form::Text => {
-            if kind == Kind::ThreadDump {
-                let _ = writeln!(io::stderr(), "{}; this was seen from outside", does_not_answer(title));
-            }
-
-            Ok(supervisor.thread_dump_from_outside(process_id, form))
-        }
-        _ => {
-            let message = format!("{}: see acs thread-dump --external", does_not_answer(title));
+        Some(process_id) => Ok(from_outside(supervisor, process_id, kind, form)),
+        None => {
+            let message = format!("{}, and has no process that is known here", does_not_answer(title));
             Err(Error::failed(class::TIMED_OUT, message))
         }
+    }
+}
+
+fn from_outside(supervisor: &Supervisor, process_id: u32, kind: Kind, form: Form) -> Report {
+    match kind {
+        Kind::SchedulerDump => supervisor.scheduler_dump_from_outside(process_id, form),
+        _ => supervisor.thread_dump_from_outside(process_id, form),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The processor's own count of time, which is read without a call.
 
-use std::{sync::LazyLock, time::Instant};
+use std::sync::LazyLock;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where the kernel says which clock it takes for right.
 #[cfg(target_arch = "x86_64")]
@@ -10,14 +12,16 @@ const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current
 /// rate, never stops, and is the same on all processors.
 static IS_RIGHT: LazyLock<bool> = LazyLock::new(is_right);
 
-static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 /// Ticks of a rate that does not change, since some moment before. Never zero.
 #[inline]
 pub(crate) fn now() -> u64 {
     match *IS_RIGHT {
         true => count().max(1),
-        false => BEGIN.elapsed().as_nanos() as u64 + 1,
+        // The same in all processes, as the counter is.
+        false => {
+            let now = clock_gettime(ClockId::Monotonic);
+            now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 + 1
+        }
     }
 }
 
@@ -61,7 +65,7 @@ fn count() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 

@@ -1,16 +1,21 @@
 //! Reading what is known of all tasks.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fs,
-    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{clock::Reading, record::Record, registry};
+use super::{
+    clock::Reading,
+    observed::{Counts, Observed},
+    record::Record,
+    registry,
+};
 #[cfg(feature = "stacks")]
 use crate::symbols::Frame;
 
@@ -90,9 +95,18 @@ impl Options {
         let mut runtimes = Runtimes::default();
         let mut notes = Vec::new();
         let living: HashSet<u64> = records.iter().map(|record| record.id).collect();
-        let mut tasks: Vec<Task> =
-            records.iter().map(|record| self.task(record, &reading, &mut runtimes, &living)).collect();
-        excuse_those_that_poll_others(&mut tasks);
+        let process_id = std::process::id();
+        let tasks = records.iter().map(|record| {
+            let mut task = self.task(Observed::of(record), process_id, &reading, &living);
+
+            if let Some(home) = record.home() {
+                task.runtime = home.runtime.as_ref().map(|handle| runtimes.count(handle, home.task));
+                task.task_id = home.task.map(|task| task.to_string());
+            }
+
+            task
+        });
+        let mut tasks = arranged(tasks.collect());
         let runtimes = runtimes.read();
         let unregistered: usize = runtimes.iter().map(|runtime| runtime.unregistered).sum();
         let duration = start.elapsed().as_secs_f64();
@@ -119,56 +133,60 @@ impl Options {
         #[cfg(not(feature = "stacks"))]
         let _ = &mut tasks;
 
-        TaskDump { process_id: std::process::id(), taken_at: reading.wall, duration, tasks, runtimes, notes }
+        TaskDump { process_id, taken_at: reading.wall, duration, from_outside: false, tasks, runtimes, notes }
     }
 
-    fn task(&self, record: &Record, reading: &Reading, runtimes: &mut Runtimes, living: &HashSet<u64>) -> Task {
-        let counters = &record.counters;
-        // In this order, so that the end is never one that is missing to the beginning.
-        let started = counters.started.load(Relaxed);
-        let ended = counters.ended.load(Relaxed);
-        let woken = counters.woken.load(Relaxed);
-        let busy = counters.busy.load(Relaxed);
+    /// Whether a task has been running for too long.
+    #[cfg(feature = "stacks")]
+    pub(super) fn blocks(&self, counts: &Counts, reading: &Reading) -> bool {
+        let running = reading.seconds(reading.now.saturating_sub(counts.started));
+        counts.is_polled() && running >= self.blocked_after.as_secs_f64()
+    }
+
+    #[cfg(feature = "stacks")]
+    pub(super) fn are_stacks_wanted(&self) -> bool {
+        self.stacks > 0
+    }
+
+    pub(super) fn task(&self, task: Observed, process_id: u32, reading: &Reading, living: &HashSet<u64>) -> Task {
+        let Observed { created, counts, .. } = task;
+        let Counts { started, ended, woken, busy, .. } = counts;
         // The clock may have been read before the poll began.
-        let now = reading.now.max(started).max(ended).max(record.created);
+        let now = reading.now.max(started).max(ended).max(created);
         let (state, since) = match () {
-            () if started == 0 => (State::New, record.created),
-            () if ended < started => (State::Running, started),
+            () if started == 0 => (State::New, created),
+            () if counts.is_polled() => (State::Running, started),
             () if woken >= started => (State::Woken, woken.max(ended)),
             () => (State::Idle, ended),
         };
         let running = if state == State::Running { now - started } else { 0 };
         let time = reading.seconds(now.saturating_sub(since));
         let busy = busy + running;
-        let age = now - record.created;
+        let age = now - created;
         let is_late = time >= self.blocked_after.as_secs_f64();
-        let thread = (state == State::Running).then(|| Thread::of(counters.thread.load(Relaxed)));
-        let home = record.home();
-        let runtime = home.and_then(|home| {
-            let handle = home.runtime.as_ref()?;
-            Some(runtimes.count(handle, home.task))
-        });
+        let thread = (state == State::Running).then(|| Thread::of(process_id, counts.thread));
+        let (parent, spawned_by) = task.parent.unzip();
         Task {
-            id: record.id,
-            name: record.name.to_string(),
-            file: record.place.file(),
-            line: record.place.line(),
-            parent: record.parent.as_ref().map(|parent| parent.id).filter(|id| living.contains(id)),
-            spawned_by: record.parent.as_ref().map(|parent| parent.name.to_string()),
-            in_place: !record.spawned,
-            runtime,
-            task_id: home.and_then(|home| home.task).map(|task| task.to_string()),
+            id: task.id,
+            name: task.name,
+            file: task.file,
+            line: task.line,
+            parent: parent.filter(|id| living.contains(id)),
+            spawned_by,
+            in_place: !task.spawned,
+            runtime: None,
+            task_id: None,
             state,
             state_time: time,
             since: reading.wall_at(since),
             is_late: is_late && state != State::Idle,
             thread,
             running: None,
-            polls: counters.polls.load(Relaxed) + u64::from(state == State::Running),
+            polls: counts.polls + u64::from(state == State::Running),
             busy: reading.seconds(busy),
             idle: reading.seconds(age.saturating_sub(busy)),
-            delay: reading.seconds(counters.delay.load(Relaxed)),
-            longest_poll: reading.seconds(counters.longest.load(Relaxed).max(running)),
+            delay: reading.seconds(counts.delay),
+            longest_poll: reading.seconds(counts.longest.max(running)),
             age: reading.seconds(age),
             #[cfg(feature = "stacks")]
             waits_at: Vec::new(),
@@ -201,9 +219,10 @@ impl Options {
             let Some(thread) = thread else { continue };
 
             // The thread may do something else by now.
-            if record.counters.polls.load(Relaxed) + 1 == task.polls && record.counters.is_polled() {
-                let own = thread.frames.iter().position(is_own).unwrap_or(thread.frames.len());
-                task.runs_at = thread.frames[..own].to_vec();
+            let now = Counts::of(&record.counters);
+
+            if now.polls + 1 == task.polls && now.is_polled() {
+                task.show_what_blocks(&thread.frames);
             }
         }
     }
@@ -292,7 +311,7 @@ impl Default for Options {
 }
 
 /// A task that polls another one runs for as long as that does, and is not the one to be looked at.
-fn excuse_those_that_poll_others(tasks: &mut [Task]) {
+pub(super) fn arranged(mut tasks: Vec<Task>) -> Vec<Task> {
     let inner: Vec<(u64, u64, Option<Thread>)> = tasks
         .iter()
         .filter(|task| task.state == State::Running && task.in_place)
@@ -308,6 +327,8 @@ fn excuse_those_that_poll_others(tasks: &mut [Task]) {
             outer.running = Some(inner);
         }
     }
+
+    tasks
 }
 
 /// Whether a function is one of those that poll tasks here. When it was inlined, it has a name without a path, but a file.
@@ -345,6 +366,8 @@ pub struct TaskDump {
     pub taken_at: f64,
     /// How long it took to read all tasks, in seconds.
     pub duration: f64,
+    /// Whether another process took it.
+    pub from_outside: bool,
     /// The tasks, the oldest first. [`Task::parent`] makes a tree of them.
     pub tasks: Vec<Task>,
     /// The runtimes that they belong to, and the one that the dump was taken in.
@@ -384,7 +407,7 @@ pub struct Task {
     /// Its name.
     pub name: String,
     /// The source file in which it was made.
-    pub file: &'static str,
+    pub file: Cow<'static, str>,
     /// The line in it.
     pub line: u32,
     /// The task that made it, if that lives.
@@ -442,6 +465,15 @@ pub struct Task {
     pub runs_at: Vec<Frame>,
 }
 
+#[cfg(feature = "stacks")]
+impl Task {
+    /// Shows where it is, by the stack of the thread that polls it.
+    pub(super) fn show_what_blocks(&mut self, frames: &[Frame]) {
+        let own = frames.iter().position(is_own).unwrap_or(frames.len());
+        self.runs_at = frames.get(..own).unwrap_or_default().to_vec();
+    }
+}
+
 /// A thread that polls a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -453,8 +485,8 @@ pub struct Thread {
 }
 
 impl Thread {
-    fn of(id: u32) -> Self {
-        let name = fs::read_to_string(format!("/proc/self/task/{id}/comm")).unwrap_or_default();
+    fn of(process_id: u32, id: u32) -> Self {
+        let name = fs::read_to_string(format!("/proc/{process_id}/task/{id}/comm")).unwrap_or_default();
         Self { id, name: name.trim_end().to_owned() }
     }
 }

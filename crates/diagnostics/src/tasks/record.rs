@@ -21,6 +21,7 @@ use super::stacks::{Walker, Wish};
 /// One task that lives.
 pub(super) struct Record {
     pub(super) counters: Counters,
+    pub(super) told: Told,
     pub(super) id: u64,
     pub(super) name: Cow<'static, str>,
     pub(super) place: &'static Location<'static>,
@@ -30,6 +31,32 @@ pub(super) struct Record {
     /// Known from the first poll on, or once it was spawned.
     home: OnceLock<Home>,
     outside: Mutex<Outside>,
+}
+
+/// What other processes are told of a task, see [`outside`](super::outside): in numbers, since they cannot follow what the
+/// compiler has made of the rest.
+#[repr(C)]
+pub(super) struct Told {
+    pub(super) name: Text,
+    pub(super) file: Text,
+    pub(super) line: u64,
+    /// Zero if there is none.
+    pub(super) parent: u64,
+    pub(super) parent_name: Text,
+    pub(super) spawned: u64,
+}
+
+/// Where a text is.
+#[repr(C)]
+pub(super) struct Text {
+    pub(super) address: u64,
+    pub(super) length: u64,
+}
+
+impl Text {
+    fn of(text: &str) -> Self {
+        Self { address: text.as_ptr() as u64, length: text.len() as u64 }
+    }
 }
 
 /// What others than those who poll a task may ask of it. It is locked when something is asked, and when somebody else begins
@@ -67,15 +94,6 @@ pub(super) struct Counters {
     pub(super) thread: AtomicU32,
     #[cfg(feature = "stacks")]
     wanted: AtomicU32,
-}
-
-impl Counters {
-    /// Whether it is being polled.
-    #[cfg(feature = "stacks")]
-    pub(super) fn is_polled(&self) -> bool {
-        let started = self.started.load(Relaxed);
-        self.ended.load(Relaxed) < started
-    }
 }
 
 /// The task that made another one.
@@ -122,8 +140,17 @@ impl Record {
         parent: Option<Parent>,
         spawned: bool,
     ) -> Self {
+        let told = Told {
+            name: Text::of(&name),
+            file: Text::of(place.file()),
+            line: place.line().into(),
+            parent: parent.as_ref().map_or(0, |parent| parent.id),
+            parent_name: Text::of(parent.as_ref().map_or("", |parent| &parent.name)),
+            spawned: spawned.into(),
+        };
         Self {
             counters: Counters::default(),
+            told,
             id,
             name,
             place,

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Among how many locks the tasks are divided.
-const SHARDS: usize = 64;
+pub(super) const SHARDS: usize = 64;
 
 /// So many ids are taken at once by a thread, and go to the same shard: tasks that are made by different threads meet
 /// neither at a counter nor at a lock.
@@ -28,7 +28,29 @@ const IDS: u64 = 64;
 /// A shard with room for fewer keeps it when its tasks end.
 const ROOM_KEPT: usize = 64;
 
-type Tasks = HashMap<u64, Arc<Record>, BuildHasherDefault<Spread>>;
+/// The tasks of a shard.
+struct Tasks {
+    /// With their places in the list.
+    by_id: HashMap<u64, (usize, Arc<Record>), BuildHasherDefault<Spread>>,
+    list: Vec<Entry>,
+}
+
+/// A task, as it is listed for other processes, which cannot make sense of the table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    /// Where its [`Record`] is.
+    pub(super) address: u64,
+}
+
+/// Where the list of a shard is.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Listed {
+    pub(super) begin: AtomicU64,
+    pub(super) count: AtomicU64,
+}
 
 static REGISTRY: Registry = Registry::new();
 
@@ -39,19 +61,19 @@ struct Registry {
 
 /// On a cache line of its own, so that taking one lock does not slow another one down.
 #[repr(align(64))]
-struct Shard(Mutex<Tasks>);
+pub(super) struct Shard {
+    tasks: Mutex<Tasks>,
+    /// Read by other processes, see [`outside`](super::outside).
+    pub(super) listed: Listed,
+}
 
 impl Registry {
     const fn new() -> Self {
-        Self {
-            shards: [const { Shard(Mutex::new(HashMap::with_hasher(BuildHasherDefault::new()))) }; SHARDS],
-            next_id: AtomicU64::new(IDS),
-        }
+        Self { shards: [const { Shard::new() }; SHARDS], next_id: AtomicU64::new(IDS) }
     }
 
-    fn shard(&self, id: u64) -> MutexGuard<'_, Tasks> {
-        let shard = &self.shards[(id / IDS) as usize % SHARDS];
-        shard.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: u64) -> &Shard {
+        &self.shards[(id / IDS) as usize % SHARDS]
     }
 
     /// An id that no task has had. Zero is none.
@@ -69,6 +91,56 @@ impl Registry {
     }
 }
 
+impl Shard {
+    const fn new() -> Self {
+        let by_id = HashMap::with_hasher(BuildHasherDefault::new());
+        let listed = Listed { begin: AtomicU64::new(0), count: AtomicU64::new(0) };
+        Self { tasks: Mutex::new(Tasks { by_id, list: Vec::new() }), listed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: u64) -> Option<Arc<Record>> {
+        self.lock().by_id.get(&id).map(|(_, record)| record.clone())
+    }
+
+    fn insert(&self, record: Arc<Record>) {
+        let mut tasks = self.lock();
+        let Tasks { by_id, list } = &mut *tasks;
+        list.push(Entry { id: record.id, address: Arc::as_ptr(&record) as u64 });
+        by_id.insert(record.id, (list.len() - 1, record));
+        self.tell(list);
+    }
+
+    fn remove(&self, id: u64) -> Option<Arc<Record>> {
+        let mut tasks = self.lock();
+        let Tasks { by_id, list } = &mut *tasks;
+        let (place, record) = by_id.remove(&id)?;
+        list.swap_remove(place);
+
+        if let Some(moved) = list.get(place).and_then(|entry| by_id.get_mut(&entry.id)) {
+            moved.0 = place;
+        }
+
+        // What was once a crowd must not be remembered by its room.
+        if by_id.capacity() > ROOM_KEPT && by_id.len() < by_id.capacity() / 4 {
+            let room = by_id.len() * 2;
+            by_id.shrink_to(room);
+            list.shrink_to(room);
+        }
+
+        self.tell(list);
+        Some(record)
+    }
+
+    fn tell(&self, list: &[Entry]) {
+        self.listed.begin.store(list.as_ptr() as u64, Relaxed);
+        self.listed.count.store(list.len() as u64, Relaxed);
+    }
+}
+
 /// A task's place in the registry, which it has for as long as this lives.
 pub(super) struct Registration(Arc<Record>);
 
@@ -76,13 +148,13 @@ impl Registration {
     /// Registers a task below the one that is being polled on this thread.
     pub(super) fn new(name: Cow<'static, str>, place: &'static Location<'static>, spawned: bool) -> Self {
         let parent = record::current().and_then(|id| {
-            let name = REGISTRY.shard(id).get(&id)?.name.clone();
+            let name = REGISTRY.shard(id).get(id)?.name.clone();
             Some(Parent { id, name })
         });
         let id = REGISTRY.id();
         clock::begin();
         let record = Arc::new(Record::new(id, name, place, parent, spawned));
-        REGISTRY.shard(id).insert(id, record.clone());
+        REGISTRY.shard(id).insert(record.clone());
         Self(record)
     }
 
@@ -93,18 +165,7 @@ impl Registration {
 
     /// Takes it out of the registry, before the end of this.
     pub(super) fn finish(&self) {
-        let mut tasks = REGISTRY.shard(self.0.id);
-        let removed = tasks.remove(&self.0.id);
-
-        // What was once a crowd must not be remembered by its room.
-        if tasks.capacity() > ROOM_KEPT && tasks.len() < tasks.capacity() / 4 {
-            let room = tasks.len() * 2;
-            tasks.shrink_to(room);
-        }
-
-        drop(tasks);
-
-        if removed.is_some() {
+        if REGISTRY.shard(self.0.id).remove(self.0.id).is_some() {
             self.0.finish();
         }
     }
@@ -128,12 +189,17 @@ pub(super) fn all() -> Vec<Arc<Record>> {
     let mut all = Vec::new();
 
     for shard in &REGISTRY.shards {
-        let tasks = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(tasks.values().cloned());
+        all.extend(shard.lock().by_id.values().map(|(_, record)| record.clone()));
     }
 
     all.sort_unstable_by_key(|record| (record.created, record.id));
     all
+}
+
+/// Where the shards are, which is at the same place of the file in every process that runs it.
+#[cfg(feature = "stacks")]
+pub(super) fn address() -> u64 {
+    &raw const REGISTRY.shards as u64
 }
 
 /// Ids need no protection against those who choose them, only to be spread.
@@ -182,7 +248,11 @@ mod tests {
         assert!(all().iter().filter(|record| record.name == "one of a crowd").count() == crowd.len());
         drop(crowd);
         assert!(!all().iter().any(|record| record.name == "one of a crowd"));
-        let room: usize = REGISTRY.shards.iter().map(|shard| shard.0.lock().unwrap().capacity()).sum();
-        assert!(room <= SHARDS * ROOM_KEPT * 4, "{room}");
+        let room = |shard: &Shard| {
+            let tasks = shard.lock();
+            tasks.by_id.capacity() + tasks.list.capacity()
+        };
+        let room: usize = REGISTRY.shards.iter().map(room).sum();
+        assert!(room <= SHARDS * ROOM_KEPT * 8, "{room}");
     }
 }

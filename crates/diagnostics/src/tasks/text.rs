@@ -25,7 +25,8 @@ impl fmt::Display for TaskDump {
         let Self { process_id, tasks, .. } = self;
         writeln!(
             formatter,
-            "Task dump of process {process_id}: {} registered task{}, read at {} within {}",
+            "Task dump of process {process_id}{}: {} registered task{}, read at {} within {}",
+            if self.from_outside { ", seen from outside" } else { "" },
             tasks.len(),
             plural(tasks.len()),
             Clock(self.taken_at),
@@ -192,7 +193,7 @@ impl<'a> Likeness<'a> {
     fn of(task: &'a Task) -> Self {
         Self {
             name: &task.name,
-            file: task.file,
+            file: &task.file,
             line: task.line,
             state: task.state,
             #[cfg(feature = "stacks")]

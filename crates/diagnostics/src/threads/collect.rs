@@ -55,7 +55,7 @@ pub(crate) struct Walked {
 
 pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     static TURNS: Mutex<()> = Mutex::new(());
-    let _turn = turn(&TURNS, options.deadline + TURN)?;
+    let _turn = turn(&TURNS, options.deadline + TURN).ok_or(ThreadDumpError::Busy)?;
     let pool = pool().map_err(ThreadDumpError::Memory)?;
     let signal = signal::install(options.signal).map_err(ThreadDumpError::Signal)?;
     signal::set_asked(pool, options.measured);
@@ -91,17 +91,15 @@ pub(super) fn take(options: &Options) -> Result<ThreadDump, ThreadDumpError> {
     })
 }
 
-/// Waits for the other dump. One that was cut in half by a fork would hold the lock for ever in the child.
-fn turn(turns: &Mutex<()>, limit: Duration) -> Result<std::sync::MutexGuard<'_, ()>, ThreadDumpError> {
+/// Waits for whoever has the turn. One that was cut in half by a fork would have it for ever in the child.
+pub(crate) fn turn(turns: &Mutex<()>, limit: Duration) -> Option<std::sync::MutexGuard<'_, ()>> {
     let deadline = Instant::now() + limit;
 
     loop {
         match turns.try_lock() {
-            Ok(turn) => return Ok(turn),
-            Err(std::sync::TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                return Err(ThreadDumpError::Busy);
-            }
+            Ok(turn) => return Some(turn),
+            Err(std::sync::TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
             Err(std::sync::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
         }
     }

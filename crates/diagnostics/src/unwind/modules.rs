@@ -185,6 +185,16 @@ impl Module {
         address.wrapping_sub(self.bias)
     }
 
+    /// Where in the process an address of the file is.
+    pub(crate) fn to_process(&self, in_file: u64) -> u64 {
+        in_file.wrapping_add(self.bias)
+    }
+
+    /// What tells this build of the file from all others.
+    pub(crate) fn build_id(&self) -> Option<&Arc<str>> {
+        self.code.first()?.build_id.as_ref()
+    }
+
     pub(super) fn for_unwinding(&self) -> framehop::Module<Section> {
         let section = |name: &str| {
             let contents = self.contents.as_ref()?;

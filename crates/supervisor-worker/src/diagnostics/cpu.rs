@@ -60,7 +60,9 @@ pub(super) async fn profile(request: Request) -> Result<Answer, Failure> {
                 if format.is_text() { Report::Text(String::from_utf8(bytes)?) } else { Report::Bytes(bytes) }
             }
         };
-        delivery.deliver(report)
+        let mut answer = delivery.deliver(report)?;
+        answer.samples = Some(samples.count());
+        Ok(answer)
     })
     .await
 }

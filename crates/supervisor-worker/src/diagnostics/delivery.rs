@@ -30,6 +30,9 @@ pub(super) struct Answer {
     data: Option<Data>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
+    /// How many samples it is made of, if it is made of any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) samples: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -84,7 +87,7 @@ impl Delivery {
                 Report::Bytes(bytes) => Data::Bytes(bytes),
                 Report::Map(fields) => Data::Map(fields),
             };
-            return Ok(Answer { data: Some(data), path: None });
+            return Ok(Answer { data: Some(data), path: None, samples: None });
         };
 
         let written = match &report {
@@ -94,7 +97,7 @@ impl Delivery {
         };
         let path = written.map_err(refused)?;
         // Where that is, for somebody with another working directory.
-        Ok(Answer { data: None, path: Some(std::path::absolute(&path).unwrap_or(path)) })
+        Ok(Answer { data: None, path: Some(std::path::absolute(&path).unwrap_or(path)), samples: None })
     }
 }
 
