@@ -26,6 +26,7 @@ mod storm;
 mod tasks;
 mod threads;
 mod utilization;
+mod ways;
 
 use std::{
     io::{self, Read as _},

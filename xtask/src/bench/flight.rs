@@ -19,7 +19,7 @@ use super::{
     hops::{self, Places},
     own,
     report::{Report, Row, Target, Unit, percentile},
-    wait_for_listener,
+    wait_for_listener, ways,
 };
 use crate::Result;
 
@@ -29,7 +29,7 @@ pub(super) const MESSAGE: usize = 60;
 /// What is left of it for the one parameter, when the rest is written.
 const TEXT: usize = 34;
 
-const IN_FLIGHT: usize = 64;
+pub(super) const IN_FLIGHT: usize = 64;
 const CONNECTIONS: usize = 1000;
 
 /// The calls of one round, and how many rounds there are of each kind, in turn.
@@ -57,8 +57,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result {
     runtime.block_on(async {
         let raw = UnixListener::bind(&arguments.raw)?;
         let calls = UnixListener::bind(&arguments.socket)?;
-        let operations =
-            std::sync::Arc::new(Operations::new().immediate("echo", |request: &Request| Ok(request.fields().clone())));
+        let operations = Operations::new()
+            .immediate("echo", |request: &Request| Ok(request.fields().clone()))
+            .streaming("part", |request, responder| async move {
+                if responder.send_fields(request.fields()).await.is_ok() {
+                    responder.finish(&());
+                }
+            });
+        let operations = std::sync::Arc::new(operations);
         loop {
             tokio::select! {
                 stream = calls.accept() => {
@@ -133,6 +139,7 @@ pub(super) fn measure(report: &mut Report, dir: &Dir, supervisor: &Path, worker:
         });
     }
 
+    ways::measure(report, &runtime, &socket)?;
     let places = Places { calls: socket, raw, supervisor: supervisor.to_owned(), worker: worker.to_owned() };
     hops::measure(report, dir, &places)
 }
