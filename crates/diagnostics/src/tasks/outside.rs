@@ -189,9 +189,18 @@ impl Process {
             0 => None,
             id => Some((id, self.text(text(offset_of!(Told, parent_name)))?)),
         };
+        let name = self.text(text(offset_of!(Told, name)))?;
+        // Names are freed after that.
+        let after = Bytes::read(self.id, entry.address, size_of::<Record>()).ok()?;
+        let is_listed = after.number(offset_of!(Record, told) + offset_of!(Told, listed)) == 1;
+
+        if !is_listed || after.number(offset_of!(Record, id)) != entry.id {
+            return None;
+        }
+
         Some(Observed {
             id: entry.id,
-            name: self.text(text(offset_of!(Told, name)))?,
+            name,
             file: Cow::Owned(file.to_string()),
             line: told(offset_of!(Told, line)) as u32,
             parent,

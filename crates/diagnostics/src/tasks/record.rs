@@ -44,6 +44,8 @@ pub(super) struct Told {
     pub(super) parent: u64,
     pub(super) parent_name: Text,
     pub(super) spawned: u64,
+    /// Zero once it is in no list any more: whoever reads it may have found it there before.
+    pub(super) listed: AtomicU64,
 }
 
 /// Where a text is.
@@ -147,6 +149,7 @@ impl Record {
             parent: parent.as_ref().map_or(0, |parent| parent.id),
             parent_name: Text::of(parent.as_ref().map_or("", |parent| &parent.name)),
             spawned: spawned.into(),
+            listed: AtomicU64::new(1),
         };
         Self {
             counters: Counters::default(),

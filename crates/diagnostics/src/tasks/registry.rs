@@ -119,6 +119,7 @@ impl Shard {
         let Tasks { by_id, list } = &mut *tasks;
         let (place, record) = by_id.remove(&id)?;
         list.swap_remove(place);
+        record.told.listed.store(0, Relaxed);
 
         if let Some(moved) = list.get(place).and_then(|entry| by_id.get_mut(&entry.id)) {
             moved.0 = place;
