@@ -140,7 +140,11 @@ fn an_allocator_profile_is_started_and_stopped() {
     assert_eq!(ended.text(), "allocator_profile_stop as text\nmain;work 7\n");
     assert_eq!(
         application.forwarded(),
-        [json!({"do": "allocator_profile_start"}), json!({"do": "allocator_profile_stop", "format": "text"})]
+        [
+            json!({"do": "allocator_profile_start", "limit": 10.3}),
+            json!({"do": "allocator_profile_stop", "format": "text"}),
+        ],
+        "which ends soon after its time if nobody ends it"
     );
 }
 
@@ -153,7 +157,7 @@ fn an_allocator_profile_that_is_interrupted_is_stopped_nevertheless() {
     assert_eq!(Ended::new(child.wait_with_output().unwrap()).error(130), "interrupted\n");
     assert_eq!(
         application.forwarded(),
-        [json!({"do": "allocator_profile_start"}), json!({"do": "allocator_profile_stop"})]
+        [json!({"do": "allocator_profile_start", "limit": 3600.0}), json!({"do": "allocator_profile_stop"})]
     );
 }
 

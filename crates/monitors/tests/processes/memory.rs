@@ -267,7 +267,14 @@ fn the_largest_goes_when_the_host_has_too_little() {
     assert_eq!(restarts(&actions), [large.process_id()], "one at a time");
     assert_eq!(monitor.check(now), []);
     large.kill();
-    assert_eq!(restarts(&monitor.check(now)), [small.process_id()], "when that is gone, the next one");
+    // Whether that helped depends on what everybody else on this host does meanwhile.
+    match restarts(&monitor.check(now))[..] {
+        [] => {
+            let left_alone = status(&monitor)["left_alone"].as_f64();
+            assert!(left_alone.is_some_and(|left| left <= 30.0), "it did, and the next one is new: {left_alone:?}");
+        }
+        ref next => assert_eq!(next, [small.process_id()], "it did not: the next one"),
+    }
 }
 
 #[test]
