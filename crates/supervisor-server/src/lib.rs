@@ -81,7 +81,8 @@
 //! # What a monitor can do to it
 //!
 //! Nothing. Each has a thread of its own for its checks. One that does not answer within a second is shown in `status` as
-//! `{error: {class, message}}`. Its status is kept for a tenth of a second, so that asking often is cheap.
+//! `{error: {class, message}}`. Its status is given for a tenth of a second, and for three
+//! while it is asked again, so that asking often is cheap.
 //!
 //! One that panics is not called any more: what it left half done is not to decide about workers. It is shown as an error,
 //! begins anew after a pause, of 100 ms at first and twice as long each time up to a minute, and is told of all workers.
