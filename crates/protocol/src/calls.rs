@@ -1,7 +1,10 @@
 //! The calls of one connection, in a table for each direction, so that ids of the two sides can never collide.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque, hash_map::Entry},
+    collections::{
+        BTreeSet, HashSet, VecDeque,
+        hash_map::{Entry, OccupiedEntry},
+    },
     mem,
     task::Waker,
     time::Instant,
@@ -122,9 +125,12 @@ impl IncomingCalls {
         self.table.get_mut(&key.id).filter(|call| call.serial == key.serial)
     }
 
-    /// Forgets the call that has this id now.
-    pub(crate) fn remove(&mut self, id: Id) {
-        self.table.remove(&id);
+    /// As [`get`](Self::get), for whom may forget it.
+    pub(crate) fn entry(&mut self, key: CallKey) -> Option<OccupiedEntry<'_, Id, Incoming>> {
+        match self.table.entry(key.id) {
+            Entry::Occupied(entry) if entry.get().serial == key.serial => Some(entry),
+            _ => None,
+        }
     }
 
     /// The caller is ready for more responses.

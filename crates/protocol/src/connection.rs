@@ -14,7 +14,7 @@ use crate::{
     fields::Fields,
     flow::{self, Flow},
     frame::Framing,
-    held::Held,
+    held::{Ahead, Held},
     message::{self, Id, Message},
     output::Output,
     settings::Settings,
@@ -64,6 +64,7 @@ pub struct Connection {
     framing: Option<Framing>,
     incoming: IncomingCalls,
     held: Held,
+    ahead: Ahead,
     /// What was wrong with the input. It is said once the calls that came before it are given.
     broken: Option<(Option<Id>, ConnectionError)>,
     /// Whether the peer sends no more.
@@ -93,6 +94,7 @@ impl Connection {
             outgoing: OutgoingCalls::new(first, settings.queue_limit),
             incoming: IncomingCalls::default(),
             held: Held::default(),
+            ahead: Ahead::default(),
             broken: None,
             ended: false,
             settings,
@@ -332,22 +334,15 @@ impl Connection {
         last: bool,
         body: impl FnOnce(&mut Entries<'_>) -> Result<(), EncodeError>,
     ) -> Result<(), SendError> {
-        if self.incoming.get(key).is_none() {
-            return Err(SendError::Cancelled);
-        }
-
+        let mut call = self.incoming.entry(key).ok_or(SendError::Cancelled)?;
         let (framing, limit) = (self.framing, self.settings.frame_limit);
 
         if last {
             self.output.put_final(framing, limit, body)?;
-            self.incoming.remove(key.id);
+            call.remove();
         } else {
             self.output.put(framing, limit, body)?;
-            let end = self.output.end();
-
-            if let Some(call) = self.incoming.get(key) {
-                call.sent(end);
-            }
+            call.get_mut().sent(self.output.end());
         }
 
         Ok(())
@@ -540,7 +535,17 @@ impl Connection {
     /// Tasks to be woken for what happened. They are collected, because they should be woken without the lock under
     /// which it did.
     pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
-        mem::take(&mut self.wakers)
+        match self.wakers.is_empty() {
+            // Its memory is for the next time.
+            true => Vec::new(),
+            false => mem::take(&mut self.wakers),
+        }
+    }
+
+    /// As [`take_wakers`](Self::take_wakers), in exchange for an empty list.
+    pub(crate) fn exchange_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        debug_assert!(wakers.is_empty());
+        mem::swap(&mut self.wakers, wakers);
     }
 }
 

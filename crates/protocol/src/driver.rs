@@ -32,6 +32,8 @@ const READ_KEPT: usize = 4096;
 const READ_LARGE: usize = 256 << 10;
 /// A buffer for output that grew beyond this is given back once it is written.
 const WRITE_KEPT: usize = 64 << 10;
+/// How long a list of tasks to be woken may be that is kept.
+const WAKERS_KEPT: usize = 64;
 /// How much is read and thrown away at the end, so that the peer sees the last answer and then the end, and not an error
 /// because we left something unread.
 const DISCARDED: usize = 1 << 20;
@@ -55,6 +57,8 @@ pub struct Driver<S, H> {
     read_size: usize,
     /// How much came since the socket last had no more.
     received: usize,
+    /// Tasks to be woken for what came.
+    wakers: Vec<Waker>,
 }
 
 /// Nothing in it is pinned: the stream has to be `Unpin`, and the handler is only called.
@@ -116,6 +120,7 @@ where
             read: Reading::Open,
             read_size: READ_SIZE,
             received: 0,
+            wakers: Vec::new(),
         };
 
         (client, driver)
@@ -192,11 +197,12 @@ where
                 }
             };
 
-            let wakers = state.connection.take_wakers();
+            state.connection.exchange_wakers(&mut self.wakers);
             // Under the same lock: a moment later, another thread may have made it possible to go on.
             let paused = event.is_none() && !state.connection.wants_input();
             drop(state);
-            wakers.into_iter().for_each(Waker::wake);
+            self.wakers.drain(..).for_each(Waker::wake);
+            self.wakers.shrink_to(WAKERS_KEPT);
 
             match event {
                 Some((key, message)) => self.handle_call(key, message),

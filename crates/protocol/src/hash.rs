@@ -32,7 +32,7 @@ impl BuildHasher for IdHash {
 pub(crate) struct IdHasher(u64);
 
 /// Odd, and without a pattern in its bits.
-const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 
+use memchr::memmem;
+
 use crate::{
     calls::CallKey,
+    frame::Framing,
     message::{Id, Message},
 };
 
@@ -72,5 +75,36 @@ impl Held {
         let Some(call) = index.and_then(|index| self.calls.remove(index)) else { return false };
         self.size -= call.message.size();
         true
+    }
+}
+
+/// What is known of the input that was not looked at yet. To keep all calls of a read until its end costs more than to search it
+/// for a cancellation, and hardly any has one.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    /// How much of the input was searched, from its beginning.
+    searched: usize,
+    found: bool,
+}
+
+impl Ahead {
+    /// So much was taken off the input.
+    pub(crate) fn advance(&mut self, length: usize) {
+        self.searched = self.searched.saturating_sub(length);
+    }
+
+    /// Whether there may be a cancellation in the input.
+    pub(crate) fn may_cancel(&mut self, input: &[u8], framing: Option<Framing>) -> bool {
+        // In JSON, there is more than one way to write it.
+        if framing == Some(Framing::JsonLines) {
+            return !input.is_empty();
+        }
+
+        if self.searched < input.len() {
+            self.found = memmem::find(input, b"cancel").is_some();
+            self.searched = input.len();
+        }
+
+        self.found && !input.is_empty()
     }
 }

@@ -224,11 +224,12 @@ impl Head {
         let mut operation = None;
         let mut error = None;
         let (mut finished, mut failed, mut cancel) = (false, false, false);
-        let mut own = Own::From(body as u32, entries);
+        // Where the fields that follow begin, how many were of the protocol, and whether others came before one of those.
+        let (mut own, mut reserved, mut is_mixed) = (body, 0, false);
 
         for index in 0..entries {
             let start = reader.position();
-            let key = reader.string_bytes()?.ok_or(MessageError::KeyNotText)?;
+            let key = reader.unchecked_bytes()?.ok_or(MessageError::KeyNotText)?;
             let value = reader.position();
 
             match key {
@@ -253,16 +254,15 @@ impl Head {
                 }
                 b"id" => reader.skip(1)?,
                 _ => {
+                    reader.check(key)?;
                     reader.skip(1)?;
                     continue;
                 }
             }
 
-            // One that is reserved. As long as there were no others, what is left begins behind it.
-            own = match own {
-                Own::From(_, left) if left == entries - index => Own::From(reader.position() as u32, left - 1),
-                _ => Own::Mixed,
-            };
+            is_mixed |= reserved < index;
+            reserved += 1;
+            own = reader.position();
         }
 
         if !reader.is_at_end() {
@@ -272,7 +272,10 @@ impl Head {
         Ok(Self {
             body: body as u32,
             entries,
-            own,
+            own: match is_mixed {
+                true => Own::Mixed,
+                false => Own::From(own as u32, entries - reserved),
+            },
             id: id.ok_or(MessageError::MissingId)?,
             id_entry,
             operation,

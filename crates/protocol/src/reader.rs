@@ -123,15 +123,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`text`](Self::text), for those who need no more than the bytes. Nearly all text of a message is short and ASCII,
-    /// and to find that out is much of what it costs to look at it.
+    /// As [`text`](Self::text), for those who need no more than the bytes.
     #[inline(always)]
     fn text_bytes(&mut self, length: usize) -> Result<&'a [u8], Broken> {
         let bytes = self.take(length)?;
+        self.check(bytes)
+    }
 
+    /// Looks at the bytes of a string.
+    #[inline(always)]
+    pub(crate) fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], Broken> {
         match self.texts {
             Texts::Checked => Ok(bytes),
-            _ if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() => Ok(bytes),
+            _ if is_ascii(bytes) || std::str::from_utf8(bytes).is_ok() => Ok(bytes),
             Texts::Lenient => Ok(&[]),
             Texts::Strict => Err(Broken::NotUtf8),
         }
@@ -158,14 +162,23 @@ impl<'a> Reader<'a> {
     /// Reads a string for its bytes. `None` if it is something else.
     #[inline(always)]
     pub(crate) fn string_bytes(&mut self) -> Result<Option<&'a [u8]>, Broken> {
+        match self.unchecked_bytes()? {
+            Some(bytes) => self.check(bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`string_bytes`](Self::string_bytes), for those who [`check`](Self::check) them if they have to.
+    #[inline(always)]
+    pub(crate) fn unchecked_bytes(&mut self) -> Result<Option<&'a [u8]>, Broken> {
         // Nearly all are short, and have their length in their first byte.
         if let Some(byte @ 0xa0..=0xbf) = self.bytes.get(self.at) {
             self.at += 1;
-            return self.text_bytes(usize::from(byte & 0x1f)).map(Some);
+            return self.take(usize::from(byte & 0x1f)).map(Some);
         }
 
         match self.string_length()? {
-            Some(length) => self.text_bytes(length).map(Some),
+            Some(length) => self.take(length).map(Some),
             None => Ok(None),
         }
     }
@@ -277,9 +290,18 @@ impl<'a> Reader<'a> {
     /// Passes over one whole value, `depth` maps and arrays deep already.
     #[inline]
     pub(crate) fn skip(&mut self, depth: usize) -> Result<(), Broken> {
-        if let Some(byte @ 0xa0..=0xbf) = self.bytes.get(self.at) {
-            self.at += 1;
-            return self.text_bytes(usize::from(byte & 0x1f)).map(|_| ());
+        match self.bytes.get(self.at) {
+            Some(byte @ 0xa0..=0xbf) => {
+                self.at += 1;
+                return self.text_bytes(usize::from(byte & 0x1f)).map(|_| ());
+            }
+            // Text of up to 255 bytes.
+            Some(0xd9) => {
+                self.at += 1;
+                let length = self.size8()?;
+                return self.text_bytes(length).map(|_| ());
+            }
+            _ => {}
         }
 
         match self.children()? {
@@ -363,6 +385,23 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether text is ASCII: nearly all of a message is, and is short, and to find that out is much of what it costs to look at it.
+#[inline(always)]
+fn is_ascii(bytes: &[u8]) -> bool {
+    const LONG: usize = 128;
+    const UPPER: u64 = 0x8080_8080_8080_8080;
+
+    match bytes.last_chunk::<8>() {
+        Some(last) if bytes.len() < LONG => {
+            let (chunks, _) = bytes.as_chunks::<8>();
+            let all = chunks.iter().fold(u64::from_ne_bytes(*last), |all, chunk| all | u64::from_ne_bytes(*chunk));
+            all & UPPER == 0
+        }
+        Some(_) => bytes.is_ascii(),
+        None => bytes.iter().fold(0, |all, byte| all | byte) < 0x80,
+    }
+}
+
 /// One value short of its children.
 pub(crate) enum Token<'a> {
     Nil,
@@ -375,4 +414,23 @@ pub(crate) enum Token<'a> {
     Extension(i8, &'a [u8]),
     Array(u32),
     Map(u32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ascii_is_told_from_all_else_wherever_that_is() {
+        for length in 0..150 {
+            let mut bytes = vec![0x7f; length];
+            assert!(is_ascii(&bytes));
+
+            for at in 0..length {
+                bytes[at] = 0x80;
+                assert!(!is_ascii(&bytes), "{at} of {length}");
+                bytes[at] = 0;
+            }
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! The contract byte by byte, on one side of a connection without a socket and with a clock of its own.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use async_container_protocol::{
     CallError, CallKey, ConnectionError, EncodeError, Failure, Fields, FrameError, Framing, MAXIMUM_DEPTH,
@@ -277,6 +280,68 @@ fn call_whose_cancellation_comes_with_it_is_not_given() {
     assert!(server.receive(b"{\"id\":1,\"do\":\"x\"}\n{\"id\":1,\"cancel\":true}\n").is_empty());
     assert!(!server.connection.has_incoming_calls());
     server.receive_call(b"{\"id\":1,\"do\":\"x\"}\n");
+}
+
+#[test]
+fn call_is_given_if_its_cancellation_comes_later_wherever_that_is_cut() {
+    let call = |id: u64, text: &str| message!({"id": id, "do": "x", "text": text});
+    let cancel = |id: u64| message!({"id": id, "cancel": true});
+    let sent = [
+        (2, call(2, &"x".repeat(40))),
+        (4, call(4, "cancel")),
+        (2, cancel(2)),
+        (6, call(6, "")),
+        (8, call(8, &"x".repeat(90))),
+        (6, cancel(6)),
+        (4, cancel(4)),
+    ];
+    let ends: Vec<usize> = sent
+        .iter()
+        .scan(0, |end, (_, bytes)| {
+            *end += bytes.len();
+            Some(*end)
+        })
+        .collect();
+    let bytes = sent.iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>().concat();
+
+    for first in 0..bytes.len() {
+        for second in first..bytes.len() {
+            let mut server = Peer::new(Side::Accepted);
+            let reads = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+            let events = reads.map(|read| server.receive(read)).into_iter().flatten();
+            let given: BTreeSet<u64> = events
+                .filter_map(|event| match event {
+                    Event::Call { key, .. } => key.id().to_string().parse().ok(),
+                    _ => None,
+                })
+                .collect();
+            // The read with which a message is complete.
+            let read = |index: usize| [first, second].iter().filter(|cut| ends[index] > **cut).count();
+            let together = [(2, 0, 2), (4, 1, 6), (6, 3, 5)].iter().filter(|(_, call, end)| read(*call) == read(*end));
+            let not_given: BTreeSet<u64> = together.map(|(id, ..)| *id).collect();
+            assert_eq!(given, &BTreeSet::from([2, 4, 6, 8]) - &not_given, "cut at {first} and {second}");
+        }
+    }
+}
+
+#[test]
+fn call_is_not_given_if_its_cancellation_comes_with_it_in_a_later_read() {
+    let call = |id: u64| message!({"id": id, "do": "x"});
+    let cancel = |id: u64| message!({"id": id, "cancel": true});
+    let given = |events: Vec<Event>| events.iter().filter(|event| matches!(event, Event::Call { .. })).count();
+    let mut server = Peer::new(Side::Accepted);
+    assert_eq!(given(server.receive(&[2, 4, 6, 8].map(call).concat())), 4);
+    assert_eq!(given(server.receive(&[call(10), cancel(10)].concat())), 0);
+
+    // Calls wait in the input until a response is taken.
+    let mut server = Peer::with(Side::Accepted, Settings::default().queue_limit(1));
+    let own = server.connection.call("x", &()).unwrap();
+    let response = message!({"id": own});
+    assert_eq!(given(server.receive(&[call(2), response, call(4), call(6)].concat())), 1);
+    assert!(!server.connection.wants_input());
+    assert!(server.connection.take_response(own).unwrap().is_some());
+    let events = server.receive(&cancel(4));
+    assert!(matches!(&events[..], [Event::Call { key, .. }] if key.id() == 6.into()), "{events:?}");
 }
 
 /// Takes the calls that come as a handler does that answers at once.

@@ -19,16 +19,20 @@ use crate::{
 impl Connection {
     /// Takes messages off the input until something came of one, and says what.
     ///
-    /// Calls are given last, when the input holds no more: one whose cancellation came along with it is not begun at all.
+    /// Calls are given last, when the input holds no more that could be their cancellation: one that came along with it is not
+    /// begun at all.
     pub fn poll_event(&mut self, input: &mut BytesMut, now: Instant) -> Option<Event> {
         loop {
             // One that would have to be refused now may not have to be once those before it are answered.
             let is_due = self.held.ends_unbegun() && self.has_held_call();
 
             if !is_due && self.wants_input() {
+                let length = input.len();
+
                 match self.take_message(input) {
                     Ok(Some(message)) => {
-                        let event = self.handle_message(message, input.is_empty());
+                        self.ahead.advance(length - input.len());
+                        let event = self.handle_message(message, input);
 
                         if self.outgoing.is_full() {
                             let read_stall = self.settings.read_stall;
@@ -126,11 +130,11 @@ impl Connection {
         Ok(None)
     }
 
-    fn handle_message(&mut self, message: Message, is_last: bool) -> Option<Event> {
+    fn handle_message(&mut self, message: Message, rest: &[u8]) -> Option<Event> {
         let id = message.id();
 
         if message.is_call() {
-            return self.handle_call(message, is_last);
+            return self.handle_call(message, rest);
         }
 
         if message.is_cancel() {
@@ -171,7 +175,7 @@ impl Connection {
 
     /// Begins a call, and gives it at once if nothing that came with it is to be looked at before. While the peer should read, it
     /// is not even refused: that would be one more answer.
-    fn handle_call(&mut self, message: Message, is_last: bool) -> Option<Event> {
+    fn handle_call(&mut self, message: Message, rest: &[u8]) -> Option<Event> {
         let window = self.flow.window;
 
         if self.holds_calls() {
@@ -180,7 +184,9 @@ impl Connection {
         }
 
         match self.incoming.begin(message.id(), window, self.settings.calls_limit) {
-            Ok(key) if is_last && self.held.is_empty() => return Some(Event::Call { key, message }),
+            Ok(key) if self.held.is_empty() && !self.ahead.may_cancel(rest, self.framing) => {
+                return Some(Event::Call { key, message });
+            }
             Ok(key) => self.held.push(HeldCall { key: Some(key), window, message }),
             Err(_) if !self.held.is_empty() => self.held.push(HeldCall { key: None, window, message }),
             Err(refusal) => self.refuse_call(message.id(), refusal),
