@@ -1,6 +1,8 @@
 //! Log events on standard error, for programs that set up nothing else.
 
 #[cfg(feature = "log")]
+mod fields;
+#[cfg(feature = "log")]
 mod writer;
 
 /// The variable that says what is logged, such as `warn` or `info,async_container=debug`.
@@ -21,7 +23,8 @@ pub(crate) fn init() {
     let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let writer = writer::Writer { waits: async_container::is_child() };
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colors);
+    let layer =
+        tracing_subscriber::fmt::layer().fmt_fields(fields::Fields::default()).with_writer(writer).with_ansi(colors);
     let installed = tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok();
     if installed {
         // Code of a service may end its process anywhere.

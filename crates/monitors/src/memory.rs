@@ -220,6 +220,10 @@ impl MemoryMonitor {
     /// Looks for processes that descend from workers: of those that have some, and of others in turn.
     fn find_descendants(&mut self, now: Instant) {
         let is_due = self.search.begin(sample::last_process_id(), now);
+        let have_some = |entry: &Entry<Watch>| matches!(&entry.state.source, Source::Open(it) if it.has_descendants());
+        if !is_due && !self.roster.iter().any(|(_, entry)| have_some(entry)) {
+            return;
+        }
         let start = Instant::now();
         let workers: HashSet<u32> = self.roster.iter().map(|(process_id, _)| process_id).collect();
         let mut turns = Turns::new();

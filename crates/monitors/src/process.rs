@@ -4,7 +4,6 @@ mod census;
 mod metrics;
 
 use std::{
-    collections::{HashMap, HashSet},
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use self::census::Census;
+use self::census::{Census, Entry};
 use crate::{
     Action, Monitor, Status, Worker,
     monitor::SHORTEST_INTERVAL,
@@ -67,15 +66,12 @@ pub struct ProcessMonitor {
     root_process_id: Option<u32>,
     emit: Box<dyn FnMut(&ProcessMetrics) + Send>,
     roster: Roster<()>,
-    census: Census,
-    /// The processes of the last check, which the next one reads first of all.
-    followed: HashSet<u32>,
+    /// It follows the processes of the last check, which the next one reads first of all.
+    census: Census<Known>,
     /// The root as it was found at the first check; a later process with its id is not the root.
     root: Option<(u32, Option<u64>)>,
-    /// By process id and start time, for the processes of the last check.
-    known: HashMap<(u32, u64), Known>,
     /// Shared with what is being shown.
-    processes: Arc<[ProcessMetrics]>,
+    processes: Arc<Vec<ProcessMetrics>>,
 }
 
 /// What is remembered of a process from one check to the next.
@@ -157,10 +153,8 @@ impl Default for ProcessMonitor {
             emit: Box::new(log),
             roster: Roster::default(),
             census: Census::default(),
-            followed: HashSet::new(),
             root: None,
-            known: HashMap::new(),
-            processes: Arc::new([]),
+            processes: Arc::default(),
         }
     }
 }
@@ -197,14 +191,51 @@ impl ProcessMonitor {
         self
     }
 
-    /// The root, if it is (still) the process that it was at the first check.
-    fn find_root(&mut self) -> Option<u32> {
+    /// Where the root is, if it is (still) the process that it was at the first check.
+    fn find_root(&mut self) -> Option<usize> {
+        let census = &mut self.census;
         let (process_id, start_time) = *self.root.get_or_insert_with(|| {
             let process_id = self.root_process_id.unwrap_or_else(std::os::unix::process::parent_id);
-            (process_id, self.census.get(process_id).map(|stat| stat.start_time))
+            let start_time = census.find(process_id).map(|index| census.entry(index).stat.start_time);
+            (process_id, start_time)
         });
-        let stat = self.census.get(process_id)?;
-        (Some(stat.start_time) == start_time).then_some(process_id)
+        let index = census.find(process_id)?;
+        (Some(census.entry(index).stat.start_time) == start_time).then_some(index)
+    }
+
+    /// Where the processes of the application are, parents first.
+    fn find_processes(&mut self) -> Vec<usize> {
+        let root = self.find_root();
+        let census = &mut self.census;
+        let mut found = root.map_or_else(Vec::new, |root| census.tree(root));
+        census.follow_only(&found);
+        for (process_id, entry) in self.roster.iter() {
+            let Some(index) = census.find(process_id) else { continue };
+            let process = census.entry(index);
+            // Else it has ended, and another one has its id.
+            if Some(process.stat.start_time) == entry.start_time && process.follow() {
+                found.push(index);
+            }
+        }
+        found
+    }
+
+    /// Takes a look at more than one file of those that were not looked at for longest, as far as the time for that goes: beyond it, all
+    /// have their turn.
+    fn look(&mut self, found: &[usize], turns: &mut Turns) {
+        let until = Instant::now() + self.interval / LOOK_SHARE;
+        let mut queue: Vec<(Duration, usize)> = Vec::with_capacity(found.len());
+        queue.extend(found.iter().filter_map(|index| Some((self.census.entry(*index).known.as_ref()?.looked, *index))));
+        queue.sort_unstable();
+        for (_, index) in queue {
+            if Instant::now() >= until {
+                break;
+            }
+            turns.give_way();
+            let Entry { stat, known, .. } = self.census.entry(index);
+            // It may have ended since it was listed, or not be ours to read.
+            let _ = known.as_mut().map(|known| known.look(stat));
+        }
     }
 }
 
@@ -227,8 +258,10 @@ impl Monitor for ProcessMonitor {
     }
 
     fn check(&mut self, _now: Instant) -> Vec<Action> {
-        self.followed.extend(self.roster.iter().map(|(process_id, _)| process_id));
-        if let Err(error) = self.census.take(&self.followed) {
+        for (process_id, _) in self.roster.iter() {
+            self.census.follow(process_id);
+        }
+        if let Err(error) = self.census.take() {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "cannot list processes, trying again at the next check"
@@ -236,56 +269,23 @@ impl Monitor for ProcessMonitor {
             return Vec::new();
         }
 
-        let mut process_ids = match self.find_root() {
-            Some(root) => self.census.tree(root),
-            None => Vec::new(),
-        };
-        self.followed.clear();
-        self.followed.extend(&process_ids);
-        for (process_id, entry) in self.roster.iter() {
-            let start_time = self.census.get(process_id).map(|stat| stat.start_time);
-            if start_time == entry.start_time && self.followed.insert(process_id) {
-                process_ids.push(process_id);
-            }
-        }
-
-        let mut previous = std::mem::take(&mut self.known);
-        let mut processes = Vec::with_capacity(process_ids.len());
         let mut turns = Turns::new();
-        let look_until = Instant::now() + self.interval / LOOK_SHARE;
-        let found: Vec<&Stat> = process_ids.iter().filter_map(|process_id| self.census.get(*process_id)).collect();
-        // Those that were not looked at for longest first: beyond the budget, all have their turn.
-        let mut queue: Vec<(Duration, u32)> =
-            found.iter().filter_map(|stat| Some((previous.get(&identity(stat))?.looked, stat.process_id))).collect();
-        queue.sort_unstable();
-        let mut measured: HashMap<u32, ProcessMetrics> = HashMap::new();
-        for (_, process_id) in queue {
-            if Instant::now() >= look_until {
-                break;
+        let found = self.find_processes();
+        self.look(&found, &mut turns);
+        let mut processes = Vec::with_capacity(found.len());
+        for index in found {
+            let Entry { stat, known, .. } = self.census.entry(index);
+            match measure(stat, known) {
+                Ok(metrics) => {
+                    (self.emit)(&metrics);
+                    processes.push(metrics);
+                }
+                // It may have ended since it was listed.
+                Err(_) => *known = None,
             }
             turns.give_way();
-            let Some(stat) = self.census.get(process_id) else { continue };
-            let Some(known) = previous.get_mut(&identity(stat)) else { continue };
-            // It may have ended since it was listed, or not be ours to read.
-            if let Ok(metrics) = measure(stat.clone(), known, true) {
-                measured.insert(process_id, metrics);
-            }
         }
-        for stat in found {
-            let mut known = previous.remove(&identity(stat)).unwrap_or_else(|| Known::new(stat));
-            let metrics = match measured.remove(&stat.process_id) {
-                Some(metrics) => metrics,
-                None => match measure(stat.clone(), &mut known, false) {
-                    Ok(metrics) => metrics,
-                    Err(_) => continue,
-                },
-            };
-            (self.emit)(&metrics);
-            turns.give_way();
-            self.known.insert(identity(stat), known);
-            processes.push(metrics);
-        }
-        self.processes = processes.into();
+        self.processes = Arc::new(processes);
         Vec::new()
     }
 
@@ -304,29 +304,19 @@ impl Monitor for ProcessMonitor {
 #[derive(Serialize)]
 struct ProcessStatus {
     root_process_id: Option<u32>,
-    #[serde(serialize_with = "turns::serialize")]
-    processes: Arc<[ProcessMetrics]>,
+    #[serde(serialize_with = "in_turns")]
+    processes: Arc<Vec<ProcessMetrics>>,
 }
 
-type Identity = (u32, u64);
+fn in_turns<S: Serializer>(processes: &Arc<Vec<ProcessMetrics>>, serializer: S) -> Result<S::Ok, S::Error> {
+    turns::serialize(&**processes, serializer)
+}
 
-fn measure(stat: Stat, known: &mut Known, may_look: bool) -> io::Result<ProcessMetrics> {
-    let at = stat.at;
-    known.advance(at, stat.processor_time);
-    if known.details.is_none() || may_look {
-        let directory = Directory::open(stat.process_id)?;
-        known.details = Some(Details {
-            command: directory.command()?,
-            switches: directory.switches()?,
-            open_files: directory.open_files().ok(),
-        });
-        known.looked = at;
-        if at >= known.memory_due {
-            let before = sample::uptime();
-            let map_count = directory.map_count().unwrap_or(0);
-            known.memory = directory.memory().ok().map(|sizes| ProcessMemory { map_count, sizes });
-            known.memory_due = at + sample::uptime().saturating_sub(before) * CLOSE_SHARE;
-        }
+fn measure(stat: &Stat, known: &mut Option<Known>) -> io::Result<ProcessMetrics> {
+    let known = known.get_or_insert_with(|| Known::new(stat));
+    known.advance(stat.at, stat.processor_time);
+    if known.details.is_none() {
+        known.look(stat)?;
     }
     let details = known.details.clone().unwrap_or_default();
 
@@ -359,10 +349,6 @@ struct Details {
     open_files: Option<u64>,
 }
 
-fn identity(stat: &Stat) -> Identity {
-    (stat.process_id, stat.start_time)
-}
-
 impl Known {
     /// Of the first time, as if it had been seen when it was started.
     fn new(stat: &Stat) -> Self {
@@ -375,6 +361,24 @@ impl Known {
             memory: None,
             memory_due: Duration::ZERO,
         }
+    }
+
+    /// Reads what takes a look at more than one file.
+    fn look(&mut self, stat: &Stat) -> io::Result<()> {
+        let directory = Directory::open(stat.process_id)?;
+        self.details = Some(Details {
+            command: directory.command()?,
+            switches: directory.switches()?,
+            open_files: directory.open_files().ok(),
+        });
+        self.looked = stat.at;
+        if stat.at >= self.memory_due {
+            let before = sample::uptime();
+            let map_count = directory.map_count().unwrap_or(0);
+            self.memory = directory.memory().ok().map(|sizes| ProcessMemory { map_count, sizes });
+            self.memory_due = stat.at + sample::uptime().saturating_sub(before) * CLOSE_SHARE;
+        }
+        Ok(())
     }
 
     /// Processor time counts in ticks of 10 ms, so over less than a few of them the utilization

@@ -200,7 +200,7 @@ impl Stat {
     pub fn read(process_id: u32) -> io::Result<Self> {
         // One open instead of two: all that is wanted is in one file, so there is nothing that
         // could come from two processes.
-        Self::from_file(process_id, &File::open(stat_path(process_id))?)
+        Self::from_file(process_id, &File::open(stat_path(process_id))?, String::new())
     }
 
     /// The time from its start until it was read.
@@ -208,7 +208,8 @@ impl Stat {
         self.at.saturating_sub(ticks(self.start_time))
     }
 
-    fn from_file(process_id: u32, file: &File) -> io::Result<Self> {
+    /// `executable` is room for that.
+    fn from_file(process_id: u32, file: &File, executable: String) -> io::Result<Self> {
         let mut buffer = [0; STAT_LIMIT];
         let (mut at, mut length) = (Duration::ZERO, 0);
         for _ in 0..ATTEMPTS {
@@ -218,30 +219,31 @@ impl Stat {
                 break;
             }
         }
-        Self::parse(process_id, at, &buffer[..length]).ok_or_else(|| unexpected("stat"))
+        Self::parse(process_id, at, &buffer[..length], executable).ok_or_else(|| unexpected("stat"))
     }
 
-    fn parse(process_id: u32, at: Duration, text: &[u8]) -> Option<Self> {
+    fn parse(process_id: u32, at: Duration, text: &[u8], mut executable: String) -> Option<Self> {
         // "PID (NAME) STATE …", where NAME may itself contain spaces and parentheses; only the
         // last one closes it.
         let open = text.iter().position(|byte| *byte == b'(')?;
         let close = text.iter().rposition(|byte| *byte == b')')?;
-        let executable = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
-        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        let mut fields = [""; STAT_FIELDS];
-        for (field, text) in fields.iter_mut().zip(rest.split_ascii_whitespace()) {
+        executable.clear();
+        executable.push_str(&String::from_utf8_lossy(text.get(open + 1..close)?));
+        let mut fields = [&text[..0]; STAT_FIELDS];
+        let rest = text.get(close + 2..)?.split(|byte| *byte == b' ');
+        for (field, text) in fields.iter_mut().zip(rest) {
             *field = text;
         }
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let number = |index: usize| parse_number(fields.get(index)?);
 
         Some(Self {
             at,
             process_id,
-            parent_process_id: fields.get(1)?.parse().ok()?,
+            parent_process_id: u32::try_from(number(1)?).ok()?,
             // Negative, or 0, for a group that lives outside of this pid namespace.
-            process_group_id: fields.get(2)?.parse().unwrap_or(0),
+            process_group_id: number(2).and_then(|id| u32::try_from(id).ok()).unwrap_or(0),
             executable,
-            ended: matches!(*fields.first()?, "Z" | "X" | "x"),
+            ended: matches!(*fields.first()?, b"Z" | b"X" | b"x"),
             processor_time: ticks(number(11)?.saturating_add(number(12)?)),
             threads: number(17)?,
             minor_faults: number(7)?,
@@ -251,6 +253,14 @@ impl Stat {
             resident_size: number(21)?.saturating_mul(*PAGE_SIZE),
         })
     }
+}
+
+/// A number without a sign, in decimal.
+fn parse_number(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    text.iter()
+        .try_fold(0u64, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))
+        .filter(|_| !text.is_empty())
 }
 
 /// A process whose vital figures are read again and again: always of this one, and never of a later one with its id.
@@ -266,8 +276,11 @@ impl StatFile {
         Ok(Self { process_id, file: File::open(stat_path(process_id))? })
     }
 
-    pub(crate) fn read(&self) -> io::Result<Stat> {
-        Stat::from_file(self.process_id, &self.file)
+    /// Reads the figures in the place of those of before.
+    pub(crate) fn refresh(&self, stat: &mut Stat) -> io::Result<()> {
+        let executable = std::mem::take(&mut stat.executable);
+        *stat = Stat::from_file(self.process_id, &self.file, executable)?;
+        Ok(())
     }
 }
 
@@ -302,7 +315,7 @@ impl Directory {
     /// # Errors
     /// Where the process ended ([`has_ended`]), or the figures cannot be read.
     pub fn stat(&self) -> io::Result<Stat> {
-        Stat::from_file(self.process_id, &self.file("stat")?)
+        Stat::from_file(self.process_id, &self.file("stat")?, String::new())
     }
 
     /// Its command line, the arguments joined by spaces and cut to 4 KiB; where that is empty,
@@ -525,7 +538,7 @@ mod tests {
 
     #[test]
     fn names_may_contain_what_closes_them() {
-        let stat = Stat::parse(4464, Duration::ZERO, STAT.as_bytes()).unwrap();
+        let stat = Stat::parse(4464, Duration::ZERO, STAT.as_bytes(), String::new()).unwrap();
         assert_eq!(stat.executable, "a) b (c");
         assert_eq!(stat.parent_process_id, 4456);
         assert_eq!(stat.process_group_id, 4450);
@@ -539,18 +552,18 @@ mod tests {
     #[test]
     fn names_need_not_be_text() {
         let text = [b"7 (\xff)", &STAT.as_bytes()[STAT.rfind(')').unwrap() + 1..]].concat();
-        assert_eq!(Stat::parse(7, Duration::ZERO, &text).unwrap().executable, "\u{fffd}");
+        assert_eq!(Stat::parse(7, Duration::ZERO, &text, String::new()).unwrap().executable, "\u{fffd}");
     }
 
     #[test]
     fn zombies_have_ended() {
-        assert!(Stat::parse(1, Duration::ZERO, STAT.replace(") R", ") Z").as_bytes()).unwrap().ended);
+        assert!(Stat::parse(1, Duration::ZERO, STAT.replace(") R", ") Z").as_bytes(), String::new()).unwrap().ended);
     }
 
     #[test]
     fn malformed_files_are_refused_and_do_not_panic() {
         for text in ["", "1", "1 (", "1 )x(", "1 (x)", "1 (x) R", "1 (x) R a b c"] {
-            assert_eq!(Stat::parse(1, Duration::ZERO, text.as_bytes()), None, "{text:?}");
+            assert_eq!(Stat::parse(1, Duration::ZERO, text.as_bytes(), String::new()), None, "{text:?}");
         }
         assert!(parse_statm(b"").is_err());
         assert!(parse_statm(b"12 x").is_err());

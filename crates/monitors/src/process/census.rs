@@ -1,7 +1,6 @@
 //! Who is there: every visible process, of which only those of the application are read at each check.
 
 use std::{
-    collections::{HashMap, HashSet},
     io,
     time::{Duration, Instant},
 };
@@ -18,46 +17,90 @@ const DESCRIPTOR_SHARE: u64 = 4;
 /// something between, such as lxcfs, and be old.
 const LISTED_ANEW: Duration = Duration::from_secs(10);
 
-/// All processes that are visible, as of the last listing.
-#[derive(Default)]
-pub(super) struct Census {
-    entries: HashMap<u32, Entry>,
+/// All processes that are visible, as of the last listing, and what is known of some of them.
+pub(super) struct Census<T> {
+    /// In the order of their ids, in which they are listed, so that two listings are laid side by side without a table.
+    entries: Vec<Entry<T>>,
     /// The last listing: when it was made, and the process id that was given last before.
     listed: Option<(Instant, Option<u32>)>,
+    /// Whether one is to be followed that was not there at that time.
+    is_incomplete: bool,
 }
 
-struct Entry {
+impl<T> Default for Census<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), listed: None, is_incomplete: false }
+    }
+}
+
+pub(super) struct Entry<T> {
+    /// As it was read last: at this census if it is followed.
+    pub(super) stat: Stat,
+    /// What is known of it, by whoever follows it.
+    pub(super) known: Option<T>,
     /// The number of its directory of `/proc`, which the next process with its id does not have.
     inode: u64,
-    stat: Stat,
+    is_followed: bool,
     /// Kept of those that are followed: a reading through it takes a third of what one by path does, and is never of another process.
     file: Option<StatFile>,
 }
 
-impl Entry {
-    /// Of a process that has been found anew.
-    fn read(process_id: u32, inode: u64) -> Option<Self> {
-        Some(Self { inode, stat: Stat::read(process_id).ok()?, file: None })
+impl<T> Entry<T> {
+    fn new(inode: u64, stat: Stat) -> Self {
+        Self { stat, known: None, inode, is_followed: false, file: None }
+    }
+
+    fn process_id(&self) -> u32 {
+        self.stat.process_id
+    }
+
+    /// Has it read from now on, and says whether it was not before.
+    pub(super) fn follow(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_followed, true)
     }
 
     /// Reads it once more, and keeps the descriptor while there is room for more.
-    fn refresh(&mut self, process_id: u32, room: &mut u64) -> io::Result<()> {
+    fn refresh(&mut self, room: &mut u64) -> io::Result<()> {
         if let Some(file) = &self.file {
-            self.stat = file.read()?;
-            return Ok(());
+            return file.refresh(&mut self.stat);
         }
-        let file = StatFile::open(process_id)?;
-        self.stat = file.read()?;
+
+        let (file, start_time) = (StatFile::open(self.process_id())?, self.stat.start_time);
+        file.refresh(&mut self.stat)?;
+
+        if self.stat.start_time != start_time {
+            self.known = None;
+        }
+
         if *room > 0 {
             *room -= 1;
             self.file = Some(file);
         }
+
         Ok(())
     }
 }
 
-impl Census {
-    /// Lists all processes, and reads those that are `followed`, those that were not there before, and those whose parent may be
+impl<T> Census<T> {
+    /// Has this process read from now on.
+    pub(super) fn follow(&mut self, process_id: u32) {
+        match self.position(process_id) {
+            Some(index) => self.entries[index].is_followed = true,
+            None => self.is_incomplete = true,
+        }
+    }
+
+    /// Has these read from now on, and no others. What is known of those is forgotten.
+    pub(super) fn follow_only(&mut self, indices: &[usize]) {
+        self.entries.iter_mut().for_each(|entry| entry.is_followed = false);
+        indices.iter().for_each(|index| self.entries[*index].is_followed = true);
+
+        for entry in self.entries.iter_mut().filter(|entry| !entry.is_followed) {
+            (entry.known, entry.file) = (None, None);
+        }
+    }
+
+    /// Lists all processes, and reads those that are followed, those that were not there before, and those whose parent may be
     /// another one by now.
     ///
     /// Others have nothing new to tell: a process has the parent that it had as long as that one lives, so one that does not
@@ -66,108 +109,116 @@ impl Census {
     ///
     /// # Errors
     /// If `/proc` cannot be listed.
-    pub(super) fn take(&mut self, followed: &HashSet<u32>) -> io::Result<()> {
+    pub(super) fn take(&mut self) -> io::Result<()> {
         let (now, last_id) = (Instant::now(), sample::last_process_id());
-        let is_complete = self.listed.is_some_and(|(at, known)| {
+        let is_recent = self.listed.is_some_and(|(at, known)| {
             let is_recent = now.saturating_duration_since(at) < LISTED_ANEW;
             is_recent && known.is_some() && known == last_id
         });
-        if is_complete && followed.iter().all(|process_id| self.entries.contains_key(process_id)) {
-            let (mut room, mut turns) = (self.room(), Turns::new());
-            self.entries.retain(|process_id, entry| match followed.contains(process_id) {
-                true => {
-                    turns.give_way();
-                    entry.refresh(*process_id, &mut room).is_ok()
-                }
-                false => {
-                    entry.file = None;
-                    true
-                }
-            });
+
+        if !is_recent || self.is_incomplete {
+            self.list()?;
+            self.listed = Some((now, last_id));
             return Ok(());
         }
-        self.list(followed)?;
-        self.listed = Some((now, last_id));
+
+        let (mut room, mut turns) = (self.room(), Turns::new());
+        self.entries.retain_mut(|entry| {
+            entry.is_followed.then(|| turns.give_way());
+            !entry.is_followed || entry.refresh(&mut room).is_ok()
+        });
         Ok(())
     }
 
-    fn list(&mut self, followed: &HashSet<u32>) -> io::Result<()> {
-        let listed: HashMap<u32, u64> = sample::listing()?.collect();
-        let (mut room, mut turns) = (self.room(), Turns::new());
-        let mut before = std::mem::take(&mut self.entries);
-        let is_same = |process_id: u32, entry: &Entry| listed.get(&process_id) == Some(&entry.inode);
-        // As they were before this listing: who has ended by now may have passed its children on since.
-        let living: HashSet<u32> = before
-            .iter()
-            .filter(|(process_id, entry)| is_same(**process_id, entry) && !entry.stat.ended)
-            .map(|(process_id, _)| *process_id)
-            .collect();
-        before.retain(|process_id, entry| is_same(*process_id, entry));
+    fn list(&mut self) -> io::Result<()> {
+        let mut listed: Vec<(u32, u64)> = sample::listing()?.collect();
+        listed.sort_unstable();
+        let (mut listed, mut new) = (listed.into_iter().peekable(), Vec::new());
+        self.entries.retain(|entry| {
+            let process_id = entry.process_id();
+            new.extend(std::iter::from_fn(|| listed.next_if(|(other, _)| *other < process_id)));
+            let Some((_, inode)) = listed.next_if(|(other, _)| *other == process_id) else { return false };
+            let is_same = inode == entry.inode;
+            new.extend((!is_same).then_some((process_id, inode)));
+            is_same
+        });
+        new.extend(listed);
 
-        for (process_id, inode) in listed {
+        // As they were before this listing: who has ended by now may have passed its children on since.
+        let living: Vec<u32> =
+            self.entries.iter().filter(|entry| !entry.stat.ended).map(|entry| entry.process_id()).collect();
+        let (mut room, mut turns) = (self.room(), Turns::new());
+        self.entries.retain_mut(|entry| {
             turns.give_way();
-            let Some(mut entry) = before.remove(&process_id) else {
-                self.entries.extend(Entry::read(process_id, inode).map(|entry| (process_id, entry)));
-                continue;
-            };
-            let parent = entry.stat.parent_process_id;
-            if followed.contains(&process_id) {
-                if entry.refresh(process_id, &mut room).is_err() {
-                    continue;
-                }
-            } else {
-                entry.file = None;
-                // That of the first process, and of those that the kernel runs, is out of sight and stays so.
-                if parent != 0 && !living.contains(&parent) {
-                    match Entry::read(process_id, inode) {
-                        Some(anew) => entry = anew,
-                        None => continue,
-                    }
-                }
+
+            if entry.is_followed {
+                return entry.refresh(&mut room).is_ok();
             }
-            self.entries.insert(process_id, entry);
-        }
+
+            let parent = entry.stat.parent_process_id;
+            // That of the first process, and of those that the kernel runs, is out of sight and stays so.
+            if parent == 0 || living.binary_search(&parent).is_ok() {
+                return true;
+            }
+
+            let anew = Stat::read(entry.process_id());
+            anew.map(|stat| entry.stat = stat).is_ok()
+        });
+        self.entries.extend(new.into_iter().filter_map(|(process_id, inode)| {
+            turns.give_way();
+            Some(Entry::new(inode, Stat::read(process_id).ok()?))
+        }));
+        self.entries.sort_by_key(Entry::process_id);
+        self.is_incomplete = false;
         Ok(())
     }
 
     /// How many more descriptors may be kept.
     fn room(&self) -> u64 {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let kept = self.entries.values().filter(|entry| entry.file.is_some()).count() as u64;
+        let kept = self.entries.iter().filter(|entry| entry.file.is_some()).count() as u64;
         (limit / DESCRIPTOR_SHARE).saturating_sub(kept)
     }
 
-    /// What was read of a process, if it has not ended.
-    pub(super) fn get(&self, process_id: u32) -> Option<&Stat> {
-        Some(&self.entries.get(&process_id)?.stat).filter(|stat| !stat.ended)
+    fn position(&self, process_id: u32) -> Option<usize> {
+        self.entries.binary_search_by_key(&process_id, Entry::process_id).ok()
     }
 
-    /// The root and its descendants, parents first.
-    pub(super) fn tree(&self, root: u32) -> Vec<u32> {
-        tree(root, self.entries.values().map(|entry| &entry.stat).filter(|stat| !stat.ended))
+    /// Where the process is that has this id, if it has not ended.
+    pub(super) fn find(&self, process_id: u32) -> Option<usize> {
+        self.position(process_id).filter(|index| !self.entries[*index].stat.ended)
     }
-}
 
-fn tree<'a>(root: u32, stats: impl Iterator<Item = &'a Stat>) -> Vec<u32> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for stat in stats {
-        children.entry(stat.parent_process_id).or_default().push(stat.process_id);
+    /// What is known of the one at this place, until the next census.
+    pub(super) fn entry(&mut self, index: usize) -> &mut Entry<T> {
+        &mut self.entries[index]
     }
-    let mut process_ids = Vec::new();
-    let mut waiting = vec![root];
-    let mut seen = HashSet::new();
-    while let Some(process_id) = waiting.pop() {
-        // The readings are not of one moment: where an id was reused meanwhile, the "tree" may
-        // have a cycle.
-        if !seen.insert(process_id) {
-            continue;
+
+    /// Where the one at this place and its descendants are, parents first.
+    pub(super) fn tree(&self, root: usize) -> Vec<usize> {
+        let living = self.entries.iter().enumerate().filter(|(_, entry)| !entry.stat.ended);
+        let mut children: Vec<(u32, usize)> =
+            living.map(|(index, entry)| (entry.stat.parent_process_id, index)).collect();
+        children.sort_unstable();
+        let (mut found, mut waiting, mut seen) = (Vec::new(), vec![root], vec![false; self.entries.len()]);
+
+        while let Some(index) = waiting.pop() {
+            // The readings are not of one moment: where an id was reused meanwhile, the "tree" may
+            // have a cycle.
+            if std::mem::replace(&mut seen[index], true) {
+                continue;
+            }
+
+            found.push(index);
+            let process_id = self.entries[index].process_id();
+            let first = children.partition_point(|(parent, _)| *parent < process_id);
+            let count = children[first..].partition_point(|(parent, _)| *parent == process_id);
+            // The one with the lowest id is the next.
+            waiting.extend(children[first..first + count].iter().rev().map(|(_, child)| *child));
         }
-        process_ids.push(process_id);
-        let mut next = children.remove(&process_id).unwrap_or_default();
-        next.sort_unstable_by(|left, right| right.cmp(left));
-        waiting.extend(next);
+
+        found
     }
-    process_ids
 }
 
 #[cfg(test)]
@@ -192,59 +243,102 @@ mod tests {
         }
     }
 
+    /// The tree of one of those, of each of which the parent is given.
+    fn tree(root: u32, parents: &[(u32, u32)]) -> Vec<u32> {
+        let entries = parents.iter().map(|(process_id, parent)| Entry::new(0, stat(*process_id, *parent))).collect();
+        let mut census: Census<()> = Census { entries, ..Census::default() };
+        census.entries.sort_by_key(Entry::process_id);
+        let found = census.tree(census.find(root).unwrap());
+        found.into_iter().map(|index| census.entries[index].process_id()).collect()
+    }
+
+    /// A census that follows those that it finds of these.
+    fn census(followed: &[u32]) -> Census<()> {
+        let mut census = Census::default();
+        follow(&mut census, followed);
+        census
+    }
+
+    fn follow(census: &mut Census<()>, followed: &[u32]) {
+        followed.iter().for_each(|process_id| census.follow(*process_id));
+        census.take().unwrap();
+        let found: Vec<usize> = followed.iter().filter_map(|process_id| census.find(*process_id)).collect();
+        census.follow_only(&found);
+    }
+
+    fn sleep() -> std::process::Child {
+        std::process::Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
     #[test]
     fn a_tree_is_the_root_and_what_descends_from_it() {
-        let stats = [stat(1, 0), stat(5, 1), stat(9, 5), stat(7, 5), stat(8, 7), stat(6, 1)];
-        assert_eq!(tree(5, stats.iter()), [5, 7, 8, 9]);
-        assert_eq!(tree(6, stats.iter()), [6]);
+        let parents = [(1, 0), (5, 1), (9, 5), (7, 5), (8, 7), (6, 1)];
+        assert_eq!(tree(5, &parents), [5, 7, 8, 9]);
+        assert_eq!(tree(6, &parents), [6]);
     }
 
     #[test]
     fn a_cycle_ends() {
-        assert_eq!(tree(5, [stat(5, 7), stat(7, 5)].iter()), [5, 7]);
+        assert_eq!(tree(5, &[(5, 7), (7, 5)]), [5, 7]);
     }
 
     #[test]
     fn a_process_that_was_started_since_is_found_and_one_that_ended_is_not() {
-        let mut census = Census::default();
-        let own = HashSet::from([std::process::id()]);
-        let sleep = || std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        census.take(&own).unwrap();
+        let own = std::process::id();
+        let mut census = census(&[own]);
         let mut first = sleep();
-        census.take(&own).unwrap();
-        assert!(census.get(first.id()).is_some());
+        follow(&mut census, &[own]);
+        assert!(census.find(first.id()).is_some());
         let mut second = sleep();
-        let followed = HashSet::from([std::process::id(), first.id()]);
-        census.take(&followed).unwrap();
-        assert!(census.get(second.id()).is_some());
+        follow(&mut census, &[own, first.id()]);
+        assert!(census.find(second.id()).is_some());
         for child in [&mut first, &mut second] {
             child.kill().unwrap();
             child.wait().unwrap();
         }
         // Whether something else was started meanwhile or not.
         for _ in 0..2 {
-            census.take(&followed).unwrap();
-            assert!(census.get(first.id()).is_none());
+            follow(&mut census, &[own]);
+            assert!(census.find(first.id()).is_none());
         }
+        assert!(census.entries.is_sorted_by_key(Entry::process_id));
     }
 
     #[test]
     fn what_is_followed_is_read_anew_and_others_are_not() {
         let own = std::process::id();
-        let mut census = Census::default();
-        census.take(&HashSet::new()).unwrap();
-        let first = census.get(own).unwrap().at;
-        census.take(&HashSet::new()).unwrap();
-        assert_eq!(census.get(own).unwrap().at, first);
+        let mut census = census(&[]);
+        let at = |census: &Census<()>| census.entries[census.find(own).unwrap()].stat.at;
+        let first = at(&census);
+        census.take().unwrap();
+        assert_eq!(at(&census), first);
         for _ in 0..2 {
-            let before = census.get(own).unwrap().at;
-            census.take(&HashSet::from([own])).unwrap();
-            assert!(census.get(own).unwrap().at > before);
-            assert!(census.entries[&own].file.is_some());
+            let before = at(&census);
+            follow(&mut census, &[own]);
+            assert!(at(&census) > before);
+            let index = census.find(own).unwrap();
+            census.entry(index).known.get_or_insert(());
         }
-        let other = census.entries.get(&own).unwrap().stat.parent_process_id;
-        assert!(census.get(other).is_some_and(|stat| stat.at <= census.get(own).unwrap().at));
-        census.take(&HashSet::new()).unwrap();
-        assert!(census.entries[&own].file.is_none(), "nobody follows it");
+        let index = census.find(own).unwrap();
+        assert!(census.entry(index).file.is_some() && census.entry(index).known.is_some());
+        let parent = census.find(census.entries[index].stat.parent_process_id).unwrap();
+        assert!(census.entries[parent].stat.at <= at(&census));
+        census.follow_only(&[]);
+        assert!(census.entry(index).file.is_none() && census.entry(index).known.is_none(), "nobody follows it");
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_process_that_has_the_id_of_another() {
+        let mut child = sleep();
+        let mut census = census(&[child.id()]);
+        let index = census.find(child.id()).unwrap();
+        // As if it were another one, which was not listed since.
+        let entry = census.entry(index);
+        (entry.known, entry.file, entry.stat.start_time) = (Some(()), None, entry.stat.start_time + 1);
+        census.take().unwrap();
+        let index = census.find(child.id()).unwrap();
+        assert!(census.entry(index).known.is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
