@@ -3,8 +3,7 @@
 mod metrics;
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -68,10 +67,11 @@ const NOBODY: &str = "";
 pub struct HealthMonitor {
     settings: Settings,
     workers: HashMap<Arc<str>, Health>,
-    /// When each of them is called next, and its number.
-    queue: BinaryHeap<Reverse<(Instant, u32, Arc<str>)>>,
-    /// Those that registered since the last check.
-    new: Vec<(u32, Arc<str>)>,
+    /// Those that have their turn together, and their numbers; those that have gone are found at that time.
+    parts: [Vec<(u32, Arc<str>)>; PARTS as usize],
+    /// Whose turn it is next, and when it was that of those before.
+    next_part: usize,
+    turned_at: Option<Instant>,
     /// Those that owed an answer at the last check: few, so that a check need not look at each worker.
     silent: Vec<Arc<str>>,
     /// When the call of nobody was made that has not come back.
@@ -124,8 +124,9 @@ impl Default for HealthMonitor {
                 restarts_at_once: 1,
             },
             workers: HashMap::new(),
-            queue: BinaryHeap::new(),
-            new: Vec::new(),
+            parts: Default::default(),
+            next_part: 0,
+            turned_at: None,
             silent: Vec::new(),
             probe: None,
             lag: Duration::ZERO,
@@ -267,27 +268,38 @@ impl HealthMonitor {
             self.probe = Some(now);
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
-        let interval = self.settings.interval;
-        for (number, id) in self.new.drain(..) {
-            self.queue.push(Reverse((now + interval * (number % PARTS) / PARTS, number, id)));
-        }
         self.silent.retain(|id| self.workers.get(id).is_some_and(|health| health.silent_since.is_some()));
-        while let Some(Reverse((due, ..))) = self.queue.peek()
-            && *due <= now
-            && let Some(Reverse((due, number, id))) = self.queue.pop()
-        {
-            // Who has registered anew since has another place.
-            let Some(health) = self.workers.get_mut(&id).filter(|health| health.number == number) else { continue };
-            if health.asked.is_none() {
-                health.asked = Some(now);
-                if health.silent_since.is_none() {
-                    health.silent_since = Some(now);
-                    self.silent.push(id.clone());
+        for _ in 0..self.turns(now) {
+            let Self { workers, silent, .. } = self;
+            self.parts[self.next_part].retain(|(number, id)| {
+                // Who has registered anew since has another place.
+                let Some(health) = workers.get_mut(id).filter(|health| health.number == *number) else { return false };
+                if health.asked.is_none() {
+                    health.asked = Some(now);
+                    if health.silent_since.is_none() {
+                        health.silent_since = Some(now);
+                        silent.push(id.clone());
+                    }
+                    actions.push(Action::Call(Call::new(&**id, "ping").timeout(patience)));
                 }
-                actions.push(Action::Call(Call::new(&*id, "ping").timeout(patience)));
+                true
+            });
+            self.next_part = (self.next_part + 1) % self.parts.len();
+        }
+    }
+
+    /// How many parts have their turn now. Checks come a little early or late; whatever they do, each worker has one turn in an
+    /// interval, and never more than one at a time.
+    fn turns(&mut self, now: Instant) -> u32 {
+        let step = self.settings.interval / PARTS;
+        let Some(last) = self.turned_at.replace(now) else { return 1 };
+        let turns = (now.saturating_duration_since(last) + step / 2).as_nanos() / step.as_nanos().max(1);
+        match u32::try_from(turns) {
+            Ok(turns) if turns < PARTS => {
+                self.turned_at = Some(last + step * turns);
+                turns
             }
-            let next = Some(due + interval).filter(|next| *next > now).unwrap_or(now + interval);
-            self.queue.push(Reverse((next, number, id)));
+            _ => PARTS,
         }
     }
 
@@ -364,7 +376,7 @@ impl Monitor for HealthMonitor {
         }
         let (id, number): (Arc<str>, _) = (worker.id.as_str().into(), self.registered);
         self.registered = self.registered.wrapping_add(1);
-        self.new.push((number, id.clone()));
+        self.parts[(number % PARTS) as usize].push((number, id.clone()));
         let health = Health {
             worker: worker.clone(),
             number,
@@ -514,6 +526,33 @@ mod tests {
             assert_eq!(check(&mut monitor, start + second * SECOND, &[NOBODY, "a", "b"]), []);
         }
         assert_eq!(monitor.workers["a"].answers, 100);
+    }
+
+    /// However early or late checks come.
+    #[test]
+    fn each_has_one_turn_in_an_interval() {
+        let (mut monitor, start) = (HealthMonitor::new().interval(SECOND), Instant::now());
+        let ids: Vec<String> = (0..25).map(|number| format!("w{number}")).collect();
+        ids.iter().for_each(|id| monitor.register(&worker(id, 7)));
+        let names: Vec<&str> = ids.iter().map(String::as_str).chain([NOBODY]).collect();
+        let answers = |monitor: &HealthMonitor| {
+            let answers = ids.iter().map(|id| monitor.workers[id.as_str()].answers);
+            answers.fold((u64::MAX, 0), |(least, most), answers| (least.min(answers), most.max(answers)))
+        };
+        for tenth in 0..100 {
+            let early_or_late = Duration::from_millis([0, 40, 10, 45, 3][tenth as usize % 5]);
+            let before = answers(&monitor).1;
+            check(&mut monitor, start + SECOND * tenth / 10 + early_or_late, &names);
+            assert!(answers(&monitor).1 - before <= 1);
+        }
+        assert_eq!(answers(&monitor), (10, 10));
+        // One check instead of three, and then one instead of thirty.
+        check(&mut monitor, start + SECOND * 102 / 10, &names);
+        check(&mut monitor, start + SECOND * 132 / 10, &names);
+        assert_eq!(answers(&monitor), (11, 12));
+        monitor.remove(&worker("w0", 7));
+        check(&mut monitor, start + SECOND * 142 / 10, &names);
+        assert_eq!(monitor.parts.iter().map(Vec::len).sum::<usize>(), 24);
     }
 
     #[test]

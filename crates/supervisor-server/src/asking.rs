@@ -14,31 +14,52 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{monitor::ReplyTo, registry::Registry};
 
-/// How many calls are made at once. Each wakes a worker, and all of these have a processor before whatever else comes meanwhile has
-/// its turn: a `status` is not to wait until a thousand workers were asked.
+/// How many calls are made at once while somebody asks the supervisor. Each wakes a worker, and all of these have a processor before
+/// whatever else comes meanwhile has its turn: a `status` is not to wait until a thousand workers were asked.
 const AT_ONCE: usize = 16;
+
+/// How many otherwise. To wait for these, and to be woken for their answers, costs less than for four times as many times as few.
+const AT_ONCE_UNSEEN: usize = 64;
+
+/// Who asked so short a time ago will ask again.
+const KEEPS_ASKING: Duration = Duration::from_secs(10);
 
 /// How long the next ones wait at most: for the answers to these, and for whoever goes first.
 const PATIENCE: Duration = Duration::from_millis(4);
 
 /// Those that ask the supervisor for something, and go before workers that it asks itself.
-pub(crate) struct Askers(watch::Sender<usize>);
+pub(crate) struct Askers(watch::Sender<Asking>);
+
+#[derive(Clone, Copy, Default)]
+struct Asking {
+    /// How many there are.
+    now: usize,
+    /// When the last one came.
+    last: Option<Instant>,
+}
 
 impl Askers {
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(0))
+        Self(watch::Sender::default())
     }
 
     /// One more, until that is dropped.
     pub(crate) fn begin(&self) -> Asker<'_> {
-        self.0.send_modify(|askers| *askers += 1);
+        self.0.send_modify(|asking| *asking = Asking { now: asking.now + 1, last: Some(Instant::now()) });
         Asker(self)
     }
 
     /// Waits until there is none.
     async fn have_gone(&self) {
         // It cannot be closed while it is borrowed.
-        let _ = self.0.subscribe().wait_for(|askers| *askers == 0).await;
+        let _ = self.0.subscribe().wait_for(|asking| asking.now == 0).await;
+    }
+
+    /// How many calls may be made before they have their turn.
+    fn calls_at_once(&self) -> usize {
+        let asking = *self.0.borrow();
+        let is_seen = asking.now > 0 || asking.last.is_some_and(|last| last.elapsed() < KEEPS_ASKING);
+        if is_seen { AT_ONCE } else { AT_ONCE_UNSEEN }
     }
 }
 
@@ -47,7 +68,7 @@ pub(crate) struct Asker<'a>(&'a Askers);
 
 impl Drop for Asker<'_> {
     fn drop(&mut self) {
-        self.0.0.send_modify(|askers| *askers -= 1);
+        self.0.0.send_modify(|asking| asking.now -= 1);
     }
 }
 
@@ -94,18 +115,18 @@ pub(crate) async fn ask(calls: Vec<(Call, Fields)>, reply: &ReplyTo, registry: &
     in_turns(calls, begin, registry.askers()).await;
 }
 
-/// Begins [`AT_ONCE`] at a time, and waits until all are over, in one task that looks at each only when there is something new of it:
-/// of workers that are asked together most answer together, so this takes less than a task for each.
+/// Begins some at a time, and waits until all are over, in one task that looks at each only when there is something new of it: of
+/// workers that are asked together most answer together, so this takes less than a task for each.
 async fn in_turns<T, F: Future<Output = ()>>(all: Vec<T>, begin: impl FnMut(T) -> Option<F>, askers: &Askers) {
     let mut left = all.into_iter().filter_map(begin).fuse();
     let mut open = FuturesUnordered::new();
 
     loop {
-        let before = open.len();
-        open.extend(left.by_ref().take(AT_ONCE));
+        let (before, at_once) = (open.len(), askers.calls_at_once());
+        open.extend(left.by_ref().take(at_once));
         let begun = open.len() - before;
 
-        if begun < AT_ONCE {
+        if begun < at_once {
             while open.next().await.is_some() {}
             return;
         }
@@ -181,6 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_are_asked_at_once() {
         let (polls, askers) = (AtomicUsize::new(0), Askers::new());
+        drop(askers.begin());
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..3 * AT_ONCE).map(|_| oneshot::channel()).unzip();
         let mut senders = senders.into_iter();
         let waiting = in_turns(receivers, |receiver| Some(Counted(receiver, &polls)), &askers);
@@ -199,6 +221,19 @@ mod tests {
         );
         senders.for_each(|sender| sender.send(()).unwrap());
         waiting.await;
+    }
+
+    #[test]
+    fn more_are_asked_at_once_while_nobody_asks_the_supervisor() {
+        let askers = Askers::new();
+        assert_eq!(askers.calls_at_once(), AT_ONCE_UNSEEN);
+        let asker = askers.begin();
+        assert_eq!(askers.calls_at_once(), AT_ONCE);
+        drop(asker);
+        assert_eq!(askers.calls_at_once(), AT_ONCE);
+        let since = Instant::now().checked_sub(KEEPS_ASKING).unwrap();
+        askers.0.send_modify(|asking| asking.last = Some(since));
+        assert_eq!(askers.calls_at_once(), AT_ONCE_UNSEEN);
     }
 
     #[tokio::test(start_paused = true)]
