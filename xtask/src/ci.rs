@@ -24,7 +24,8 @@ pub(crate) fn run() -> Result {
         && steps.features(&metadata.packages)?
         && steps.fuzz(&metadata.target_directory)?
         && steps.run("test", "cargo xtask test", || test::succeeds(&[]))?
-        && steps.jemalloc()?;
+        && steps.jemalloc()?
+        && steps.task_dumps(&metadata.target_directory)?;
 
     steps.summarise(begin.elapsed(), done);
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -129,6 +130,34 @@ impl Steps {
             let mut command = workspace::cargo();
             command.arg(call).args(PACKAGES).args(arguments);
             if !self.command(&format!("jemalloc: {call}"), &mut command)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Dumps of tasks with what others know: async-backtrace, and tokio, which tells it only in programs that were compiled
+    /// for that as a whole. So they have their own directory, or everything would be compiled again each time.
+    fn task_dumps(&mut self, target_directory: &Path) -> Result<bool> {
+        const PACKAGE: [&str; 4] =
+            ["--package", "async-container-diagnostics", "--features", "async-backtrace,tokio-taskdump"];
+        let calls: [(&str, &[&str], &str); 3] = [
+            ("test", &["--test", "task_backtraces", "--test", "task_unregistered"], ""),
+            ("clippy", &["--all-targets", "--", "--deny", "warnings"], "--cfg tokio_unstable"),
+            (
+                "test",
+                &["--lib", "--test", "task_unregistered", "--", "tasks::", "built_for_it"],
+                "--cfg tokio_unstable",
+            ),
+        ];
+
+        for (call, arguments, flags) in calls {
+            let mut command = workspace::cargo();
+            command.arg(call).args(PACKAGE).args(arguments);
+            if !flags.is_empty() {
+                command.env("RUSTFLAGS", flags).arg("--target-dir").arg(target_directory.join("tokio-unstable"));
+            }
+            if !self.command(&format!("task dumps: {call} {flags}"), &mut command)? {
                 return Ok(false);
             }
         }

@@ -41,6 +41,15 @@
 //! Tasks that were spawned by `tokio::spawn` alone are in no registry that could be read on stable Rust. They are counted, by
 //! the metrics of the runtime, and the dump says how many there are.
 //!
+//! # What others know
+//!
+//! - **async-backtrace**, with the feature of that name: dumps show a tree for each of its tasks, of the functions with its
+//!   attribute. A task that is being polled is not waited for. Each of its tasks takes a lock of its own with every poll, for as
+//!   long as that takes, which a dump only tries to get; tasks that begin or end while a dump reads them wait for it, if they are in
+//!   the same part of its table.
+//! - **tokio's own dump**, with the feature `tokio-taskdump`: `Options::unregistered` shows tasks that nobody
+//!   registered. It has its dangers, which are told there.
+//!
 //! # What it costs
 //!
 //! A poll reads the time twice, from a counter of the processor where the kernel does so, too, and writes to one cache line that belongs to the task; it takes no lock, and allocates only
@@ -50,15 +59,11 @@
 //!
 //! # What is left out
 //!
-//! - **Tokio's own task dump** (`tokio::runtime::Handle::dump`): it exists only if everything is compiled with
-//!   `--cfg tokio_unstable`, which no library can ask for. [`Options::stacks`] shows the same for registered tasks, and works
-//!   as tokio's does: by polling them once more.
-//! - **async-backtrace**: it shows only functions with its attribute, which would have to be added to the same
-//!   functions that now get a name, and takes a lock of its own for each of them. A program that has it can
-//!   print its `taskdump_tree` beside a dump.
 //! - **`tokio::task::block_in_place`**: a task that is in it is shown as blocking its executor, which is not known to have
 //!   moved to another thread.
 
+#[cfg(feature = "async-backtrace")]
+mod backtraces;
 mod clock;
 mod dump;
 mod future;
@@ -70,6 +75,8 @@ mod registry;
 #[cfg(feature = "stacks")]
 mod stacks;
 mod text;
+#[cfg(feature = "tokio-taskdump")]
+mod unregistered;
 
 use std::{borrow::Cow, panic::Location};
 
@@ -77,6 +84,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 pub use dump::{Options, Runtime, State, Task, TaskDump, Thread, Worker};
 pub use future::Instrumented;
+#[cfg(feature = "tokio-taskdump")]
+pub use unregistered::Unregistered;
 
 use registry::Registration;
 

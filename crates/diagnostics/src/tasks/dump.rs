@@ -29,6 +29,8 @@ pub struct Options {
     deadline: Duration,
     #[cfg(feature = "stacks")]
     threads: crate::threads::Options,
+    #[cfg(feature = "tokio-taskdump")]
+    unregistered: bool,
 }
 
 impl Options {
@@ -46,6 +48,8 @@ impl Options {
             deadline: Self::DEADLINE,
             #[cfg(feature = "stacks")]
             threads: crate::threads::Options::new().deadline(Self::DEADLINE),
+            #[cfg(feature = "tokio-taskdump")]
+            unregistered: false,
         }
     }
 
@@ -87,6 +91,23 @@ impl Options {
         self
     }
 
+    /// Also shows tasks that nobody registered and where they wait, by tokio's own dump. Default is not to.
+    ///
+    /// **It may be the end of the program.** With tokio 1.54, a task that wakes itself or another one while it is polled for
+    /// the dump makes tokio panic, and some tasks of that runtime are never polled again. What is built of `select!`, channels
+    /// and timers of tokio alone does not do that; `FuturesUnordered` and many others do. Take such a dump of a program that has
+    /// to be restarted anyway.
+    ///
+    /// It is taken of runtimes of the current thread only: in one of several workers, one may hang for ever after it. It takes a
+    /// program for Linux that was built with `RUSTFLAGS="--cfg tokio_unstable"`. All tasks of the runtime are polled once more,
+    /// and nothing else happens in it meanwhile; the dump waits no longer for it than the [`deadline`](Self::deadline). A note
+    /// says for which runtime there is none, and why.
+    #[cfg(feature = "tokio-taskdump")]
+    pub fn unregistered(mut self) -> Self {
+        self.unregistered = true;
+        self
+    }
+
     /// Takes a dump. Several may be taken at once.
     pub fn take(&self) -> TaskDump {
         let start = Instant::now();
@@ -106,9 +127,9 @@ impl Options {
 
             task
         });
-        let mut tasks = arranged(tasks.collect());
-        let runtimes = runtimes.read();
-        let unregistered: usize = runtimes.iter().map(|runtime| runtime.unregistered).sum();
+        let tasks = arranged(tasks.collect());
+        let read = runtimes.read();
+        let unregistered: usize = read.iter().map(|runtime| runtime.unregistered).sum();
         let duration = start.elapsed().as_secs_f64();
 
         if tasks.is_empty() {
@@ -117,23 +138,33 @@ impl Options {
             );
         }
 
-        if unregistered > 0 {
-            notes.push(format!(
+        let mut dump = TaskDump { duration, tasks, runtimes: read, notes, ..TaskDump::of(process_id, &reading) };
+
+        #[cfg(feature = "tokio-taskdump")]
+        if self.unregistered {
+            dump.add_unregistered(&runtimes, self.deadline);
+        }
+
+        if unregistered > 0 && dump.shows_none_unregistered() {
+            dump.notes.push(format!(
                 "{unregistered} more task{} of these runtimes {} not registered, and not shown: tokio::spawn alone gives no name",
                 plural(unregistered),
                 if unregistered == 1 { "is" } else { "are" },
             ));
         }
 
+        #[cfg(feature = "async-backtrace")]
+        {
+            dump.async_backtrace = super::backtraces::trees();
+        }
+
         #[cfg(feature = "stacks")]
         if self.stacks > 0 {
-            self.add_stacks(&records, &mut tasks, &mut notes);
-            self.add_what_blocks(&records, &mut tasks, &mut notes);
+            self.add_stacks(&records, &mut dump.tasks, &mut dump.notes);
+            self.add_what_blocks(&records, &mut dump.tasks, &mut dump.notes);
         }
-        #[cfg(not(feature = "stacks"))]
-        let _ = &mut tasks;
 
-        TaskDump { process_id, taken_at: reading.wall, duration, from_outside: false, tasks, runtimes, notes }
+        dump
     }
 
     /// Whether a task has been running for too long.
@@ -342,7 +373,7 @@ fn is_own(frame: &Frame) -> bool {
 /// What of a stack belongs to the program: neither how the waker got cloned, nor how functions of the standard library
 /// pass a poll on.
 #[cfg(feature = "stacks")]
-fn of_the_task<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<Frame> {
+pub(super) fn of_the_task<'a>(frames: impl Iterator<Item = &'a Frame>) -> Vec<Frame> {
     const MODULES: [&str; 5] = [concat!(env!("CARGO_CRATE_NAME"), "::"), "core::", "alloc::", "std::", "__rust_try"];
     const SOURCES: [&str; 3] = ["/library/core/src/", "/library/alloc/src/", "/library/std/src/"];
     let is_passed_on = |frame: &&Frame| {
@@ -372,11 +403,49 @@ pub struct TaskDump {
     pub tasks: Vec<Task>,
     /// The runtimes that they belong to, and the one that the dump was taken in.
     pub runtimes: Vec<Runtime>,
+    /// Tasks that nobody registered, if they were [asked for](Options::unregistered).
+    #[cfg(feature = "tokio-taskdump")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unregistered: Vec<super::Unregistered>,
+    /// The tasks of async-backtrace, each a tree of the functions with its attribute that it is in, as text.
+    #[cfg(feature = "async-backtrace")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub async_backtrace: Vec<String>,
     /// What to know when reading it: what is not shown, for instance.
     pub notes: Vec<String>,
 }
 
 impl TaskDump {
+    /// One of nothing.
+    pub(super) fn of(process_id: u32, reading: &Reading) -> Self {
+        Self {
+            process_id,
+            taken_at: reading.wall,
+            duration: 0.0,
+            from_outside: false,
+            tasks: Vec::new(),
+            runtimes: Vec::new(),
+            #[cfg(feature = "tokio-taskdump")]
+            unregistered: Vec::new(),
+            #[cfg(feature = "async-backtrace")]
+            async_backtrace: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    #[cfg(feature = "tokio-taskdump")]
+    fn add_unregistered(&mut self, runtimes: &Runtimes, deadline: Duration) {
+        let Self { runtimes: read, tasks, notes, unregistered, .. } = self;
+        *unregistered = super::unregistered::find(runtimes, read, tasks, deadline, notes);
+    }
+
+    fn shows_none_unregistered(&self) -> bool {
+        #[cfg(feature = "tokio-taskdump")]
+        return self.unregistered.is_empty();
+        #[cfg(not(feature = "tokio-taskdump"))]
+        true
+    }
+
     /// Takes a dump, on any thread. It waits for nothing but short-lived locks, and no task notices.
     pub fn take() -> Self {
         Options::new().take()
@@ -526,8 +595,9 @@ pub struct Worker {
 
 /// The runtimes that are met while tasks are read.
 #[derive(Default)]
-struct Runtimes {
-    found: Vec<(Handle, HashSet<tokio::task::Id>)>,
+pub(super) struct Runtimes {
+    /// With the tasks of each that are registered.
+    pub(super) found: Vec<(Handle, HashSet<tokio::task::Id>)>,
     by_id: HashMap<tokio::runtime::Id, usize>,
 }
 
@@ -546,7 +616,7 @@ impl Runtimes {
         index
     }
 
-    fn read(mut self) -> Vec<Runtime> {
+    fn read(&mut self) -> Vec<Runtime> {
         if let Ok(handle) = Handle::try_current() {
             self.count(&handle, None);
         }

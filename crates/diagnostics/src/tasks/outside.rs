@@ -85,13 +85,11 @@ impl Options {
         }
 
         Ok(TaskDump {
-            process_id,
-            taken_at: reading.wall,
             duration: duration.as_secs_f64(),
             from_outside: true,
             tasks,
-            runtimes: Vec::new(),
             notes,
+            ..TaskDump::of(process_id, &reading)
         })
     }
 }

@@ -9,6 +9,8 @@ use std::{
 use crate::symbols::Frame;
 
 use super::dump::{Runtime, State, Task, TaskDump, plural};
+#[cfg(feature = "tokio-taskdump")]
+use super::unregistered::Unregistered;
 
 /// Tasks that differ in nothing but their times are written as one if there are more than these.
 const ALIKE_LIMIT: usize = 3;
@@ -42,8 +44,70 @@ impl fmt::Display for TaskDump {
         }
 
         write_attention(formatter, tasks)?;
-        Tree::new(tasks).write(formatter)
+        Tree::new(tasks).write(formatter)?;
+        #[cfg(feature = "tokio-taskdump")]
+        write_unregistered(formatter, &self.unregistered)?;
+        #[cfg(feature = "async-backtrace")]
+        write_async_backtrace(formatter, &self.async_backtrace)?;
+        Ok(())
     }
+}
+
+/// Tasks that wait at the same place are written as one.
+#[cfg(feature = "tokio-taskdump")]
+fn write_unregistered(formatter: &mut Formatter<'_>, tasks: &[Unregistered]) -> fmt::Result {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+
+    let mut groups: Vec<(&Unregistered, usize)> = Vec::new();
+    let mut by_likeness = HashMap::new();
+
+    for task in tasks {
+        let group = *by_likeness.entry((task.runtime, &task.waits_at)).or_insert_with(|| {
+            groups.push((task, 0));
+            groups.len() - 1
+        });
+
+        if let Some((_, count)) = groups.get_mut(group) {
+            *count += 1;
+        }
+    }
+
+    let are = if tasks.len() == 1 { "is" } else { "are" };
+    writeln!(
+        formatter,
+        "\n{} task{} that {are} not registered, with tokio's numbers:",
+        tasks.len(),
+        plural(tasks.len())
+    )?;
+
+    for (task, count) in groups {
+        match count {
+            1 => writeln!(formatter, "  task {} of runtime {}", task.task_id, task.runtime)?,
+            _ => writeln!(formatter, "  {count} tasks of runtime {}, such as {}", task.runtime, task.task_id)?,
+        }
+
+        if task.waits_at.is_empty() {
+            writeln!(formatter, "      waits for nothing of tokio's")?;
+        }
+
+        for stack in &task.waits_at {
+            write_stack(formatter, 2, "waits at", stack)?;
+        }
+    }
+
+    Ok(())
+}
+
+#[cfg(feature = "async-backtrace")]
+fn write_async_backtrace(formatter: &mut Formatter<'_>, trees: &[String]) -> fmt::Result {
+    if trees.is_empty() {
+        return Ok(());
+    }
+
+    writeln!(formatter, "\n{} task{} of async-backtrace:", trees.len(), plural(trees.len()))?;
+    trees.iter().flat_map(|tree| tree.lines()).try_for_each(|line| writeln!(formatter, "  {line}"))
 }
 
 fn write_runtime(formatter: &mut Formatter<'_>, number: usize, runtime: &Runtime) -> fmt::Result {
