@@ -34,6 +34,7 @@ pub struct Call {
     operation: String,
     parameters: Parameters,
     timeout: Duration,
+    tag: u64,
     made_at: Option<Instant>,
     answered_at: Option<Instant>,
 }
@@ -43,7 +44,7 @@ impl Call {
     pub fn new(worker_id: impl Into<String>, operation: impl Into<String>) -> Self {
         let (worker_id, operation) = (worker_id.into(), operation.into());
         let parameters = Parameters::default();
-        Self { worker_id, operation, parameters, timeout: DEFAULT_TIMEOUT, made_at: None, answered_at: None }
+        Self { worker_id, operation, parameters, timeout: DEFAULT_TIMEOUT, tag: 0, made_at: None, answered_at: None }
     }
 
     /// Sets its parameters: the fields of a struct, or the entries of a map. Default is none.
@@ -56,6 +57,18 @@ impl Call {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Sets a number by which a monitor knows the call again when it is [answered](crate::Monitor::answered), without looking for the
+    /// worker by its id. Default is 0.
+    pub fn tag(mut self, tag: u64) -> Self {
+        self.tag = tag;
+        self
+    }
+
+    /// The number that it was given.
+    pub fn get_tag(&self) -> u64 {
+        self.tag
     }
 
     /// Notes when it was made, for whoever makes it.
@@ -106,8 +119,8 @@ impl Call {
 /// When it was made and answered makes no other call of it.
 impl PartialEq for Call {
     fn eq(&self, other: &Self) -> bool {
-        (&self.worker_id, &self.operation, &self.parameters, self.timeout)
-            == (&other.worker_id, &other.operation, &other.parameters, other.timeout)
+        (&self.worker_id, &self.operation, &self.parameters, self.timeout, self.tag)
+            == (&other.worker_id, &other.operation, &other.parameters, other.timeout, other.tag)
     }
 }
 

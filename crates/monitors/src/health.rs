@@ -1,17 +1,18 @@
 //! Restarts workers that do not answer.
 
 mod metrics;
+mod workers;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
+use self::workers::{Health, Workers};
 use crate::{
-    Action, Answer, Call, CallFailure, Destination, Diagnosis, Event, Family, Monitor, Restart, Status, Worker,
+    Action, Answer, Call, CallFailure, Destination, Diagnosis, Family, Monitor, Restart, Status, Worker,
     monitor::SHORTEST_INTERVAL, turns,
 };
 
@@ -26,9 +27,6 @@ const SHORTEST_DUMP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After this time a restart that was asked for, of a worker that is still there and silent, is asked for again.
 const COOLDOWN: Duration = Duration::from_secs(30);
-
-/// In so many parts of the interval workers are called, so that they do not all wake at once.
-const PARTS: u32 = 10;
 
 /// Nobody's id. A call of it goes the way of all calls but for the worker's part, and so shows what that takes.
 const NOBODY: &str = "";
@@ -66,14 +64,9 @@ const NOBODY: &str = "";
 /// if none is.
 pub struct HealthMonitor {
     settings: Settings,
-    workers: HashMap<Arc<str>, Health>,
-    /// Those that have their turn together, and their numbers; those that have gone are found at that time.
-    parts: [Vec<(u32, Arc<str>)>; PARTS as usize],
-    /// Whose turn it is next, and when it was that of those before.
-    next_part: usize,
-    turned_at: Option<Instant>,
-    /// Those that owed an answer at the last check: few, so that a check need not look at each worker.
-    silent: Vec<Arc<str>>,
+    workers: Workers,
+    /// The numbers of those that owed an answer at the last check: few, so that a check need not look at each worker.
+    silent: Vec<u64>,
     /// When the call of nobody was made that has not come back.
     probe: Option<Instant>,
     /// What the supervisor takes for a call.
@@ -83,8 +76,6 @@ pub struct HealthMonitor {
     asked: HashMap<u32, Instant>,
     /// What is to be told at once.
     news: Vec<Action>,
-    /// How many workers have registered so far.
-    registered: u32,
 }
 
 struct Settings {
@@ -94,22 +85,6 @@ struct Settings {
     dump_to: Destination,
     restart_after: Option<Duration>,
     restarts_at_once: usize,
-}
-
-/// What is known of one worker.
-struct Health {
-    worker: Worker,
-    /// How many had registered before it, which says in which part of the interval it is called.
-    number: u32,
-    /// When the oldest call was made that it did not answer.
-    silent_since: Option<Instant>,
-    /// When the call was asked for that is on its way.
-    asked: Option<Instant>,
-    round_trip: Option<Duration>,
-    maximum_round_trip: Duration,
-    answers: u64,
-    is_slow: bool,
-    was_dumped: bool,
 }
 
 impl Default for HealthMonitor {
@@ -123,17 +98,13 @@ impl Default for HealthMonitor {
                 restart_after: Some(DEFAULT_RESTART_AFTER),
                 restarts_at_once: 1,
             },
-            workers: HashMap::new(),
-            parts: Default::default(),
-            next_part: 0,
-            turned_at: None,
+            workers: Workers::default(),
             silent: Vec::new(),
             probe: None,
             lag: Duration::ZERO,
             last_check: None,
             asked: HashMap::new(),
             news: Vec::new(),
-            registered: 0,
         }
     }
 }
@@ -206,7 +177,7 @@ impl HealthMonitor {
         let late = now.saturating_duration_since(last).saturating_sub(self.settings.interval * 2);
         if late > self.settings.warn_after {
             tracing::warn!(?late, "this supervisor did not run for a while: nobody's silence in that time counts");
-            for health in self.workers.values_mut() {
+            for health in self.workers.iter_mut() {
                 health.silent_since = health.silent_since.map(|since| (since + late).min(now));
             }
             self.probe = self.probe.map(|since| (since + late).min(now));
@@ -225,8 +196,8 @@ impl HealthMonitor {
             return;
         }
         let settings = &self.settings;
-        for id in &self.silent {
-            let Some(health) = self.workers.get_mut(id) else { continue };
+        for number in &self.silent {
+            let Some(health) = self.workers.get_mut(*number) else { continue };
             let Some(since) = health.silent_since else { continue };
             let silence = now.saturating_duration_since(since);
             let (process_id, name) = (health.worker.process_id, &health.worker.name);
@@ -268,39 +239,19 @@ impl HealthMonitor {
             self.probe = Some(now);
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
-        self.silent.retain(|id| self.workers.get(id).is_some_and(|health| health.silent_since.is_some()));
-        for _ in 0..self.turns(now) {
-            let Self { workers, silent, .. } = self;
-            self.parts[self.next_part].retain(|(number, id)| {
-                // Who has registered anew since has another place.
-                let Some(health) = workers.get_mut(id).filter(|health| health.number == *number) else { return false };
-                if health.asked.is_none() {
-                    health.asked = Some(now);
-                    if health.silent_since.is_none() {
-                        health.silent_since = Some(now);
-                        silent.push(id.clone());
-                    }
-                    actions.push(Action::Call(Call::new(&**id, "ping").timeout(patience)));
+        let Self { workers, silent, .. } = self;
+        silent.retain(|number| workers.get_mut(*number).is_some_and(|health| health.silent_since.is_some()));
+        workers.take_turns(self.settings.interval, now, |health| {
+            if health.asked.is_none() {
+                health.asked = Some(now);
+                if health.silent_since.is_none() {
+                    health.silent_since = Some(now);
+                    silent.push(health.number);
                 }
-                true
-            });
-            self.next_part = (self.next_part + 1) % self.parts.len();
-        }
-    }
-
-    /// How many parts have their turn now. Checks come a little early or late; whatever they do, each worker has one turn in an
-    /// interval, and never more than one at a time.
-    fn turns(&mut self, now: Instant) -> u32 {
-        let step = self.settings.interval / PARTS;
-        let Some(last) = self.turned_at.replace(now) else { return 1 };
-        let turns = (now.saturating_duration_since(last) + step / 2).as_nanos() / step.as_nanos().max(1);
-        match u32::try_from(turns) {
-            Ok(turns) if turns < PARTS => {
-                self.turned_at = Some(last + step * turns);
-                turns
+                let call = Call::new(&health.worker.id, "ping").tag(health.number).timeout(patience);
+                actions.push(Action::Call(call));
             }
-            _ => PARTS,
-        }
+        });
     }
 
     fn hear(&mut self, call: &Call, answer: &Result<Answer, CallFailure>, now: Instant) {
@@ -311,7 +262,7 @@ impl HealthMonitor {
             return;
         }
         let lag = self.own_lag(now);
-        let Some(health) = self.workers.get_mut(call.worker_id()) else { return };
+        let Some(health) = self.workers.get_mut(call.get_tag()) else { return };
         let asked = health.asked.take();
         // That it knows no such operation is an answer; that there was none, or that nobody is there any more, is not.
         let is_answer = match answer {
@@ -345,57 +296,24 @@ impl HealthMonitor {
     }
 }
 
-impl Health {
-    fn event(&self, state: &'static str, round_trip: Duration) -> Action {
-        Action::Event(Event::new(
-            "health",
-            HealthEvent {
-                connection_id: self.worker.id.clone(),
-                process_id: self.worker.process_id,
-                name: self.worker.name.clone(),
-                state,
-                round_trip: round_trip.as_secs_f64(),
-            },
-        ))
-    }
-}
-
 impl Monitor for HealthMonitor {
     fn name(&self) -> &str {
         "health"
     }
 
     fn interval(&self) -> Duration {
-        (self.settings.interval / PARTS).max(SHORTEST_INTERVAL)
+        (self.settings.interval / workers::PARTS).max(SHORTEST_INTERVAL)
     }
 
     fn register(&mut self, worker: &Worker) {
-        if let Some(health) = self.workers.get_mut(worker.id.as_str()) {
-            health.worker = worker.clone();
-            return;
-        }
-        let (id, number): (Arc<str>, _) = (worker.id.as_str().into(), self.registered);
-        self.registered = self.registered.wrapping_add(1);
-        self.parts[(number % PARTS) as usize].push((number, id.clone()));
-        let health = Health {
-            worker: worker.clone(),
-            number,
-            silent_since: None,
-            asked: None,
-            round_trip: None,
-            maximum_round_trip: Duration::ZERO,
-            answers: 0,
-            is_slow: false,
-            was_dumped: false,
-        };
-        self.workers.insert(id, health);
+        self.workers.register(worker);
     }
 
     fn remove(&mut self, worker: &Worker) {
-        self.workers.remove(worker.id.as_str());
+        self.workers.remove(&worker.id);
         // It was restarted, or has gone otherwise, if none of its connections is left.
         if self.asked.contains_key(&worker.process_id)
-            && self.workers.values().all(|health| health.worker.process_id != worker.process_id)
+            && self.workers.iter().all(|health| health.worker.process_id != worker.process_id)
         {
             self.asked.remove(&worker.process_id);
         }
@@ -430,7 +348,7 @@ impl HealthMonitor {
     /// How all of them are now.
     fn report(&self) -> HealthStatus {
         let now = Instant::now();
-        let mut workers: Vec<&Health> = self.workers.values().collect();
+        let mut workers: Vec<&Health> = self.workers.iter().collect();
         workers.sort_unstable_by_key(|health| health.number);
         let workers = workers.into_iter().map(|health| {
             let silence = health.silent_since.map(|since| now.saturating_duration_since(since));
@@ -491,6 +409,8 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    /// The number of the first worker.
+    const A: u64 = 0;
 
     fn worker(id: &str, process_id: u32) -> Worker {
         Worker { id: id.into(), process_id, name: "web".into() }
@@ -525,34 +445,7 @@ mod tests {
         for second in 0..100 {
             assert_eq!(check(&mut monitor, start + second * SECOND, &[NOBODY, "a", "b"]), []);
         }
-        assert_eq!(monitor.workers["a"].answers, 100);
-    }
-
-    /// However early or late checks come.
-    #[test]
-    fn each_has_one_turn_in_an_interval() {
-        let (mut monitor, start) = (HealthMonitor::new().interval(SECOND), Instant::now());
-        let ids: Vec<String> = (0..25).map(|number| format!("w{number}")).collect();
-        ids.iter().for_each(|id| monitor.register(&worker(id, 7)));
-        let names: Vec<&str> = ids.iter().map(String::as_str).chain([NOBODY]).collect();
-        let answers = |monitor: &HealthMonitor| {
-            let answers = ids.iter().map(|id| monitor.workers[id.as_str()].answers);
-            answers.fold((u64::MAX, 0), |(least, most), answers| (least.min(answers), most.max(answers)))
-        };
-        for tenth in 0..100 {
-            let early_or_late = Duration::from_millis([0, 40, 10, 45, 3][tenth as usize % 5]);
-            let before = answers(&monitor).1;
-            check(&mut monitor, start + SECOND * tenth / 10 + early_or_late, &names);
-            assert!(answers(&monitor).1 - before <= 1);
-        }
-        assert_eq!(answers(&monitor), (10, 10));
-        // One check instead of three, and then one instead of thirty.
-        check(&mut monitor, start + SECOND * 102 / 10, &names);
-        check(&mut monitor, start + SECOND * 132 / 10, &names);
-        assert_eq!(answers(&monitor), (11, 12));
-        monitor.remove(&worker("w0", 7));
-        check(&mut monitor, start + SECOND * 142 / 10, &names);
-        assert_eq!(monitor.parts.iter().map(Vec::len).sum::<usize>(), 24);
+        assert_eq!(monitor.workers.get_mut(A).unwrap().answers, 100);
     }
 
     #[test]
@@ -620,9 +513,9 @@ mod tests {
         let (mut monitor, start) = (monitor(), Instant::now());
         let millisecond = Duration::from_millis(1);
         check(&mut monitor, start, &[NOBODY]);
-        let call = Call::new("a", "ping").made(start + 500 * millisecond);
+        let call = Call::new("a", "ping").tag(A).made(start + 500 * millisecond);
         monitor.hear(&call, &Err(CallFailure::new("UnknownOperation", "")), start + 503 * millisecond);
-        assert_eq!(monitor.workers["a"].round_trip, Some(3 * millisecond));
+        assert_eq!(monitor.workers.get_mut(A).unwrap().round_trip, Some(3 * millisecond));
     }
 
     #[test]
@@ -637,11 +530,11 @@ mod tests {
     #[test]
     fn who_answers_late_was_slow_and_is_well() {
         let (mut monitor, start) = (monitor(), Instant::now());
-        let call = Call::new("a", "ping");
+        let call = Call::new("a", "ping").tag(A);
         check(&mut monitor, start, &[NOBODY, "b"]);
         monitor.hear(&call, &Err(CallFailure::new("UnknownOperation", "")), start + 3 * SECOND);
         let states: Vec<String> = monitor.react(start).iter().map(|action| format!("{action:?}")).collect();
         assert_eq!(states.len(), 2, "slow and well: {states:?}");
-        assert!(monitor.workers["a"].maximum_round_trip > 2 * SECOND);
+        assert!(monitor.workers.get_mut(A).unwrap().maximum_round_trip > 2 * SECOND);
     }
 }
