@@ -272,7 +272,10 @@ impl Monitor for ProcessMonitor {
         let mut turns = Turns::new();
         let found = self.find_processes();
         self.look(&found, &mut turns);
-        let mut processes = Vec::with_capacity(found.len());
+        // In the place of those of before, unless somebody is shown them still.
+        let mut processes = Arc::get_mut(&mut self.processes).map(std::mem::take).unwrap_or_default();
+        processes.clear();
+        processes.reserve(found.len());
         for index in found {
             let Entry { stat, known, .. } = self.census.entry(index);
             match measure(stat, known) {

@@ -16,9 +16,9 @@ use crate::{monitor::ReplyTo, registry::Registry};
 
 /// How many calls are made at once while somebody asks the supervisor. Each wakes a worker, and all of these have a processor before
 /// whatever else comes meanwhile has its turn: a `status` is not to wait until a thousand workers were asked.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 
-/// How many otherwise. To wait for these, and to be woken for their answers, costs less than for four times as many times as few.
+/// How many otherwise. To wait for these, and to be woken for their answers, costs less than to do so for eight times as few.
 const AT_ONCE_UNSEEN: usize = 64;
 
 /// Who asked so short a time ago will ask again.
