@@ -1,7 +1,9 @@
 //! Measures dumps of two hundred threads, from within and from outside, and prints what it took in nanoseconds as JSON, for
 //! `cargo xtask bench diagnostics`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+
+mod empty_handler;
 
 use std::{
     collections::HashMap,
@@ -70,14 +72,14 @@ fn child() -> Result<(), Error> {
 }
 
 /// Takes dumps until all threads are where they are to be.
-fn settle(take: impl Fn() -> Result<ThreadDump, Error>) -> Result<(), Error> {
+fn settle(take: impl Fn() -> Result<ThreadDump, Error>) -> Result<ThreadDump, Error> {
     loop {
         let dump = take()?;
         let waits = |thread: &Thread| {
             thread.state == "sleeping" && thread.frames.iter().any(|frame| frame.function.contains("wait"))
         };
         if dump.threads.iter().filter(|thread| waits(thread)).count() >= THREADS {
-            return Ok(());
+            return Ok(dump);
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -89,7 +91,7 @@ fn measure() -> Result<(), Error> {
     let first = start.elapsed();
 
     let _barrier = crowd();
-    settle(|| Ok(ThreadDump::take()?))?;
+    let settled = settle(|| Ok(ThreadDump::take()?))?;
     let (mut whole, mut copying) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let start = Instant::now();
@@ -99,7 +101,13 @@ fn measure() -> Result<(), Error> {
     }
 
     let (mut cpu, mut wall, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    let mut floor = Vec::new();
+    let signal = empty_handler::install()?;
+    let crowd: Vec<i32> = settled.threads.iter().skip(1).map(|thread| thread.id.cast_signed()).collect();
     for _ in 0..MEASURED {
+        // In between, so that whatever else the machine does meets both alike.
+        cpu_times()?;
+        floor.append(&mut empty_handler::run(signal, &crowd)?);
         let before = cpu_times()?;
         let dump = Options::new().measure_stops().take()?;
         let after = cpu_times()?;
@@ -130,11 +138,12 @@ fn measure() -> Result<(), Error> {
     child.wait()?;
 
     println!(
-        r#"{{"first": {}, "whole": {}, "copying": {}, "cpu": {}, "wall": {}, "all": {}, "outside": {}, "stopped": {}}}"#,
+        r#"{{"first": {}, "whole": {}, "copying": {}, "cpu": {}, "floor": {}, "wall": {}, "all": {}, "outside": {}, "stopped": {}}}"#,
         first.as_secs_f64() * 1e9,
         median(whole),
         median(copying),
         spread(cpu),
+        spread(floor),
         spread(wall),
         spread(all),
         median(outside),

@@ -30,17 +30,26 @@ pub(super) fn rows(report: &mut Report) -> Result<()> {
     let time = |value: &Value, name: &str| -> Result<f64> {
         Ok(value.as_f64().ok_or_else(|| format!("{PROGRAM} did not measure {name}"))?)
     };
-    for (name, what, target) in [
-        ("cpu", "processor time in the handler of a thread", Some(STOP_LIMIT)),
-        ("wall", "from entering that handler until leaving it, whoever else ran meanwhile", None),
-        ("all", "processor time that it costs a thread, with delivery of the signal and going back to wait", None),
+    for (name, what, floor, target) in [
+        // The floor is a handler that does nothing.
+        ("cpu", "processor time in the handler of a thread", Some("floor"), Some(STOP_LIMIT)),
+        ("wall", "from entering that handler until leaving it, whoever else ran meanwhile", None, None),
+        (
+            "all",
+            "processor time that it costs a thread, with delivery of the signal and going back to wait",
+            None,
+            None,
+        ),
     ] {
         for (place, which, target) in [(0, "median", None), (1, "99th percentile", target), (2, "most of 20,000", None)]
         {
             report.row(Row {
                 what: format!("{what}: {which}"),
                 unit: Unit::Microseconds,
-                floor: None,
+                floor: match floor {
+                    Some(floor) => Some(time(&measured[floor][place], floor)? / 1e3),
+                    None => None,
+                },
                 ours: time(&measured[name][place], name)? / 1e3,
                 target: target.map(Target::Below),
             });

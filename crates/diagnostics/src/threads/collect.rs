@@ -41,6 +41,9 @@ const TURN: Duration = Duration::from_secs(5);
 /// How much is read of the stack of a thread that sleeps.
 const ASLEEP_LIMIT: usize = 64 << 10;
 
+/// How much of it is brought into the processor's caches before its thread is asked to copy it. Most are smaller.
+const WARMED: usize = 16 << 10;
+
 /// The addresses of a stack's frames.
 type Stack = Vec<u64>;
 
@@ -124,13 +127,15 @@ struct Round<'a> {
     asked: Vec<(Ticket, usize)>,
     measured: bool,
     longest_stop: Duration,
+    /// What was read of a stack to [warm](Self::warm) it.
+    warmed: Vec<u8>,
 }
 
 impl<'a> Round<'a> {
     fn new(pool: &'static Pool, signal: i32, unwinder: &'a Unwinder, deadline: Instant) -> Self {
         let cache = Cache::new();
         let (asked, longest_stop) = (Vec::new(), Duration::ZERO);
-        Self { pool, signal, unwinder, cache, deadline, asked, measured: false, longest_stop }
+        Self { pool, signal, unwinder, cache, deadline, asked, measured: false, longest_stop, warmed: vec![0; WARMED] }
     }
 
     fn run(&mut self, process_id: u32, ids: &[u32]) -> Vec<(Thread, Walked)> {
@@ -202,6 +207,12 @@ impl<'a> Round<'a> {
 
     /// Asks as many threads as there is room for.
     fn ask(&mut self, waiting: &mut VecDeque<usize>, found: &mut [(Task, Option<Walked>)]) {
+        // All of them before the first is asked: those that are woken one by one take the processor from each other in the middle of
+        // their handlers.
+        for &place in waiting.iter().take(SLOTS - self.asked.len().min(SLOTS)) {
+            self.warm(&found[place].0);
+        }
+
         while let Some(&place) = waiting.front() {
             let Some(ticket) = self.pool.arm() else { return };
             waiting.pop_front();
@@ -217,6 +228,15 @@ impl<'a> Round<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Brings the stack of a thread that sleeps into the processor's caches, which it has left long ago: its handler copies it in
+    /// less time then.
+    fn warm(&mut self, task: &Task) {
+        if let Some(registers) = task.registers {
+            // What cannot be read is left to the handler.
+            let _ = memory::read_into(std::process::id(), registers.stack_pointer, &mut self.warmed);
         }
     }
 
