@@ -198,7 +198,7 @@ impl Inner {
             };
         }
 
-        let loader = self.loaders.entry(key).or_insert_with(|| Loader::open(module.path()));
+        let loader = self.loaders.entry(key).or_insert_with(|| Loader::open(module.path(), module.name()));
         let (mut frames, note) = match loader {
             Some(loader) => (loader.frames(in_file), loader.note()),
             None => (Vec::new(), Some("the file could not be read")),

@@ -2,12 +2,18 @@
 
 #![cfg(target_env = "gnu")]
 
+#[path = "support/alone.rs"]
+mod alone;
+
 use std::{fs, time::Duration};
 
-use async_container_diagnostics::{symbols::Symbols, threads::ThreadDump};
+use async_container_diagnostics::{symbols::Symbols, threads::ThreadDump, unwind::Unwinder};
 
 /// What names may take that were found.
 const KEPT_LIMIT: u64 = 6 << 20;
+
+/// What it may take to name a function of a library of the system, also where its debugging information is installed.
+const LIBRARY_LIMIT: u64 = 4 << 20;
 
 fn resident() -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap();
@@ -20,6 +26,7 @@ fn resident() -> u64 {
 
 #[test]
 fn what_was_read_for_names_is_given_back() {
+    let _alone = alone::alone();
     let before = resident();
 
     // Other threads may be where they were not before, once or twice.
@@ -38,4 +45,18 @@ fn what_was_read_for_names_is_given_back() {
     }
 
     panic!("what was found is read again each time");
+}
+
+#[test]
+fn a_function_of_a_library_is_named_without_reading_its_lines() {
+    let _alone = alone::alone();
+    let unwinder = Unwinder::of_this_process().unwrap();
+    let before = resident();
+    let symbols = Symbols::new();
+    let address = libc::pthread_create as *const () as u64 + 4;
+    let places = symbols.resolve(unwinder.modules(), &[address]);
+    let taken = resident().saturating_sub(before);
+    let name = &*places[0].frames.last().unwrap().function;
+    assert!(name.contains("pthread_create"), "{name}");
+    assert!(taken < LIBRARY_LIMIT, "{taken} bytes for one name");
 }

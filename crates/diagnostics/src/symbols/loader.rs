@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use object::Object;
+use object::{Object, ObjectSymbol};
 
 use super::Frame;
 use crate::{sys::map::Mapped, unwind::hexadecimal};
@@ -14,16 +14,16 @@ use crate::{sys::map::Mapped, unwind::hexadecimal};
 /// The debugging information of one file, and of the one beside it that it was separated into, if there is one.
 pub(super) struct Loader {
     file: addr2line::Loader,
-    separate: Option<addr2line::Loader>,
+    separate: Option<Separate>,
     note: Option<&'static str>,
 }
 
 impl Loader {
-    /// `None` if the file cannot be read, or is none that has symbols.
-    pub(super) fn open(path: &Path) -> Option<Self> {
+    /// `None` if the file, which is called that, cannot be read, or is none that has symbols.
+    pub(super) fn open(path: &Path, name: &str) -> Option<Self> {
         let file = addr2line::Loader::new(path).ok()?;
         let contents = Contents::of(path);
-        let separate = contents.separate.as_deref().and_then(|path| addr2line::Loader::new(path).ok());
+        let separate = contents.separate.as_deref().and_then(|separate| Separate::open(separate, name));
         let note = match (contents.has_lines || separate.is_some(), contents.has_symbols) {
             (true, _) => None,
             (false, true) => Some(
@@ -45,7 +45,9 @@ impl Loader {
     pub(super) fn frames(&self, address: u64) -> Vec<Frame> {
         let mut frames = Vec::new();
 
-        for loader in self.separate.iter().chain([&self.file]) {
+        let lines = self.separate.as_ref().and_then(Separate::lines);
+
+        for loader in lines.into_iter().chain([&self.file]) {
             let Ok(mut found) = loader.find_frames(address) else { continue };
 
             while let Ok(Some(frame)) = found.next() {
@@ -64,26 +66,64 @@ impl Loader {
             }
         }
 
-        let symbol = [Some(&self.file), self.separate.as_ref()]
-            .into_iter()
-            .flatten()
-            .find_map(|loader| loader.find_symbol(address));
+        let symbol = match &self.separate {
+            Some(Separate::Symbols(file)) => symbol(file, address),
+            _ => None,
+        };
+        let symbol = symbol.or_else(|| self.file.find_symbol(address).map(demangled));
+        let symbol = symbol.or_else(|| lines.and_then(|loader| loader.find_symbol(address)).map(demangled));
 
         // The last one is the function itself. Its symbol has the whole path, which debugging information of the lean kind
         // lacks.
         match (frames.last_mut(), symbol) {
             (Some(frame), Some(symbol)) => {
-                frame.function = demangled(symbol).into();
+                frame.function = symbol.into();
                 frame.inlined = false;
             }
             (Some(frame), None) => frame.inlined = false,
-            (None, Some(symbol)) => frames.push(Frame { function: demangled(symbol).into(), ..Frame::default() }),
+            (None, Some(symbol)) => frames.push(Frame { function: symbol.into(), ..Frame::default() }),
             (None, None) => {}
         }
 
         frames.retain(|frame| !frame.function.is_empty() || frame.file.is_some());
         frames
     }
+}
+
+/// What was separated from a file.
+enum Separate {
+    Lines(Box<addr2line::Loader>),
+    /// That of a library: its functions suffice. Its lines are usually compressed, and would take several times as much memory as all
+    /// that a program has of its own, to tell what only the library's authors could change.
+    Symbols(Mapped),
+}
+
+impl Separate {
+    fn open(path: &Path, of: &str) -> Option<Self> {
+        let is_library = of.rsplit('/').next().is_some_and(|name| name.contains(".so"));
+        match is_library {
+            true => Some(Self::Symbols(Mapped::file(&fs::File::open(path).ok()?).ok()?)),
+            false => Some(Self::Lines(Box::new(addr2line::Loader::new(path).ok()?))),
+        }
+    }
+
+    fn lines(&self) -> Option<&addr2line::Loader> {
+        match self {
+            Self::Lines(loader) => Some(loader),
+            Self::Symbols(_) => None,
+        }
+    }
+}
+
+/// The function at an address. All are gone through each time, since what is found is remembered elsewhere.
+fn symbol(file: &Mapped, address: u64) -> Option<String> {
+    let file = object::File::parse(&file[..]).ok()?;
+    let is_there = |symbol: &object::Symbol<'_, '_>| {
+        symbol.kind() == object::SymbolKind::Text
+            && (symbol.address()..symbol.address() + symbol.size()).contains(&address)
+    };
+    let symbol = file.symbols().find(is_there)?;
+    Some(demangled(symbol.name().ok()?))
 }
 
 /// The name as it is written in the program, without the hash that makes it unique.
