@@ -159,6 +159,10 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
     let child = replaced(&mut program, &mut supervisor)?;
     assert!(child["last_exit"].as_str().unwrap_or_default().starts_with("no answer for "), "{child}");
     assert_eq!(child["last_exit_cause"], "health");
+    // Whoever reads why it was replaced is told where to read what it did.
+    let incident = PathBuf::from(child["last_incident"].as_str().unwrap_or_else(|| panic!("{child}")));
+    let threads = fs::read_to_string(incident.join("threads.txt"))?;
+    assert!(threads.contains("hang_for_ever") && threads.contains("acs-leaks.rs"), "{threads}");
     // A worker that hangs answers no operation: it was looked at from outside, if this machine allows that.
     let prefix = format!("worker-{}-thread_dump-", worker.pid);
     match wait_for("the dump", LIMIT, || {

@@ -126,3 +126,108 @@ fn what_workers_count_is_seen_and_survives_everybody() -> io::Result<()> {
     assert!(program.wait(LIMIT)?.success());
     Ok(())
 }
+
+/// Workers, each a connection of its own, that say that their metrics are in what is none of theirs to show, and one whose memory
+/// looks right when it is opened, and then, if there is a file `go-mad`, changes without end.
+const HOSTILE: &str = r#"
+import fcntl, json, os, selectors, socket, sys
+SEAL, SHRINK, GROW = 1033, 2, 4
+def memory(content, seals):
+    descriptor = os.memfd_create("metrics", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, content)
+    fcntl.fcntl(descriptor, SEAL, seals)
+    return descriptor
+genuine = open(sys.argv[1], "rb").read()
+os.mkfifo("fifo")
+os.symlink("/etc/passwd", "link")
+open("file", "wb").write(genuine)
+unsealed = memory(genuine, 0)
+mad = memory(genuine, SHRINK)
+kinds = {
+    "unsealed": unsealed, "mad": mad, "garbage": memory(os.urandom(65536), SHRINK | GROW), "short": memory(b"metrics", SHRINK),
+    "empty": memory(b"", SHRINK), "fifo": os.open("fifo", os.O_RDWR), "directory": os.open(".", os.O_RDONLY),
+    "link": os.open("link", os.O_PATH | os.O_NOFOLLOW), "file": os.open("file", os.O_RDWR), "device": os.open("/dev/zero", os.O_RDWR),
+    "closed": 9999, "negative": -1, "large": 1 << 40, "text": "seven",
+}
+selector = selectors.DefaultSelector()
+for name, descriptor in kinds.items():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("supervisor.ipc")
+    connection.sendall((json.dumps({"id": 2, "do": "register", "state": {"process_id": os.getpid(), "name": name}}) + "\n").encode())
+    selector.register(connection, selectors.EVENT_READ, (connection.makefile(), descriptor))
+while True:
+    for key, _ in selector.select(0.001):
+        lines, descriptor = key.data
+        call = json.loads(lines.readline() or sys.exit())
+        if call.get("do") == "utilization":
+            answer = {"id": call["id"], "finished": True, "descriptor": descriptor}
+            key.fileobj.sendall((json.dumps(answer) + "\n").encode())
+    for size in (0, len(genuine)):
+        os.ftruncate(unsealed, size)
+    if os.path.exists("go-mad"):
+        os.pwrite(mad, os.urandom(len(genuine) - 64), 64)
+"#;
+
+#[test]
+fn what_is_no_memory_of_metrics_takes_nobody_down() -> io::Result<()> {
+    if !Command::new("python3").args(["-c", ""]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no python3");
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let mut program = dir.example("utilization")?.args(["--listen", "127.0.0.1:0", "--workers", "1"]).start()?;
+    let address = address(&mut program)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    let mut stream = BufReader::new(TcpStream::connect(&address)?);
+    echo(&mut stream, 1)?;
+    let pid_of_supervisor = supervisor.ask("ping", json!({}))?["process_id"].clone();
+    let path = supervisor.forward(&workers[0], json!({"do": "utilization"}))?["path"].clone();
+    let path = path.as_str().unwrap_or_default().to_owned();
+    let mut hostile = dir.command("python3").args(["-c", HOSTILE, &path]).start()?;
+
+    let of = |monitor: &Value, name: &str| {
+        let workers = monitor["workers"].as_array().into_iter().flatten();
+        workers.into_iter().find(|worker| worker["name"] == name).cloned().unwrap_or_default()
+    };
+    let reasons = [
+        ("unsealed", "could make it smaller"),
+        ("garbage", "not a segment of metrics"),
+        ("short", "not a segment of metrics"),
+        ("empty", "not a segment of metrics"),
+        ("fifo", "it is no file"),
+        ("directory", "it is no file"),
+        ("link", "it is no file"),
+        ("file", "could make it smaller"),
+        ("device", "it is no file"),
+        ("closed", "could not open descriptor 9999"),
+        ("negative", "could not open descriptor -1"),
+        ("large", "makes no sense"),
+        ("text", "makes no sense"),
+    ];
+    let seen = hostile.wait_for("a word on each of them", LIMIT, || {
+        let responses = supervisor.call("status", json!({}))?;
+        let monitor = responses.into_iter().find_map(|mut response| response.get_mut("utilization").map(Value::take));
+        Ok(monitor.filter(|monitor| reasons.iter().all(|(name, _)| of(monitor, name)["error"].is_string())))
+    })?;
+    for (name, reason) in reasons {
+        let error = of(&seen, name)["error"].as_str().unwrap_or_default().to_owned();
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+    assert!(of(&seen, "mad")["metrics"]["requests_total"].is_number(), "{seen}");
+
+    std::fs::write(dir.file("go-mad"), "")?;
+    let before = of(&seen, "mad")["metrics"].clone();
+    utilization(&dir, "other numbers", |monitor| of(monitor, "mad")["metrics"] != before)?;
+
+    // Nobody was lost, and who counts goes on.
+    echo(&mut stream, 6)?;
+    utilization(&dir, "what was counted since", |monitor| {
+        monitor["services"]["echo"]["metrics"]["requests_total"] == json!(7)
+    })?;
+    assert_eq!(supervisor.ask("ping", json!({}))?["process_id"], pid_of_supervisor);
+    assert_eq!(supervisor.workers()?.len(), reasons.len() + 2);
+    let told = program.stderr();
+    assert!(told.lines().filter(|line| line.contains("utilization is not read")).count() >= reasons.len(), "{told}");
+    Ok(())
+}

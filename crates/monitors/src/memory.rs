@@ -504,8 +504,9 @@ impl Monitor for MemoryMonitor {
 
     fn check(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.measure(now);
+        // First: one that ends while it is being measured would be forgotten with the size of a moment before, and asked for anew.
         self.forget(now);
+        self.measure(now);
         let leaks = self.find_leaks(now, &mut actions);
         self.ask(leaks, now, &mut actions);
         let largest = self.find_largest(now, &mut actions);
