@@ -14,7 +14,7 @@ use crate::{
     complaints::{Complaint, Complaints, Told},
     events::{Events, RESTART, Subscription},
     forward::{Forward, nested},
-    monitor::{MonitorHandle, STATUS_TIMEOUT, Wish},
+    monitor::{MonitorHandle, Wish},
     process::{PeerError, is_in_other_namespace},
     registry::Registry,
     root::{Root, RootState, Signal},
@@ -278,7 +278,7 @@ impl Ready {
 
 /// One response a monitor, then the workers. All monitors have the same second, so that the slow ones do not add up.
 async fn status(registry: Arc<Registry>, responder: Responder) {
-    let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
+    let begin = tokio::time::Instant::now();
     let _asker = registry.askers().begin();
 
     let answers: Vec<_> = registry
@@ -292,7 +292,7 @@ async fn status(registry: Arc<Registry>, responder: Responder) {
     for (monitor, answer) in answers {
         let fields = match answer {
             Ok(fields) => fields,
-            Err(request) => request.answer(deadline).await,
+            Err(request) => request.answer(begin).await,
         };
 
         if send_status(&responder, monitor, &fields).await.is_err() {

@@ -137,10 +137,10 @@ async fn unasked(takes: Duration, count: usize) -> Vec<&'static str> {
 
 #[tokio::test]
 async fn status_is_prepared_after_a_check_unless_that_takes_long() {
-    assert_eq!(unasked(Duration::ZERO, 2).await, ["check", "status"], "though nobody asked");
+    assert_eq!(unasked(Duration::ZERO, 3).await, ["status", "check", "status"], "though nobody asked");
     let dear = unasked(Duration::from_millis(50), 8).await;
-    assert_eq!(dear[..2], ["check", "status"], "what it takes is not known before");
-    assert!(dear[2..].iter().all(|what| *what == "check"), "{dear:?}");
+    assert_eq!(dear[..3], ["status", "check", "status"], "what it takes is not known before");
+    assert!(dear[3..].iter().all(|what| *what == "check"), "{dear:?}");
 }
 
 #[tokio::test]
@@ -255,6 +255,29 @@ async fn slow_monitor_holds_up_nothing() {
     drop(release);
     let seen = status_when(&client, |status| status["stuck"]["workers"] == json!(["api"])).await;
     assert_eq!(seen["stuck"]["removed"], json!([]), "it never heard of the one that came and went");
+}
+
+#[tokio::test]
+async fn while_a_crowd_comes_nobody_waits_for_a_monitor_that_has_told_of_others() {
+    let (monitor, started, _release) = stuck();
+    let begin = Instant::now();
+    let server = TestServer::start(Server::new().monitor(monitor));
+    tokio::task::spawn_blocking(move || started.recv().unwrap()).await.unwrap();
+    let mut crowd = Vec::new();
+
+    for _ in 0..20 {
+        let mut worker = server.lines().await;
+        worker.register("web").await;
+        crowd.push(worker);
+    }
+
+    // For a second, what it said before the first of them came; then, as it is stuck, that it is.
+    let client = server.client().await;
+    let is_recent = begin.elapsed() < Duration::from_millis(500);
+    let seen = status(&client).await;
+    assert!(!is_recent || seen["stuck"]["workers"] == json!([]), "{seen}");
+    assert_eq!(seen["connections"].as_array().unwrap().len(), crowd.len());
+    status_when(&client, |status| status["stuck"]["error"]["class"] == json!(class::TIMED_OUT)).await;
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub(super) struct Loop {
     failing: Option<Failing>,
     /// How many times in a row it panicked before a check came to its end.
     panics: u32,
+    /// How many changes it was told of.
+    heard: u64,
     /// The last request for the status that was answered.
     reported: u64,
     /// When the status was asked for, and not only given again.
@@ -89,6 +91,7 @@ impl Loop {
             told: HashSet::new(),
             failing: None,
             panics: 0,
+            heard: 0,
             reported: 0,
             asked: None,
             showing: Duration::ZERO,
@@ -104,6 +107,7 @@ impl Loop {
             let Some(request) = self.wait(wake) else { return };
             let (changes, answers) = {
                 let mut inbox = self.shared.lock();
+                self.heard = inbox.next_place;
                 (inbox.take_changes(), inbox.take_answers())
             };
             let is_change = !changes.is_empty();
@@ -149,7 +153,7 @@ impl Loop {
                 self.report(request);
                 self.showing = begin.elapsed();
             } else if is_change || is_due {
-                self.status.send_modify(|report| report.taken = None);
+                self.status.send_modify(|report| report.is_current = false);
             }
 
             self.show_metrics();
@@ -347,19 +351,21 @@ impl Loop {
         }
     }
 
-    fn report(&mut self, request: u64) {
+    /// Has the monitor say what it has to say of itself, in answer to requests up to this one.
+    pub(super) fn report(&mut self, request: u64) {
         self.reported = request;
         let name = self.shared.name.clone();
         let encoded = self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status()));
-        let failure = match encoded {
-            Some(Ok(fields)) => {
-                return drop(self.status.send_replace(Report { fields, taken: Some(Instant::now()), request }));
+        let shown = match encoded {
+            Some(Ok(fields)) => Ok(fields),
+            Some(Err(error)) => Err(Failure::new(class::INTERNAL, error.to_string())),
+            None => {
+                Err(self.failing.as_ref().map_or_else(|| Failure::new(class::INTERNAL, "failed"), Failing::describe))
             }
-            Some(Err(error)) => Failure::new(class::INTERNAL, error.to_string()),
-            None => self.failing.as_ref().map_or_else(|| Failure::new(class::INTERNAL, "failed"), Failing::describe),
         };
-        let fields = failed_status(&name, &failure);
-        self.status.send_replace(Report { fields, taken: Some(Instant::now()), request });
+        let fields = shown.unwrap_or_else(|failure| failed_status(&name, &failure));
+        let changes = self.heard;
+        self.status.send_replace(Report { fields, taken: Some(Instant::now()), is_current: true, request, changes });
     }
 
     /// Calls the monitor, and survives it. What a panic leaves half done inside of it is not used: nothing is called any more,
