@@ -655,3 +655,35 @@ impl Watch {
         Duration::try_from_secs_f64(left as f64 / rate).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No test can have a kernel be short of memory, so this one says itself what the kernel would.
+    #[test]
+    fn the_largest_goes_when_everything_waits_for_memory() {
+        let now = Instant::now();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut monitor = MemoryMonitor::new().pressure_limit(0.1);
+        for process_id in [child.id(), std::process::id()] {
+            monitor.register(&Worker { id: process_id.to_string(), process_id, name: "web".into() });
+        }
+        monitor.measure(now);
+        let mut restarts = |full| {
+            monitor.pressure = Some(Pressure { some: 0.9, full });
+            let mut actions = Vec::new();
+            let largest = monitor.find_largest(now, &mut actions);
+            monitor.ask(largest, now, &mut actions);
+            actions.retain(|action| matches!(action, Action::Restart(_)));
+            actions
+        };
+        assert_eq!(restarts(0.1), []);
+        let [Action::Restart(restart)] = &restarts(0.2)[..] else { panic!("no restart") };
+        assert_eq!(restart.process_id, std::process::id(), "which is the larger one");
+        assert!(restart.reason.starts_with("memory pressure 20.0 %, limit 10.0 %"), "{}", restart.reason);
+        assert_eq!(restarts(0.3), [], "it is on its way");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
