@@ -390,3 +390,41 @@ pub(crate) fn symbolise(
 fn is_same(file: Option<&Metadata>, path: &Path) -> bool {
     file.is_some_and(|file| path.metadata().is_ok_and(|other| (file.dev(), file.ino()) == (other.dev(), other.ino())))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_answer_is_waited_for_until_the_deadline_and_no_longer() {
+        const DEADLINE: Duration = Duration::from_millis(300);
+        const LIMIT: Duration = Duration::from_secs(20);
+
+        let (sender, id) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let silent = thread::spawn(move || {
+            sender.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
+            ended.recv().unwrap_err();
+        });
+        let id = id.recv().unwrap();
+        let (sender, result) = mpsc::channel();
+        thread::spawn(move || {
+            let unwinder = Unwinder::of_this_process().unwrap();
+            let start = Instant::now();
+            // A signal that nobody has a handler for, and that does nothing then: it is as if it never came.
+            let mut round = Round::new(pool().unwrap(), libc::SIGURG, &unwinder, start + DEADLINE);
+            let found = round.run(std::process::id(), &[id]);
+            sender.send((start.elapsed(), found)).is_ok()
+        });
+
+        let (time, found) = result.recv_timeout(LIMIT).expect("it waits for ever");
+        assert!(time >= DEADLINE, "{time:?}");
+        let [(thread, walked)] = &found[..] else { panic!("{} threads", found.len()) };
+        assert_eq!(thread.id, id);
+        assert!(walked.note.is_some_and(|note| note.contains("did not answer in time")), "{:?}", walked.note);
+        drop(end);
+        silent.join().unwrap();
+    }
+}
