@@ -32,7 +32,12 @@ fn main() -> ExitCode {
         "leak" => application.black_box(BlackBox::default().deadline(Duration::from_secs(20))),
         "few" => application.black_box(BlackBox::new("kept").count_limit(2)),
         // A supervisor that looks for longer than it may.
-        "slow" => application.supervisor(|server| server.examiner(Forever)),
+        "slow" => application.supervisor(|server| server.examiner(Forever(Duration::from_secs(1000)))),
+        // One that knows how long it may look, beside a monitor that waits for it.
+        "slow leak" => application.supervisor(|server| {
+            let monitor = MemoryMonitor::new().interval(Duration::from_millis(100)).maximum_size_limit(120 << 20);
+            server.monitor(monitor).examiner(Forever(LIMIT))
+        }),
         _ => application,
     };
     if scenario == "foreign" {
@@ -64,7 +69,7 @@ fn main() -> ExitCode {
                 }
                 "spin" => spin_without_end(),
                 // Not so that its executor is blocked: it is to answer.
-                "leak" => tokio::task::spawn_blocking(leak).await?,
+                "leak" | "slow leak" => tokio::task::spawn_blocking(leak).await?,
                 _ => block_the_executor(),
             }
             shutdown.await;
@@ -98,12 +103,12 @@ fn leak() {
     }
 }
 
-/// Looks, and never comes to an end.
-struct Forever;
+/// Looks, and never comes to an end, although it may take only as long as that.
+struct Forever(Duration);
 
 impl async_container_supervisor::server::Examiner for Forever {
     fn limit(&self) -> Duration {
-        Duration::from_secs(1000)
+        self.0
     }
 
     fn examine(&self, _: async_container_supervisor::server::Case) -> async_container_supervisor::server::Examination {

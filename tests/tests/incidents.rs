@@ -208,6 +208,16 @@ fn the_kill_waits_no_longer_than_it_may() -> io::Result<()> {
     Ok(())
 }
 
+/// What a monitor has restarted is not the root's to kill before it was looked at, so that only the supervisor can end the wait.
+#[test]
+fn a_restart_that_a_monitor_wants_waits_no_longer_than_it_may() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start(&dir, "slow leak")?;
+    program.wait_for_stderr("could not be looked at in time", LIMIT)?;
+    program.wait_for_stderr("cause=\"memory\"", LIMIT)?;
+    Ok(())
+}
+
 #[test]
 fn without_a_black_box_nothing_is_kept() -> io::Result<()> {
     let dir = Dir::new()?;
