@@ -223,6 +223,10 @@ fn reports_go_where_they_are_to_go() -> io::Result<()> {
     symlink(dir.path().join("target.json"), &link)?;
     supervisor.forward(&worker, dump(&link)).unwrap_err();
     assert!(!dir.path().join("target.json").exists());
+    for nowhere in [dir.path().join("missing/threads.json"), path.join("threads.json")] {
+        let refused = supervisor.forward(&worker, dump(&nowhere)).unwrap_err().to_string();
+        assert!(refused.contains("InvalidParameters") && refused.contains("irectory"), "{refused}");
+    }
     let unknown = supervisor.forward(&worker, json!({"do": "thread_dump", "format": "svg"})).unwrap_err().to_string();
     assert!(unknown.contains("text, json"), "{unknown}");
     Ok(())

@@ -1,6 +1,6 @@
 //! In which form a report is wanted, and where it goes.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, path::PathBuf};
 
 use async_container_diagnostics::output::{self, OutputError};
 pub(super) use async_container_diagnostics::report::Format;
@@ -103,8 +103,17 @@ impl Delivery {
 
 /// What cannot be done with the path is the caller's to change; what the disk does is not.
 pub(super) fn refused(error: OutputError) -> Failure {
-    match error {
-        OutputError::Exists { .. } | OutputError::NoName { .. } => Failure::invalid_parameters(error.to_string()),
-        error => Failure::from(error),
+    let is_callers = match &error {
+        OutputError::Exists { .. } | OutputError::NoName { .. } => true,
+        OutputError::Create { source, .. } => {
+            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
+        }
+        _ => false,
+    };
+    let failure = Failure::from(error);
+
+    match is_callers {
+        true => Failure::invalid_parameters(failure.message().to_owned()),
+        false => failure,
     }
 }
