@@ -11,7 +11,7 @@ use async_container_supervisor::container::{
 use async_container_supervisor::{
     Application, Backoff, BoxError, Command, Instance, Readiness, Restart, Service,
     container::{Resource, Stdio},
-    server::Server,
+    server::{Role, Server},
 };
 
 fn main() -> ExitCode {
@@ -29,6 +29,11 @@ fn main() -> ExitCode {
             .service(Service::new("worker", ready).count(1).supervised())
             .supervisor(|it| it)
             .socket(argument),
+        // Lets another user look, if its socket's file has the mode for that.
+        "roles" => application
+            .service(Service::new("worker", ready).count(1).supervised())
+            .supervisor(|it| it.allow_user(65534, Role::Observe))
+            .socket_mode(u32::from_str_radix(&argument, 8).unwrap_or_default()),
         // Writes garbage to its notify pipe, then says that it is ready all the same.
         "garbage" => {
             let script = r#"exec 9>/proc/self/fd/$NOTIFY_PIPE; echo garbage >&9; echo '["more"]' >&9; echo '{"ready":true}' >&9; sleep 1000000"#;

@@ -45,6 +45,7 @@ pub struct Application {
     supervisor_health_check_timeout: Duration,
     worker: ConfigureWorker,
     socket: PathBuf,
+    socket_mode: u32,
     #[cfg(feature = "diagnostics")]
     black_box: Option<BlackBox>,
     #[cfg(feature = "metrics")]
@@ -54,6 +55,7 @@ pub struct Application {
 impl Application {
     const SUPERVISOR: &str = "supervisor";
     const SUPERVISOR_HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+    const SOCKET_MODE: u32 = 0o600;
 
     /// An application without services. The name begins the title of every process.
     pub fn new(name: impl Into<String>) -> Self {
@@ -64,6 +66,7 @@ impl Application {
             supervisor_health_check_timeout: Application::SUPERVISOR_HEALTH_CHECK_TIMEOUT,
             worker: Arc::new(|_, worker| worker),
             socket: PathBuf::from(async_container_protocol::endpoint::DEFAULT_SOCKET),
+            socket_mode: Application::SOCKET_MODE,
             #[cfg(feature = "diagnostics")]
             black_box: Some(BlackBox::default()),
             #[cfg(feature = "metrics")]
@@ -108,6 +111,16 @@ impl Application {
     /// Where the supervisor listens. Default is `supervisor.ipc` in the working directory.
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
         self.socket = path.into();
+        self
+    }
+
+    /// The permissions of the file of that socket: who may not write to it cannot connect (unix(7)). Default is 0600, so that only
+    /// the user of the application and root can.
+    ///
+    /// Whom [`Server::allow_user`] or [`Server::allow_group`] lets in needs a wider one, such as 0666. That opens nothing to anybody
+    /// else: the supervisor asks the kernel who connected, and refuses those who have no role.
+    pub fn socket_mode(mut self, mode: u32) -> Self {
+        self.socket_mode = mode;
         self
     }
 
@@ -179,7 +192,7 @@ impl Application {
             let configure = crate::external::with_diagnostics(configure, black_box);
             #[cfg(not(feature = "diagnostics"))]
             let configure: ConfigureLinked = Arc::new(move |server, _| configure(server));
-            let supervisor = supervisor(self.socket.clone(), configure, metrics)
+            let supervisor = supervisor(Address::unix(&self.socket).mode(self.socket_mode), configure, metrics)
                 .health_check_timeout(self.supervisor_health_check_timeout);
             controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
@@ -198,7 +211,7 @@ impl Application {
 }
 
 /// The supervisor as a service.
-fn supervisor(socket: PathBuf, configure: ConfigureLinked, metrics: Option<Address>) -> Service {
+fn supervisor(socket: Address, configure: ConfigureLinked, metrics: Option<Address>) -> Service {
     let has_metrics = metrics.is_some();
     let work = move |instance: Instance| {
         let configure = Arc::clone(&configure);
@@ -206,10 +219,7 @@ fn supervisor(socket: PathBuf, configure: ConfigureLinked, metrics: Option<Addre
         let configure = move |server| configure(server, link);
         async move { supervision::serve(instance, Application::SUPERVISOR, has_metrics, configure).await }
     };
-    let service = Service::new(Application::SUPERVISOR, work)
-        .count(1)
-        .listen(Application::SUPERVISOR, Address::unix(socket))
-        .linked();
+    let service = Service::new(Application::SUPERVISOR, work).count(1).listen(Application::SUPERVISOR, socket).linked();
     match metrics {
         #[cfg(feature = "metrics")]
         Some(address) => service.listen(crate::exposition::LISTENER, address),

@@ -1,6 +1,7 @@
 //! What runs in the supervisor's process and beside the work of supervised instances.
 
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use async_container_supervisor_server::{
 };
 use async_container_supervisor_worker::Worker;
 use serde::Serialize;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -39,6 +41,9 @@ pub(crate) async fn serve(
         server = server.root(LinkedRoot::new(link.clone()));
     }
     let server = configure(server);
+    if server.allows_others() {
+        warn_of_closed_file(&listener);
+    }
     instance.ready()?;
     let shutdown = instance.shutdown();
     tokio::pin!(shutdown);
@@ -58,6 +63,23 @@ pub(crate) async fn serve(
     #[cfg(feature = "diagnostics")]
     crate::black_box::written().await;
     Ok(served?)
+}
+
+/// Warns if the socket's file is for its own user alone, so that the others who are let in will never get so far.
+fn warn_of_closed_file(listener: &UnixListener) {
+    // Who may write to it may connect, see unix(7).
+    const OTHERS: u32 = 0o022;
+    let Ok(address) = listener.local_addr() else { return };
+    let Some(path) = address.as_pathname() else { return };
+    let Ok(metadata) = std::fs::metadata(path) else { return };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & OTHERS == 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format_args!("{mode:04o}"),
+            "other users are allowed, but the file of the socket keeps them out: see Application::socket_mode"
+        );
+    }
 }
 
 /// How often the title changes at most: a thousand workers that come at once need not be counted one by one.

@@ -98,6 +98,11 @@ impl Access {
         self.groups.entry(group_id).or_default().add(role);
     }
 
+    /// Whether anybody is let in beside the user of this process and root.
+    pub(crate) fn allows_others(&self) -> bool {
+        !self.users.is_empty() || !self.groups.is_empty()
+    }
+
     pub(crate) fn require(&mut self, operation: String, role: Role) {
         self.required.insert(operation, role);
     }

@@ -172,6 +172,12 @@ impl Server {
         self
     }
 
+    /// Whether a user or a group is let in beside the user of this process and root. They need a socket that they may connect to, too:
+    /// for that its file has to be theirs to write.
+    pub fn allows_others(&self) -> bool {
+        self.access.allows_others()
+    }
+
     /// Sets the role that it takes to call an operation of the application, or to have one of a worker called. Default is
     /// [`Role::Diagnose`] for the diagnostics of workers and [`Role::Operate`] for others; what the supervisor does itself
     /// stays as it is.
