@@ -272,3 +272,20 @@ fn threads_are_dumped_from_within_and_from_outside() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_profile_is_a_table_for_whoever_looks_at_a_terminal() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    let profile = ["cpu-profile", "worker#1", "--duration", "50ms"];
+    // So large that nothing of the table has scrolled away.
+    let mut terminal = dir.binary("acs")?.args(profile).start_in_terminal(1000, 200)?;
+    assert!(terminal.program().wait(LIMIT)?.success(), "{}", terminal.text());
+    terminal.wait_for_end(LIMIT)?;
+    let shown = terminal.text();
+    assert!(shown.contains("Processor time\nsamples "), "{shown}");
+    // A program that reads them gets the stacks.
+    let (code, text, complaint) = acs(&dir, &profile)?;
+    assert!(code == Some(0) && !text.contains("Processor time"), "{text}{complaint}");
+    Ok(())
+}

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The name that stands for standard output.
-const STANDARD_OUTPUT: &str = "-";
+pub(crate) const STANDARD_OUTPUT: &str = "-";
 
 /// Where a report is being written.
 #[derive(Debug)]
@@ -71,10 +71,6 @@ impl Destination {
             Self::Standard { .. } => None,
             Self::File { path, .. } | Self::Special { path, .. } => Some(path),
         }
-    }
-
-    pub(crate) fn is_terminal(&self) -> bool {
-        matches!(self, Self::Standard { is_terminal: true })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result {

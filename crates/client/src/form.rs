@@ -60,11 +60,6 @@ impl Form {
         let name = path.file_name().and_then(OsStr::to_str)?.to_ascii_lowercase();
         Self::ALL.iter().copied().find(|form| name.ends_with(form.extension()))
     }
-
-    /// Whether it can be shown on a terminal.
-    pub const fn is_text(self) -> bool {
-        !matches!(self, Self::Pprof | Self::Heap)
-    }
 }
 
 impl fmt::Display for Form {

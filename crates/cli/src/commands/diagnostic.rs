@@ -1,7 +1,7 @@
 //! `acs memory-sample`, `memory-dump`, `thread-dump`, `scheduler-dump`, `allocator-profile` and `cpu-profile`.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::Path,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     arguments::Asked,
     context::Context,
-    destination::Destination,
+    destination::{Destination, STANDARD_OUTPUT},
     error::{Error, Result},
     progress::{PERIOD, Progress},
     target, units,
@@ -33,11 +33,6 @@ pub(super) async fn run(context: &Context, asked: Asked<'_>) -> Result {
         (Some(path), None) => Some(Destination::open(path)?),
         (None, None) => Some(Destination::standard()),
     };
-
-    if !form.is_text() && destination.as_ref().is_some_and(Destination::is_terminal) {
-        let message = format!("a {} in the form {form} is not for a terminal: use --output FILE", asked.kind.name());
-        return Err(Error::Usage(message));
-    }
 
     let supervisor = context.connect().await?;
     let (process_id, title, worker, mut report) = if asked.is_external {
@@ -173,6 +168,7 @@ fn form(context: &Context, asked: &Asked<'_>) -> Result<Form> {
     let remote = asked.destination.remote.as_deref().map(Path::new);
     let path = asked.destination.output.as_deref().or(remote);
     let kind = asked.kind;
+    let is_printed = path.is_none_or(|path| path == Path::new(STANDARD_OUTPUT));
 
     match path.and_then(Form::of) {
         Some(form) if kind.forms().contains(&form) => Ok(form),
@@ -186,7 +182,8 @@ fn form(context: &Context, asked: &Asked<'_>) -> Result<Form> {
             );
             Err(Error::Usage(message))
         }
-        None if path.is_none_or(|path| path == Path::new("-")) && context.output.is_json() => Ok(Form::Json),
+        None if is_printed && context.output.is_json() => Ok(Form::Json),
+        None if is_printed && io::stdout().is_terminal() => Ok(Form::Text),
         // Profiles are read by programs, and so are dumps that are too large to be read at all.
         None => Ok(match kind {
             Kind::CpuProfile => Form::Folded,
