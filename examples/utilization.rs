@@ -8,7 +8,7 @@
 //! ```
 //!
 //! With `--metrics 127.0.0.1:9464`, Prometheus can read them, and all else that the supervisor knows:
-//! `curl http://127.0.0.1:9464/metrics`.
+//! `curl http://127.0.0.1:9464/metrics`. With `--otlp http://127.0.0.1:4318`, they are pushed to OpenTelemetry.
 //!
 //! The numbers live in shared memory: to count costs a few nanoseconds, and the supervisor reads without asking.
 
@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use async_container_supervisor::metrics::Otlp;
 use async_container_supervisor::monitors::{HealthMonitor, MemoryMonitor, ProcessMonitor, UtilizationMonitor};
 use async_container_supervisor::utilization::{self, Metric};
 use async_container_supervisor::{Address, Application, BoxError, Instance, Service};
@@ -38,11 +39,14 @@ struct Arguments {
     /// Where Prometheus may ask: `HOST:PORT`, or `unix:PATH`.
     #[arg(long)]
     metrics: Option<String>,
+    /// Where numbers are pushed to by OTLP: `http://HOST:PORT`.
+    #[arg(long)]
+    otlp: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let application = Application::new("utilization")
+    let mut application = Application::new("utilization")
         .service(
             Service::new("echo", serve)
                 .count(arguments.workers)
@@ -56,10 +60,13 @@ fn main() -> ExitCode {
                 .monitor(HealthMonitor::new().interval(Duration::from_secs(1)))
                 .monitor(MemoryMonitor::new().maximum_size_limit(500 << 20))
         });
-    match arguments.metrics {
-        Some(address) => application.metrics(address).run(),
-        None => application.run(),
+    if let Some(address) = arguments.metrics {
+        application = application.metrics(address);
     }
+    if let Some(endpoint) = arguments.otlp {
+        application = application.otlp(Otlp::new(endpoint));
+    }
+    application.run()
 }
 
 async fn serve(instance: Instance) -> Result<(), BoxError> {

@@ -1,16 +1,23 @@
-//! What Prometheus is told of a real application.
+//! What Prometheus and OpenTelemetry are told of a real application.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read as _, Write as _},
-    net::TcpStream,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc, wait_for};
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest,
+    common::v1::{AnyValue, any_value},
+    metrics::v1::{NumberDataPoint, ResourceMetrics, metric::Data, number_data_point},
+};
+use prost::Message as _;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -212,5 +219,175 @@ fn a_tcp_address_outlives_the_supervisor() -> io::Result<()> {
 
     program.signal(Signal::TERM)?;
     assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+/// Somebody who takes numbers by OTLP, and all of them that have come.
+struct Receiver {
+    endpoint: String,
+    received: mpsc::Receiver<ExportMetricsServiceRequest>,
+}
+
+impl Receiver {
+    /// Its thread ends with the test.
+    fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let (sender, received) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // One that ends in the midst of a push is a supervisor that was killed.
+                if let Ok(request) = take(stream)
+                    && sender.send(request).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(Self { endpoint, received })
+    }
+
+    /// The next numbers for which there is something.
+    fn wait<T>(&self, what: &str, mut check: impl FnMut(&ResourceMetrics) -> io::Result<Option<T>>) -> io::Result<T> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let request = self.received.recv_timeout(left).map_err(|_| io::Error::other(format!("no {what}")))?;
+            if let Some(found) = check(&request.resource_metrics[0])? {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// One request over HTTP, answered.
+fn take(stream: TcpStream) -> io::Result<ExportMetricsServiceRequest> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    assert_eq!(line, "POST /v1/metrics HTTP/1.1\r\n");
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().map_err(io::Error::other)?;
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+    ExportMetricsServiceRequest::decode(body.as_slice()).map_err(io::Error::other)
+}
+
+/// Names of what was pushed.
+fn pushed(metrics: &ResourceMetrics) -> BTreeSet<&str> {
+    metrics.scope_metrics[0].metrics.iter().map(|metric| metric.name.as_str()).collect()
+}
+
+/// Since when a counter has counted, and its value, of the first series that has this attribute.
+fn counted(metrics: &ResourceMetrics, name: &str, of: Option<(&str, &str)>) -> Option<(u64, i64)> {
+    let metric = metrics.scope_metrics[0].metrics.iter().find(|metric| metric.name == name)?;
+    let Some(Data::Sum(sum)) = &metric.data else { return None };
+    let is_wanted = |point: &&NumberDataPoint| {
+        of.is_none_or(|(key, value)| {
+            let value = any_value::Value::StringValue(value.to_owned());
+            let is_it = |found: &AnyValue| found.value.as_ref() == Some(&value);
+            point.attributes.iter().any(|found| found.key == key && found.value.as_ref().is_some_and(is_it))
+        })
+    };
+    let point = sum.data_points.iter().find(is_wanted)?;
+    match point.value {
+        Some(number_data_point::Value::AsInt(value)) => Some((point.start_time_unix_nano, value)),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_is_pushed_is_what_is_told() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let receiver = Receiver::start()?;
+    let arguments = ["--listen", "127.0.0.1:0", "--metrics", "unix:metrics.ipc", "--otlp", &receiver.endpoint];
+    let mut program = dir.example("utilization")?.args(arguments).env("OTEL_METRIC_EXPORT_INTERVAL", "200").start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
+    let mut connection = TcpStream::connect(address(&mut program, "echo")?)?;
+    connection.write_all(b"hello\n")?;
+    connection.read_exact(&mut [0; 6])?;
+    let path = dir.path().join("metrics.ipc");
+    let needed = ["acs_process_cpu_seconds_total", "acs_health_answers_total", "acs_utilization_requests_total"];
+    receiver.wait("push of all", |metrics| {
+        let pushed = pushed(metrics);
+        let text = scrape(UnixStream::connect(&path)?, "*/*")?;
+        let told: BTreeSet<&str> = types(&text).into_keys().collect();
+        let is_complete = needed.iter().all(|name| told.contains(name));
+        Ok((is_complete && told == pushed).then_some(()))
+    })?;
+
+    // What the root counts goes on where the supervisor begins anew.
+    let restarts = "acs_child_restarts_total";
+    let of = Some(("child", "supervisor#1"));
+    let process_id = supervisor.ask("ping", json!({}))?["process_id"].as_u64().unwrap_or_default();
+    let (before, root) = receiver.wait("numbers of the first supervisor", |metrics| {
+        let calls = counted(metrics, "acs_calls_total", Some(("operation", "ping")));
+        Ok(calls.zip(counted(metrics, restarts, of)).map(|(calls, restarts)| (calls.0, restarts)))
+    })?;
+    assert_eq!(root.1, 0);
+    signal(process_id as u32, Signal::KILL)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let (after, root_after) = receiver.wait("numbers of the second supervisor", |metrics| {
+        supervisor.ask("ping", json!({}))?;
+        let calls = counted(metrics, "acs_calls_total", Some(("operation", "ping")));
+        let restarts = counted(metrics, restarts, of).filter(|restarts| restarts.1 > 0);
+        Ok(calls.zip(restarts).map(|(calls, restarts)| (calls.0, restarts)))
+    })?;
+    assert!(after > before, "it counts calls anew: {before}, {after}");
+    // By its own clock a start is known to some milliseconds.
+    assert!(root.0.abs_diff(root_after.0) < 50_000_000 && root.0 <= before, "{root:?}, {root_after:?}");
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
+#[test]
+fn all_numbers_are_pushed_at_the_end() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let receiver = Receiver::start()?;
+    let mut program =
+        dir.example("utilization")?.args(["--listen", "127.0.0.1:0", "--otlp", &receiver.endpoint]).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
+    supervisor.ask("ping", json!({}))?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    receiver.wait("last push", |metrics| {
+        // Of monitors, too, which end with the supervisor.
+        assert!(pushed(metrics).contains("acs_monitor_up"), "{metrics:?}");
+        assert!(pushed(metrics).contains("acs_memory_host_size_bytes"), "{metrics:?}");
+        assert!(counted(metrics, "acs_calls_total", Some(("operation", "ping"))).is_some(), "{metrics:?}");
+        let resource = metrics.resource.as_ref().into_iter().flat_map(|resource| &resource.attributes);
+        let name = resource.filter(|attribute| attribute.key == "service.name").find_map(|name| name.value.clone());
+        assert_eq!(name.and_then(|name| name.value), Some(any_value::Value::StringValue("utilization".to_owned())));
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_refused_at_once() -> io::Result<()> {
+    for (endpoint, message) in [
+        ("127.0.0.1:4318", "it must be like http://127.0.0.1:4318"),
+        ("https://otlp.example.com", "push to an OpenTelemetry Collector at http://127.0.0.1:4318"),
+    ] {
+        let dir = Dir::new()?;
+        let mut program = dir.example("utilization")?.args(["--listen", "127.0.0.1:0", "--otlp", endpoint]).start()?;
+        assert_eq!(program.wait(LIMIT)?.code(), Some(78), "{}", program.stderr());
+        let stderr = program.stderr();
+        assert!(stderr.contains(&format!("`{endpoint}`")) && stderr.contains(message), "{stderr}");
+    }
     Ok(())
 }

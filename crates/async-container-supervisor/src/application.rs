@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_container::{Address, Controller, Instance, Link, Service};
+#[cfg(feature = "otlp")]
+use async_container_metrics::Otlp;
 use async_container_supervisor_server::Server;
 use async_container_supervisor_worker::Worker;
 
@@ -50,6 +52,10 @@ pub struct Application {
     black_box: Option<BlackBox>,
     #[cfg(feature = "metrics")]
     metrics: Option<Address>,
+    #[cfg(feature = "otlp")]
+    otlp: Option<Otlp>,
+    #[cfg(feature = "otlp")]
+    name: String,
 }
 
 impl Application {
@@ -59,7 +65,10 @@ impl Application {
 
     /// An application without services. The name begins the title of every process.
     pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
         Application {
+            #[cfg(feature = "otlp")]
+            name: name.clone(),
             controller: Controller::new(name),
             services: Vec::new(),
             supervisor: None,
@@ -71,6 +80,8 @@ impl Application {
             black_box: Some(BlackBox::default()),
             #[cfg(feature = "metrics")]
             metrics: None,
+            #[cfg(feature = "otlp")]
+            otlp: None,
         }
     }
 
@@ -138,6 +149,27 @@ impl Application {
         self
     }
 
+    /// Where the supervisor pushes all that it, the root and the monitors know as numbers, by OTLP over HTTP, as to an
+    /// OpenTelemetry Collector. Without a [`supervisor`](Self::supervisor), one without monitors is run.
+    ///
+    /// The name of the application is its `service.name`. A push that fails loses nothing but its point in time, and holds up
+    /// nothing; the log tells of the first one, and when they succeed again. An endpoint that is none ends the application before
+    /// it has begun, with status 78.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use async_container_supervisor::{Application, metrics::Otlp};
+    ///
+    /// Application::new("my-app").otlp(Otlp::new("http://127.0.0.1:4318").interval(Duration::from_secs(10))).run();
+    /// ```
+    ///
+    /// Default is nowhere. The variables of OpenTelemetry alone do not turn it on; [`Otlp::from_environment`] is where they say.
+    #[cfg(feature = "otlp")]
+    pub fn otlp(mut self, otlp: Otlp) -> Self {
+        self.otlp = Some(otlp);
+        self
+    }
+
     /// Sets what is found out about processes before they are ended for what they did, or did not do, and where it is kept.
     /// Default is [`BlackBox::default`], if there is a supervisor, which is the one that does it.
     #[cfg(feature = "diagnostics")]
@@ -177,8 +209,21 @@ impl Application {
         let metrics = self.metrics;
         #[cfg(not(feature = "metrics"))]
         let metrics: Option<Address> = None;
-        let configure =
-            self.supervisor.or_else(|| metrics.is_some().then(|| Arc::new(|server| server) as ConfigureServer));
+        let has_numbers = metrics.is_some();
+        #[cfg(feature = "otlp")]
+        if let Some(Err(error)) = self.otlp.clone().map(|otlp| otlp.exporter(&self.name)) {
+            eprintln!("{}: {error}", self.name);
+            return ExitCode::from(async_container::exit_code::CONFIGURATION);
+        }
+        #[cfg(feature = "otlp")]
+        let has_numbers = has_numbers || self.otlp.is_some();
+        let numbers = supervision::Numbers {
+            #[cfg(feature = "metrics")]
+            has_listener: metrics.is_some(),
+            #[cfg(feature = "otlp")]
+            otlp: self.otlp.map(|otlp| (otlp, self.name)),
+        };
+        let configure = self.supervisor.or_else(|| has_numbers.then(|| Arc::new(|server| server) as ConfigureServer));
         let supervised = configure.is_some();
         #[cfg(feature = "diagnostics")]
         let black_box = self.black_box.filter(|_| supervised);
@@ -192,7 +237,8 @@ impl Application {
             let configure = crate::external::with_diagnostics(configure, black_box);
             #[cfg(not(feature = "diagnostics"))]
             let configure: ConfigureLinked = Arc::new(move |server, _| configure(server));
-            let supervisor = supervisor(Address::unix(&self.socket).mode(self.socket_mode), configure, metrics)
+            let socket = Address::unix(&self.socket).mode(self.socket_mode);
+            let supervisor = supervisor(socket, configure, metrics, numbers)
                 .health_check_timeout(self.supervisor_health_check_timeout);
             controller = controller.service(tasks::named(supervisor, Location::caller()));
         }
@@ -211,13 +257,18 @@ impl Application {
 }
 
 /// The supervisor as a service.
-fn supervisor(socket: Address, configure: ConfigureLinked, metrics: Option<Address>) -> Service {
-    let has_metrics = metrics.is_some();
+fn supervisor(
+    socket: Address,
+    configure: ConfigureLinked,
+    metrics: Option<Address>,
+    numbers: supervision::Numbers,
+) -> Service {
     let work = move |instance: Instance| {
         let configure = Arc::clone(&configure);
         let link = instance.link().cloned();
         let configure = move |server| configure(server, link);
-        async move { supervision::serve(instance, Application::SUPERVISOR, has_metrics, configure).await }
+        let numbers = numbers.clone();
+        async move { supervision::serve(instance, Application::SUPERVISOR, numbers, configure).await }
     };
     let service = Service::new(Application::SUPERVISOR, work).count(1).listen(Application::SUPERVISOR, socket).linked();
     match metrics {

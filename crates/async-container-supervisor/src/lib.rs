@@ -46,7 +46,7 @@
 //! | [`worker`] | `async-container-supervisor-worker` | a worker below a root of your own |
 //! | `diagnostics` | `async-container-diagnostics` | asking any process, this one or another, what it is doing |
 //! | `utilization` | `async-container-utilization` | counting in shared memory |
-//! | `metrics` | `async-container-metrics` | numbers for Prometheus, from whatever has some |
+//! | `metrics` | `async-container-metrics` | numbers for Prometheus and OpenTelemetry, from whatever has some |
 //! | [`monitors`] | `async-container-monitors` | writing a monitor (no features needed), or watching processes |
 //!
 //! This crate adds only their composition. It contains no monitor, and knows no wire format.
@@ -62,6 +62,8 @@ mod exposition;
 #[cfg(feature = "diagnostics")]
 mod external;
 mod log;
+#[cfg(feature = "otlp")]
+mod pushing;
 mod supervision;
 mod tasks;
 

@@ -27,11 +27,22 @@ pub(crate) struct WorkerState {
     pub thread: Option<u32>,
 }
 
+/// Which ways numbers take out of the supervisor.
+#[derive(Clone, Default)]
+pub(crate) struct Numbers {
+    /// Whether there is a socket where they are told.
+    #[cfg(feature = "metrics")]
+    pub has_listener: bool,
+    /// Where they are pushed to, and the name of the application.
+    #[cfg(feature = "otlp")]
+    pub otlp: Option<(async_container_metrics::Otlp, String)>,
+}
+
 /// The supervisor's work.
 pub(crate) async fn serve(
     instance: Instance,
     listener: &str,
-    has_metrics: bool,
+    numbers: Numbers,
     configure: impl FnOnce(Server) -> Server,
 ) -> Result<(), BoxError> {
     let listener = instance.unix_listener(listener)?;
@@ -55,11 +66,27 @@ pub(crate) async fn serve(
     }
     #[cfg(feature = "metrics")]
     let _metrics =
-        if has_metrics { crate::exposition::begin(&instance, server.metrics())? } else { Default::default() };
+        if numbers.has_listener { crate::exposition::begin(&instance, server.metrics())? } else { Default::default() };
+    #[cfg(feature = "otlp")]
+    let mut pushing = match numbers.otlp {
+        Some((otlp, name)) => crate::pushing::Pushing::new(otlp, &name, server.metrics())?,
+        None => None,
+    };
     #[cfg(not(feature = "metrics"))]
-    let _ = has_metrics;
+    let Numbers {} = numbers;
     tasks::spawn("title", show_count(instance, server.workers().count()));
+    #[cfg(feature = "otlp")]
+    let shutdown = async {
+        match &mut pushing {
+            Some(pushing) => pushing.until(shutdown).await,
+            None => shutdown.await,
+        }
+    };
     let served = server.serve(listener, shutdown).await;
+    #[cfg(feature = "otlp")]
+    if let Some(pushing) = pushing {
+        pushing.end().await;
+    }
     #[cfg(feature = "diagnostics")]
     crate::black_box::written().await;
     Ok(served?)

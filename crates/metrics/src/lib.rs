@@ -17,15 +17,22 @@
 //! # What is left out
 //!
 //! Encryption and authentication: whoever can connect can read. On a Unix socket the mode of the file decides that, on a TCP
-//! address everybody can who reaches it, so choose one that only those reach who should. Pushing, as by OTLP: an
-//! OpenTelemetry Collector reads this format, too.
+//! address everybody can who reaches it, so choose one that only those reach who should.
+//!
+//! # Features
+//!
+//! `otlp`, which is not a default: `Otlp`, which pushes the same numbers by OTLP over HTTP.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "otlp")]
+mod otlp;
 mod render;
 mod serve;
 
 pub use async_container_monitors::{Family, Kind, Sample, Value};
+#[cfg(feature = "otlp")]
+pub use otlp::{Exporter, Otlp, OtlpError};
 pub use render::{Format, PREFIX, render};
 pub use serve::{Listener, serve};

@@ -79,34 +79,19 @@ struct Families {
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut taken = HashSet::new();
-        for family in self.families.iter().filter(|family| !family.samples().is_empty()) {
-            let name = self::name(stem(family));
+        for Distinct { name, family, samples } in distinct(&self.families) {
             let unit = family.get_unit().map(|unit| Unit::Other(unit.to_owned()));
-            let names = names(&name, family);
-            if names.iter().any(|name| taken.contains(name)) {
-                tracing::debug!(name, "a metric was left out, because there is another one of that name");
-                continue;
-            }
-            taken.extend(names);
             let kind = match family.kind() {
                 Kind::Counter => MetricType::Counter,
                 Kind::Histogram => MetricType::Histogram,
                 _ => MetricType::Gauge,
             };
             let mut encoder = encoder.encode_descriptor(&name, &self.help(family), unit.as_ref(), kind)?;
-            let mut seen = HashSet::new();
-            for sample in family.samples() {
-                let labels = labels(sample);
-                let mut key = labels.clone();
-                key.sort_unstable();
-                if !is_possible(family.kind(), &sample.value) || !seen.insert(key) {
-                    continue;
-                }
+            for (labels, value) in samples {
                 if labels.is_empty() {
-                    encode(&mut encoder, family.kind(), sample)?;
+                    encode(&mut encoder, family.kind(), value)?;
                 } else {
-                    encode(&mut encoder.encode_family(&labels)?, family.kind(), sample)?;
+                    encode(&mut encoder.encode_family(&labels)?, family.kind(), value)?;
                 }
             }
         }
@@ -123,6 +108,36 @@ impl Families {
             Format::Prometheus => help,
         }
     }
+}
+
+/// What of a family is written: names and labels that are possible, and each once.
+pub(crate) struct Distinct<'a> {
+    /// Its name without the prefix, and without the ends that are added to it.
+    pub(crate) name: String,
+    pub(crate) family: &'a Family,
+    pub(crate) samples: Vec<(Labels, &'a Value)>,
+}
+
+/// What of these is written. Families that have no value are left out.
+pub(crate) fn distinct(families: &[Family]) -> impl Iterator<Item = Distinct<'_>> {
+    let mut taken = HashSet::new();
+    families.iter().filter(|family| !family.samples().is_empty()).filter_map(move |family| {
+        let name = name(stem(family));
+        let names = names(&name, family);
+        if names.iter().any(|name| taken.contains(name)) {
+            tracing::debug!(name, "a metric was left out, because there is another one of that name");
+            return None;
+        }
+        taken.extend(names);
+        let mut seen = HashSet::new();
+        let samples = family.samples().iter().filter_map(|sample| {
+            let labels = labels(sample);
+            let mut key = labels.clone();
+            key.sort_unstable();
+            (is_possible(family.kind(), &sample.value) && seen.insert(key)).then_some((labels, &sample.value))
+        });
+        Some(Distinct { samples: samples.collect(), name, family })
+    })
 }
 
 /// The name without the ends that are added to it.
@@ -158,6 +173,11 @@ fn labels(sample: &Sample) -> Labels {
     labels
 }
 
+/// How many are beyond the last range of a histogram.
+pub(crate) fn beyond(buckets: &[(f64, u64)], count: u64) -> u64 {
+    count.saturating_sub(buckets.iter().map(|(_, count)| count).sum())
+}
+
 /// A counter has grown from zero.
 fn is_possible(kind: Kind, value: &Value) -> bool {
     match (kind, value) {
@@ -166,24 +186,23 @@ fn is_possible(kind: Kind, value: &Value) -> bool {
     }
 }
 
-type Labels = Vec<(String, String)>;
+pub(crate) type Labels = Vec<(String, String)>;
 
 /// Examples are for those who trace.
 const NO_EXEMPLAR: Option<&Exemplar<Labels, u64>> = None;
 const NO_EXEMPLAR_OF_NUMBER: Option<&Exemplar<Labels, f64>> = None;
 const NO_EXEMPLARS: Option<&HashMap<usize, Exemplar<Labels, f64>>> = None;
 
-fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, sample: &Sample) -> fmt::Result {
-    match (kind, &sample.value) {
+fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
+    match (kind, value) {
         (Kind::Counter, Value::Integer(value)) => encoder.encode_counter(value, NO_EXEMPLAR),
         (Kind::Counter, Value::Number(value)) => encoder.encode_counter(value, NO_EXEMPLAR_OF_NUMBER),
         (Kind::Gauge, Value::Integer(value)) => encoder.encode_gauge(value),
         (Kind::Gauge, Value::Number(value)) => encoder.encode_gauge(value),
         (Kind::Histogram, Value::Histogram { buckets, count, sum }) => {
-            let within: u64 = buckets.iter().map(|(_, count)| count).sum();
-            let mut buckets = buckets.clone();
             // The last range has no end, and the format wants it.
-            buckets.push((f64::INFINITY, count.saturating_sub(within)));
+            let beyond = (f64::INFINITY, beyond(buckets, *count));
+            let buckets: Vec<_> = buckets.iter().copied().chain([beyond]).collect();
             encoder.encode_histogram(*sum, *count, &buckets, NO_EXEMPLARS)
         }
         // A value of another kind than its family says nothing.

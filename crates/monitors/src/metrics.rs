@@ -1,5 +1,7 @@
 //! Numbers for systems that collect them.
 
+use std::time::SystemTime;
+
 /// A metric, and its values: one for each set of labels.
 ///
 /// Names are without a prefix, unit and `_total`, which whoever writes them out adds; they are made of letters, digits and
@@ -18,6 +20,7 @@ pub struct Family {
     help: String,
     unit: Option<&'static str>,
     kind: Kind,
+    began: Option<SystemTime>,
     samples: Vec<Sample>,
 }
 
@@ -103,12 +106,18 @@ impl Family {
     }
 
     fn new(name: impl Into<String>, help: impl Into<String>, kind: Kind) -> Self {
-        Self { name: name.into(), help: help.into(), unit: None, kind, samples: Vec::new() }
+        Self { name: name.into(), help: help.into(), unit: None, kind, began: None, samples: Vec::new() }
     }
 
     /// Sets its unit, such as `bytes` or `seconds`, which becomes the end of its name. Default is none.
     pub fn unit(mut self, unit: &'static str) -> Self {
         self.unit = Some(unit);
+        self
+    }
+
+    /// Says since when it has counted, for those who are told that. Default is the start of the supervisor.
+    pub fn since(mut self, began: SystemTime) -> Self {
+        self.began = Some(began);
         self
     }
 
@@ -137,6 +146,11 @@ impl Family {
     /// Its unit.
     pub fn get_unit(&self) -> Option<&'static str> {
         self.unit
+    }
+
+    /// Since when it has counted, if not since the start of the supervisor.
+    pub fn get_since(&self) -> Option<SystemTime> {
+        self.began
     }
 
     /// What it is like.

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime},
 };
 
 use async_container_monitors::{Family, Value};
@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 
 use crate::{
     monitor::STATUS_TIMEOUT,
+    process,
     registry::Registry,
     root::{ChildState, Root, RootState},
     statistics::{OperationStatistics, Statistics},
@@ -26,11 +27,13 @@ pub struct Metrics {
     root: Arc<dyn Root>,
     statistics: Statistics,
     created: Instant,
+    /// When the root was started, if that can be known.
+    root_began: Arc<OnceLock<Option<SystemTime>>>,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: Arc<Registry>, root: Arc<dyn Root>, statistics: Statistics) -> Self {
-        Self { registry, root, statistics, created: Instant::now() }
+        Self { registry, root, statistics, created: Instant::now(), root_began: Arc::default() }
     }
 
     /// All of them, as they are now; what monitors know is as of their last checks. A monitor that does not answer within a
@@ -44,8 +47,14 @@ impl Metrics {
         let state = self.root.state().map(|state| state.borrow().clone());
 
         if let Some(state) = &state {
-            families.extend(root(state));
-            families.extend(children(&state.children));
+            // What the root counts, it has counted since its own start.
+            let known = || *self.root_began.get_or_init(|| process::began(state.process_id));
+            let began = (state.process_id > 0).then(known).flatten();
+            let of_root = root(state).into_iter().chain(children(&state.children));
+            families.extend(of_root.map(|family| match began {
+                Some(began) => family.since(began),
+                None => family,
+            }));
         }
 
         families.extend(self.monitors(state.as_ref()).await);

@@ -8,6 +8,7 @@ use std::{
         unix::net::UnixStream as StdStream,
     },
     sync::{Arc, OnceLock, Weak},
+    time::{Duration, SystemTime},
 };
 
 use async_container_protocol::endpoint::Credentials;
@@ -17,7 +18,9 @@ use nix::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    param::clock_ticks_per_second,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    time::{ClockId, clock_gettime},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -192,6 +195,17 @@ pub(crate) fn send(handle: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(handle, signal)?)
 }
 
+/// When a process was started, if that can be known, as the clock is now.
+pub(crate) fn began(process_id: u32) -> Option<SystemTime> {
+    let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
+    // The name before it may contain anything. What follows begins with the third field; this is the 22nd.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
+    let began = Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64);
+    let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+    SystemTime::now().checked_sub(up.checked_sub(began)?)
+}
+
 /// Whether a process that we can see lives in another pid namespace, so that what it says of its own id has another
 /// meaning than ours.
 pub(crate) fn is_in_other_namespace(process_id: u32) -> bool {
@@ -215,6 +229,20 @@ mod tests {
         let mut told = [supplementary_groups(&stream, &credentials), current_groups(&stream, &credentials).unwrap()];
         told.iter_mut().for_each(|groups| groups.sort_unstable());
         assert_eq!(told[0], told[1]);
+    }
+
+    #[test]
+    fn a_process_began_when_it_was_started() {
+        let before = SystemTime::now();
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let after = SystemTime::now();
+        let began = began(child.id());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        // A tick is a hundredth of a second.
+        let tick = Duration::from_millis(20);
+        assert!(began.is_some_and(|began| began >= before - tick && began <= after + tick), "{began:?}, {before:?}");
+        assert_eq!(super::began(child.id()), None, "it is gone");
     }
 
     #[test]
