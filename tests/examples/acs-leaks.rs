@@ -41,7 +41,7 @@ fn memory(scenario: &str) -> MemoryMonitor {
     match scenario {
         "large" | "stubborn" => memory.maximum_size_limit(300 * MEBIBYTE),
         "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
-        "together" => memory.interval(Duration::from_millis(100)).total_size_limit(700 * MEBIBYTE),
+        "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
         "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),
         // What a dump of a program with debug information takes must not make it urgent to end it.

@@ -2,8 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
-    os::fd::AsFd as _,
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -163,7 +162,8 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
     let incident = PathBuf::from(child["last_incident"].as_str().unwrap_or_else(|| panic!("{child}")));
     let threads = fs::read_to_string(incident.join("threads.txt"))?;
     assert!(threads.contains("hang_for_ever") && threads.contains("acs-leaks.rs"), "{threads}");
-    // A worker that hangs answers no operation: it was looked at from outside, if this machine allows that.
+    // A worker that hangs answers no operation: it was looked at from outside, if this machine allows that, and is fast
+    // enough.
     let prefix = format!("worker-{}-thread_dump-", worker.pid);
     match wait_for("the dump", LIMIT, || {
         let stderr = program.stderr();
@@ -175,7 +175,11 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
             let text = fs::read_to_string(dump)?;
             assert!(text.contains("hang_for_ever"), "{text}");
         }
-        None => eprintln!("skipped: this machine does not let the supervisor look into its workers"),
+        None => {
+            let stderr = program.stderr();
+            let line = stderr.lines().find(|line| line.contains("a diagnostic came to nothing"));
+            eprintln!("skipped, what is in the dump: {}", line.unwrap_or_default());
+        }
     }
     let workers = supervisor.wait_for_workers("the new worker", LIMIT, |workers| workers.len() == 1)?;
     program.wait_for("an answer of the new one", LIMIT, || {
@@ -200,7 +204,7 @@ for line in connection.makefile():
     pass
 "#;
 
-const SHARED: u64 = 512 * MEBIBYTE;
+const SHARED: u64 = 1024 * MEBIBYTE;
 
 /// Two processes that share so much, of which both register, or one alone. Nothing, and the reason printed, without a Python.
 fn start_sharing(dir: &Dir, who: &str) -> io::Result<Option<(Program, Supervisor, Program)>> {
@@ -229,7 +233,7 @@ fn memory_that_a_fork_shares_counts_once() -> io::Result<()> {
     })?;
     let resident: u64 = processes(&status).filter_map(|process| process["current_resident_size"].as_u64()).sum();
     let total = status["total_size"].as_u64().unwrap_or_default();
-    assert!(resident > 2 * SHARED && total > SHARED && total < 700 * MEBIBYTE, "{status}");
+    assert!(resident > 2 * SHARED && total > SHARED && total < SHARED * 4 / 3, "{status}");
     for process in processes(&status).filter(|process| process["name"] != "worker") {
         let size = process["current_size"].as_u64().unwrap_or_default();
         assert!(size > SHARED / 2 && size < SHARED * 3 / 4, "half of it each: {status}");
@@ -306,11 +310,9 @@ fn page_cache_is_not_mistaken_for_exhaustion() -> io::Result<()> {
         eprintln!("skipped: temporary files are in memory here");
         return Ok(());
     }
-    // Twice as much as there is memory, and in no cache.
-    let mut file = File::create(dir.file("large"))?;
-    (0..512).try_for_each(|_| file.write_all(&vec![1; MEBIBYTE as usize]))?;
-    file.sync_all()?;
-    rustix::fs::fadvise(file.as_fd(), 0, None, rustix::fs::Advice::DontNeed)?;
+    // Eight times as much as there is memory, and in no cache. It has holes alone, which nothing is read from disk for, and which
+    // take as much of the cache as anything else.
+    File::create(dir.file("large"))?.set_len(2048 * MEBIBYTE)?;
 
     let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" free", group.0.display());
     let fixture = async_container_supervisor_tests::example("acs-leaks")?;
