@@ -155,7 +155,7 @@ impl Steps {
             let mut command = workspace::cargo();
             command.arg(call).args(PACKAGE).args(arguments);
             if !flags.is_empty() {
-                command.env("RUSTFLAGS", flags).arg("--target-dir").arg(target_directory.join("tokio-unstable"));
+                command.env("RUSTFLAGS", flags).env("CARGO_TARGET_DIR", target_directory.join("tokio-unstable"));
             }
             if !self.command(&format!("task dumps: {call} {flags}"), &mut command)? {
                 return Ok(false);
