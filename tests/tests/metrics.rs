@@ -96,31 +96,34 @@ fn signal(pid: u32, signal: Signal) -> io::Result<()> {
 /// Reads the text by the parser of the Python client of Prometheus. Nothing is checked, and the reason printed, where there
 /// is none.
 fn is_understood(text: &str, module: &str) -> io::Result<()> {
-    let script = format!(
-        "import sys\n\
-         try:\n    from {module} import text_string_to_metric_families as parse\n\
-         except ImportError: sys.exit(77)\n\
-         families = list(parse(sys.stdin.read()))\n\
+    let script = "families = list(parse(sys.stdin.read()))\n\
          samples = [sample for family in families for sample in family.samples]\n\
          assert len(samples) > 50, len(samples)\n\
          keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in samples]\n\
-         assert len(keys) == len(set(keys)), 'a series is there twice'\n"
-    );
+         assert len(keys) == len(set(keys)), 'a series is there twice'\n";
+    python(&format!("from {module} import text_string_to_metric_families as parse"), script, text.as_bytes()).map(drop)
+}
+
+/// What a script of Python prints that is given this, if what it imports is there.
+fn python(import: &str, script: &str, input: &[u8]) -> io::Result<Option<String>> {
+    let script = format!("import sys\ntry: {import}\nexcept ImportError: sys.exit(77)\n{script}");
     let mut command = Command::new("python3");
-    let child = command.args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let Ok(mut child) = child else {
+    command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = command.spawn() else {
         eprintln!("skipped: there is no python3 to read metrics with");
-        return Ok(());
+        return Ok(None);
     };
     // It may have ended already, without reading.
-    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input));
     let output = child.wait_with_output()?;
     match output.status.code() {
-        Some(0) => {}
-        Some(77) => eprintln!("skipped: this python3 has no package prometheus_client"),
-        _ => panic!("{}\n{text}", String::from_utf8_lossy(&output.stderr)),
+        Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Some(77) => {
+            eprintln!("skipped: this python3 cannot {import}");
+            Ok(None)
+        }
+        _ => panic!("{}\n{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(input)),
     }
-    Ok(())
 }
 
 #[test]
@@ -326,7 +329,21 @@ fn what_is_pushed_is_what_is_told() -> io::Result<()> {
         let text = scrape(UnixStream::connect(&path)?, "*/*")?;
         let told: BTreeSet<&str> = types(&text).into_keys().collect();
         let is_complete = needed.iter().all(|name| told.contains(name));
-        Ok((is_complete && told == pushed).then_some(()))
+        if !is_complete || told != pushed {
+            return Ok(None);
+        }
+        // So does whoever reads it by another implementation.
+        let request = ExportMetricsServiceRequest { resource_metrics: vec![metrics.clone()] };
+        let import =
+            "from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest";
+        let script = "request = ExportMetricsServiceRequest.FromString(sys.stdin.buffer.read())\n\
+            metrics = request.resource_metrics[0].scope_metrics[0].metrics\n\
+            assert all(metric.WhichOneof('data') for metric in metrics)\n\
+            print(*sorted(metric.name for metric in metrics), sep='\\n')";
+        if let Some(names) = python(import, script, &request.encode_to_vec())? {
+            assert!(names.lines().eq(pushed), "{names}");
+        }
+        Ok(Some(()))
     })?;
 
     // What the root counts goes on where the supervisor begins anew.
