@@ -379,7 +379,7 @@ impl Exporter {
                     tracing::debug!(endpoint = %self.uri, reason, "numbers could still not be pushed by OTLP");
                 } else {
                     self.is_failing = true;
-                    tracing::warn!(endpoint = %self.uri, reason, "numbers could not be pushed by OTLP, trying again");
+                    tracing::warn!(endpoint = %self.uri, reason, "numbers could not be pushed by OTLP");
                 }
             }
         }
