@@ -79,7 +79,7 @@ def value(text):
 
 def main(target, operation, *parameters):
     client = Client(os.environ.get("ACS_SOCKET", "supervisor.ipc"))
-    parameters = {name: value(text) for name, text in (parameter.split("=", 1) for parameter in parameters)}
+    parameters = {name: value(text) for name, text in (parameter.partition("=")[::2] for parameter in parameters)}
     if target != "supervisor":
         *_, status = client.call("status")
         ids = [one["connection_id"] for one in status["connections"] if one["state"].get("name") == target]
@@ -93,6 +93,6 @@ def main(target, operation, *parameters):
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
-    except (Failed, EOFError) as error:
+        main(*sys.argv[1:]) if sys.argv[2:] else sys.exit(__doc__)
+    except (Failed, EOFError, OSError) as error:
         sys.exit(str(error))

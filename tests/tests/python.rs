@@ -143,6 +143,10 @@ fn client_in_python_asks_and_follows() -> io::Result<()> {
     assert_eq!(numbers, [json!({"number": 1}), json!({"number": 2}), json!({})]);
     let (lines, code, error) = ask(&dir, &["python", "nonsense"])?;
     assert!(lines.is_empty() && code == Some(1) && error.starts_with("UnknownOperation: "), "{error}");
+    let (lines, code, error) = ask(&dir, &["supervisor"])?;
+    assert!(lines.is_empty() && code == Some(1) && error.starts_with("A client in Python"), "{error}");
+    let (lines, code, error) = ask(&Dir::new()?, &["supervisor", "status"])?;
+    assert!(lines.is_empty() && code == Some(1) && error.contains("No such file"), "{error}");
 
     let watch =
         python(&dir, "client.py").args(["supervisor", "subscribe", r#"events=["register","remove"]"#]).start()?;
