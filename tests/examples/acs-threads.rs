@@ -113,7 +113,9 @@ fn measure() -> Result<(), Error> {
         let after = cpu_times()?;
         for thread in &dump.threads {
             let Some(stop) = thread.stop else { continue };
-            cpu.push(stop.cpu_time);
+            // To ask for the processor time takes two system calls, in which the thread may lose the processor and which count what
+            // others do to it there. What happens between them was not longer than it took on the wall.
+            cpu.push(stop.cpu_time.min(stop.duration));
             wall.push(stop.duration);
             if let (Some(before), Some(after)) = (before.get(&thread.id), after.get(&thread.id)) {
                 all.push(after - before);
