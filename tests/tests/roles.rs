@@ -20,6 +20,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The user that the fixture lets in.
 const NOBODY: u32 = 65534;
 
+fn can_be_another_user() -> bool {
+    let is_root = geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: only root can be another user");
+    }
+    is_root
+}
+
 /// The fixture with a socket of this mode, in a directory that all may enter.
 fn start(dir: &Dir, mode: &str) -> io::Result<Program> {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
@@ -40,8 +48,7 @@ fn as_nobody<T: Send + 'static>(act: impl FnOnce(&Path) -> T + Send + 'static, p
 
 #[test]
 fn who_is_let_in_may_do_what_the_role_includes() -> io::Result<()> {
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can be another user");
+    if !can_be_another_user() {
         return Ok(());
     }
     let dir = Dir::new()?;
@@ -61,8 +68,7 @@ fn who_is_let_in_may_do_what_the_role_includes() -> io::Result<()> {
 
 #[test]
 fn a_socket_that_keeps_out_who_is_let_in_is_told_of() -> io::Result<()> {
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can be another user");
+    if !can_be_another_user() {
         return Ok(());
     }
     let dir = Dir::new()?;
