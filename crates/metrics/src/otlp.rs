@@ -186,14 +186,13 @@ impl Otlp {
             }
         }
 
-        let base = self.endpoint.clone().or_else(|| {
-            let own = variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT");
-            if own.is_some() { None } else { variable("OTEL_EXPORTER_OTLP_ENDPOINT") }
-        });
-        let own = variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT").filter(|_| self.endpoint.is_none());
-        let uri = match own {
-            Some(endpoint) => address(&endpoint, "")?,
-            None => address(base.as_deref().unwrap_or("http://localhost:4318"), PATH)?,
+        let uri = match (&self.endpoint, variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")) {
+            (Some(endpoint), _) => address(endpoint, PATH)?,
+            (None, Some(endpoint)) => address(&endpoint, "")?,
+            (None, None) => {
+                let endpoint = variable("OTEL_EXPORTER_OTLP_ENDPOINT");
+                address(endpoint.as_deref().unwrap_or("http://localhost:4318"), PATH)?
+            }
         };
         for name in ["OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
             match variable(name) {
