@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         "without" => application.without_black_box(),
         // What lives on the heap is read with all debugging information, in a debug build, on a machine that tests others, too.
         "leak" => application.black_box(BlackBox::default().deadline(Duration::from_secs(20))),
+        // So that there is time to end by itself while it is looked at, on a machine that tests others, too.
+        "late" => application.black_box(BlackBox::default().deadline(Duration::from_secs(8))),
         "few" => application.black_box(BlackBox::new("kept").count_limit(2)),
         // A supervisor that looks for longer than it may.
         "slow" => application.supervisor(|server| server.examiner(Forever(Duration::from_secs(1000)))),
@@ -60,6 +62,13 @@ fn main() -> ExitCode {
                 "obstinate" => {
                     shutdown.await;
                     flush_for_ever()
+                }
+                "late" => {
+                    shutdown.await;
+                    while !std::path::Path::new("go").exists() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    return Ok(());
                 }
                 "deadlock" => {
                     // The executor is one of the two.

@@ -183,6 +183,91 @@ fn a_child_that_does_not_stop_is_looked_at_and_killed_in_time() -> io::Result<()
     Ok(())
 }
 
+/// Starts one with so much time to stop that it ends by itself when it is being looked at, as soon as there is a file.
+fn start_late(dir: &Dir) -> io::Result<Program> {
+    let mut program = dir.example("acs-incident")?.arg("late").env("ASYNC_CONTAINER_GRACEFUL_STOP", "16").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.wait_for_stderr("worker registered", LIMIT)?;
+    Ok(program)
+}
+
+/// Has it end when it is being looked at.
+fn end_late(dir: &Dir, program: &mut Program) -> io::Result<()> {
+    program.wait_for_stderr("having the child looked at before it is killed", LIMIT)?;
+    let begun = || Ok(incidents(&dir.file("incidents"))?.pop());
+    let begun = program.wait_for("what is found", LIMIT, begun)?;
+    program.wait_for("the tasks of the worker", LIMIT, || Ok(begun.join("status.json").exists().then_some(())))?;
+    std::fs::write(dir.file("go"), "")
+}
+
+#[test]
+fn of_a_child_that_stops_at_the_last_moment_nothing_is_kept() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start_late(&dir)?;
+    program.signal(Signal::TERM)?;
+    end_late(&dir, &mut program)?;
+    assert!(program.wait(LIMIT)?.success());
+    assert!(!program.stderr().contains("SIGKILL"), "{}", program.stderr());
+    let kept = incidents(&dir.file("incidents"))?;
+    assert!(kept.is_empty(), "{kept:?}, {}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn a_child_that_makes_room_at_the_last_moment_has_no_incident() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = start_late(&dir)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let worker = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?.remove(0);
+    supervisor.ask("replace", json!({"process_id": worker.pid}))?;
+    end_late(&dir, &mut program)?;
+    supervisor.wait_for_workers("the next worker", LIMIT, |workers| workers.iter().any(|it| it.pid != worker.pid))?;
+    let children = supervisor.ask("children", json!({}))?;
+    let child = children["children"].as_array().into_iter().flatten().find(|child| child["name"] == "worker#1");
+    assert_eq!(child.map(|child| &child["last_incident"]), Some(&Value::Null), "{children}");
+    let directory = dir.file("incidents");
+    program.wait_for("an empty directory", LIMIT, || Ok(incidents(&directory)?.is_empty().then_some(())))?;
+    assert!(!program.stderr().contains("see what was found"), "it was told of: {}", program.stderr());
+    Ok(())
+}
+
+#[test]
+fn the_shortest_grace_leaves_a_whole_incident() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let launch = dir.example("acs-incident")?.arg("obstinate");
+    let mut program = launch.env("ASYNC_CONTAINER_GRACEFUL_STOP", "1").start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    program.wait_for_stderr("worker registered", LIMIT)?;
+    program.signal(Signal::TERM)?;
+    program.wait(LIMIT)?;
+    let found = incidents(&dir.file("incidents"))?;
+    let [incident] = &found[..] else { panic!("{found:?}, {}", program.stderr()) };
+    assert_eq!(incident.extension(), None, "it is complete: {}", program.stderr());
+    let threads = std::fs::read_to_string(incident.join("threads.txt"))?;
+    // If there was no time for names, there are the addresses of functions.
+    assert!(threads.contains("flush_for_ever") || threads.contains("acs-incident+0x"), "{threads}");
+    for name in ["reason.json", "status.json", "tasks.txt", "memory.json"] {
+        assert!(incident.join(name).is_file(), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_supervisor_left_behind_that_was_killed_is_finished_by_the_next() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let left = dir.file("incidents/incident-20260101T123456Z-worker#1-42.partial");
+    std::fs::create_dir_all(&left)?;
+    std::fs::write(left.join("reason.json"), "{}")?;
+    std::fs::write(left.join("threads.txt.partial"), "half of it")?;
+    let mut program = start(&dir, "late")?;
+    program.wait_for_stderr("finished what a supervisor had found out", LIMIT)?;
+    let mut names = incidents(&complete(&dir)?)?;
+    names.iter_mut().for_each(|name| *name = name.file_name().unwrap_or_default().into());
+    assert_eq!(names, [Path::new("incomplete.txt"), Path::new("reason.json")]);
+    assert!(!left.exists());
+    Ok(())
+}
+
 #[test]
 fn only_so_many_are_kept() -> io::Result<()> {
     let dir = Dir::new()?;

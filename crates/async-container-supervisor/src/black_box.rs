@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use async_container::{ChildStatus, Link};
+use async_container::{ChildStatus, Instance, Link};
 use async_container_diagnostics::{
     external::{ExternalDump, Stacks},
     incident::{Incident, Store},
@@ -18,8 +18,8 @@ use async_container_supervisor_server::{Case, Examination, Examiner, Worker, Wor
 use serde::Serialize;
 use tokio::{
     sync::watch,
-    task::spawn_blocking,
-    time::{Instant, timeout_at},
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::external::named;
@@ -37,11 +37,14 @@ use crate::external::named;
 /// | `memory.json` | what the kernel says of its memory, and what lives on its heap, by crate, file, line, type and stack, if it samples that |
 /// | `status.json` | what the root and the supervisor knew of it |
 ///
-/// The name of the directory ends in `.partial` until all of this is in it, which may be after the end of the process.
+/// The name of the directory ends in `.partial` until all of this is in it, which may be after the end of the process. If the
+/// supervisor is killed before that, the next one finishes it, with what there is and a file `incomplete.txt`.
 ///
 /// The process is ended as soon as this was copied from it, and never later than the deadline. One that was asked to end has its
 /// grace period, and is killed when that is over and not later: it is looked at so long before as the deadline is, or in the second
-/// half of a shorter grace period. That also holds when the whole application stops, since the supervisor stops last.
+/// half of a shorter grace period. If it ends by itself after all, nothing was wrong, and nothing is kept. That also holds when the
+/// whole application stops, since the supervisor stops last. If its own grace period is too short to look functions up,
+/// `threads.txt` has their addresses.
 ///
 /// All of it is for the owner of the application alone (0700 and 0600). It may hold secrets, as any report of diagnostics may.
 ///
@@ -92,6 +95,9 @@ impl BlackBox {
     }
 
     pub(crate) fn examiner(self, workers: Workers, link: Option<Link>) -> impl Examiner {
+        let store = self.store.clone();
+        // Of a supervisor that was killed, for instance.
+        drop(spawn_blocking(move || recover(&store)));
         Recorder { store: self.store, deadline: self.deadline, workers, link }
     }
 }
@@ -122,10 +128,17 @@ impl Examiner for Recorder {
             let status = status.borrow();
             status.children.values().find(|child| child.process_id == Some(case.process_id)).cloned()
         });
+        let kill_at = child.as_ref().and_then(|child| child.kill_at).map(from_now);
+        let limit = kill_at.map_or(self.deadline, |limit| limit.min(self.deadline));
         // Something is left for what follows the last answer.
-        let until = Instant::now() + self.deadline.mul_f64(0.9);
+        let until = Instant::now() + limit.mul_f64(0.9);
+        let ending = self.link.clone().zip(kill_at).map(|(link, limit)| Ending {
+            process_id: case.process_id,
+            link,
+            limit: Instant::now() + limit + KILL_LIMIT,
+        });
         // Not dropped with what waits for it: what was begun is written to its end.
-        let recording = tokio::spawn(record(store, case, worker, child, until, Writing::begin()));
+        let recording = tokio::spawn(record(store, case, worker, child, until, ending, Writing::begin()));
         Box::pin(async move { recording.await.ok().flatten() })
     }
 }
@@ -149,10 +162,99 @@ impl Drop for Writing {
     }
 }
 
-/// Completes when no incident is being written: a supervisor that ends before would leave it unfinished.
-pub(crate) async fn written() {
-    // It fails if there is no sender any more, and this one is there for ever.
-    let _ = WRITING.subscribe().wait_for(|number| *number == 0).await;
+/// How much incidents that are being written have to hurry.
+static HASTE: LazyLock<watch::Sender<Haste>> = LazyLock::new(|| watch::Sender::new(Haste::None));
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    None,
+    /// What is not known to have ended by itself is taken to have been killed.
+    Decide,
+    /// And functions have no names.
+    Finish,
+}
+
+/// Completes when there is so much haste.
+async fn haste(haste: Haste) {
+    // Here and below: it fails if there is no sender any more, and these are there for ever.
+    let _ = HASTE.subscribe().wait_for(|it| *it >= haste).await;
+}
+
+/// The end of a supervisor, which has a grace period as any child.
+pub(crate) struct End {
+    link: Option<Link>,
+    /// When it was asked to end.
+    asked: JoinHandle<Instant>,
+}
+
+impl End {
+    /// What it may take of its grace period to look functions up. The rest is for writing, on a machine that has other things to do.
+    const SHARE: f64 = 0.6;
+
+    pub(crate) fn of(instance: &Instance) -> Self {
+        let shutdown = instance.shutdown();
+        let asked = async move {
+            shutdown.await;
+            Instant::now()
+        };
+        Self { link: instance.link().cloned(), asked: tokio::spawn(asked) }
+    }
+
+    /// Completes when no incident is being written any more: a supervisor that ends before would leave it unfinished. What there is no
+    /// time for is left out.
+    pub(crate) async fn written(self) {
+        let Self { link, asked } = self;
+        let asked = if asked.is_finished() { asked.await.ok() } else { None };
+        let grace = link.map(|link| link.status().borrow().root.graceful_stop).unwrap_or_default();
+        let until = asked.unwrap_or_else(Instant::now) + grace.mul_f64(Self::SHARE);
+        let mut writing = WRITING.subscribe();
+        HASTE.send_replace(Haste::Decide);
+
+        if timeout_at(until, writing.wait_for(|number| *number == 0)).await.is_err() {
+            HASTE.send_replace(Haste::Finish);
+            let _ = writing.wait_for(|number| *number == 0).await;
+        }
+    }
+}
+
+/// How long a process that was killed may take to be gone. One that takes longer is held by the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A process that was asked to end, and is killed if it does not.
+struct Ending {
+    process_id: u32,
+    link: Link,
+    /// When it has been killed, and all is known that there will ever be.
+    limit: Instant,
+}
+
+impl Ending {
+    /// Waits for its end, and tells whether that was by itself.
+    async fn is_spared(&self) -> bool {
+        let mut status = self.link.status();
+        let is_gone = |status: &async_container::Status| {
+            status.children.values().all(|child| child.process_id != Some(self.process_id))
+        };
+
+        tokio::select! {
+            biased;
+            gone = status.wait_for(is_gone) => gone.is_ok_and(|status| status.root.spared.contains(&self.process_id)),
+            () = sleep_until(self.limit) => false,
+            () = haste(Haste::Decide) => false,
+        }
+    }
+}
+
+/// How long it is until then, in seconds since 1970.
+fn from_now(at: f64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Duration::try_from_secs_f64(at - now).unwrap_or_default()
+}
+
+fn recover(store: &Store) {
+    for incident in store.recover() {
+        tracing::warn!(incident = %incident.display(), "finished what a supervisor had found out about a process when it ended");
+    }
 }
 
 #[derive(Serialize)]
@@ -231,12 +333,17 @@ async fn record(
     worker: Option<Worker>,
     child: Option<ChildStatus>,
     until: Instant,
+    ending: Option<Ending>,
     writing: Writing,
 ) -> Option<PathBuf> {
     let process_id = case.process_id;
     let begun = {
         let (case, worker) = (case.clone(), worker.clone());
-        spawn_blocking(move || begin(&store, &case, worker.as_ref(), child.as_ref())).await
+        spawn_blocking(move || {
+            recover(&store);
+            begin(&store, &case, worker.as_ref(), child.as_ref())
+        })
+        .await
     };
     let incident = match begun {
         Ok(Ok(incident)) => incident,
@@ -268,11 +375,39 @@ async fn record(
     let path = incident.path().to_owned();
     let memory = Memory { process: sizes, heap };
     // The process is not needed for what follows, which may take a second, and may end meanwhile.
-    spawn_blocking(move || {
-        finish(incident, threads, &tasks, &memory);
+    tokio::spawn(async move {
+        conclude(incident, threads, tasks, memory, ending).await;
         drop(writing);
     });
     Some(path)
+}
+
+/// Finishes the incident, or discards it if the process has ended by itself.
+async fn conclude(incident: Incident, threads: Threads, tasks: String, memory: Memory, ending: Option<Ending>) {
+    let (unnamed, named) = match threads {
+        Threads::Text(text) => (text, None),
+        Threads::Copied(stacks) => {
+            let unnamed = stacks.unnamed().to_string();
+            (unnamed, Some(spawn_blocking(move || named(|| stacks.symbolise().to_string()))))
+        }
+    };
+    let last = match ending {
+        Some(ending) if ending.is_spared().await => spawn_blocking(move || discard(incident)),
+        _ => {
+            let threads = match named {
+                Some(named) => tokio::select! {
+                    named = named => named.ok(),
+                    () = haste(Haste::Finish) => None,
+                },
+                None => None,
+            };
+            spawn_blocking(move || finish(incident, &threads.unwrap_or(unnamed), &tasks, &memory))
+        }
+    };
+
+    if let Err(error) = last.await {
+        tracing::error!(%error, "what was found out about a process could not be kept");
+    }
 }
 
 enum Threads {
@@ -301,16 +436,22 @@ fn begin(
     Ok(incident)
 }
 
-fn finish(incident: Incident, threads: Threads, tasks: &str, memory: &Memory) {
+fn discard(incident: Incident) {
+    let path = incident.path().to_owned();
+    match incident.discard() {
+        Ok(()) => tracing::debug!(incident = %path.display(), "a process ended by itself: what was found is not kept"),
+        Err(error) => {
+            tracing::error!(incident = %path.display(), %error, "cannot remove what was found about a process")
+        }
+    }
+}
+
+fn finish(incident: Incident, threads: &str, tasks: &str, memory: &Memory) {
     write(&incident, "tasks.txt", tasks.as_bytes());
     match memory.to_json() {
         Ok(json) => write(&incident, "memory.json", &json),
         Err(error) => tracing::error!(%error, "a report could not be encoded"),
     }
-    let threads = match threads {
-        Threads::Copied(stacks) => named(|| stacks.symbolise().to_string()),
-        Threads::Text(text) => text,
-    };
     write(&incident, "threads.txt", threads.as_bytes());
     match incident.finish() {
         Ok(path) => tracing::info!(incident = %path.display(), "kept what was found out about a process"),

@@ -56,6 +56,8 @@ pub(crate) async fn serve(
         warn_of_closed_file(&listener);
     }
     instance.ready()?;
+    #[cfg(feature = "diagnostics")]
+    let end = crate::black_box::End::of(&instance);
     let shutdown = instance.shutdown();
     tokio::pin!(shutdown);
     if let Some(link) = link {
@@ -88,7 +90,7 @@ pub(crate) async fn serve(
         pushing.end().await;
     }
     #[cfg(feature = "diagnostics")]
-    crate::black_box::written().await;
+    end.written().await;
     Ok(served?)
 }
 
@@ -230,6 +232,7 @@ fn root_state(status: &Status) -> RootState {
         last_exit_cause: child.last_exit_cause.clone(),
         last_incident: child.last_incident.clone(),
         condemned: child.condemned.clone(),
+        kill_at: child.kill_at,
         exits: child.exits.clone(),
         time_to_ready: child.time_to_ready,
         failures: child.failures,
@@ -243,5 +246,6 @@ fn root_state(status: &Status) -> RootState {
         reload_error: status.root.reload_error.clone(),
         ready: status.root.ready,
         children: children.collect(),
+        spared: status.root.spared.iter().copied().collect(),
     }
 }

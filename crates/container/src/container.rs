@@ -182,6 +182,7 @@ impl Container {
             status: None,
             reason: None,
             incident: None,
+            late_incident: None,
             exits: Exits::default(),
             time_to_ready: None,
             succeeds: None,
@@ -322,6 +323,7 @@ impl Container {
 
     /// Tells linked children what the root is doing.
     pub(crate) fn set_root(&mut self, root: RootStatus) {
+        let root = RootStatus { spared: std::mem::take(&mut self.root.spared), ..root };
         if self.root != root {
             self.root = root;
             self.links.changed(&mut self.slots, &Topic::Root);
@@ -526,9 +528,11 @@ impl Container {
                     "child started"
                 );
                 self.processes.insert(process.pid, key);
+                self.root.forget(pid_of(&process).unsigned_abs());
                 slot.process = Some(process);
                 slot.reason = None;
                 slot.incident = None;
+                slot.late_incident = None;
                 let again = slot.lifecycle.has_run() || slot.succeeds.is_some();
                 slot.lifecycle.handle_spawned(now);
                 self.policies.statistics.spawned(again, now);

@@ -273,6 +273,17 @@ impl Lifecycle {
         self.overstay
     }
 
+    /// When the process will be killed, while it was asked to end and somebody is to look at it because it has not: until then
+    /// it may end by itself.
+    pub fn kill_at(&self) -> Option<Instant> {
+        self.overstay.and(self.timers.grace)
+    }
+
+    /// True if somebody was to look at the process because it had not ended although it was asked to, and then it was not killed.
+    pub fn is_spared(&self) -> bool {
+        self.overstay.is_some() && !self.killed
+    }
+
     /// How long it may take to end when it is replaced.
     pub fn grace(&self) -> Duration {
         self.settings.grace

@@ -64,7 +64,8 @@ impl Root {
         options: Options,
         watch: Option<Watch>,
     ) -> Self {
-        let status = RootStatus { process_id: std::process::id(), ..RootStatus::default() };
+        let status =
+            RootStatus { process_id: std::process::id(), graceful_stop: options.grace, ..RootStatus::default() };
         Root {
             container,
             watch,

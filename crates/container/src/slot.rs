@@ -48,6 +48,8 @@ pub(crate) struct Slot {
     pub reason: Option<Reason>,
     /// Where what was found about its process is kept, if somebody has looked.
     pub incident: Option<String>,
+    /// The same, if somebody has looked because it had not ended although it was asked to. It counts only if it is killed.
+    pub late_incident: Option<String>,
     /// How its processes ended.
     pub exits: Exits,
     /// How long its last process that became ready took to do so.
@@ -218,6 +220,7 @@ impl Slot {
             last_exit_cause: self.exits.last_cause.clone(),
             last_incident: self.exits.last_incident.clone(),
             condemned: self.condemned(),
+            kill_at: self.lifecycle.kill_at().and_then(|at| seconds(now.1 + at.saturating_duration_since(now.0))),
             exits: self.exits.by_cause.clone(),
             time_to_ready: self.time_to_ready.map(|time| time.as_secs_f64()),
             failures: self.lifecycle.failures(),

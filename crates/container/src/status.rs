@@ -1,6 +1,7 @@
 //! What the root knows about its children, as it tells it to linked ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,29 @@ pub struct RootStatus {
     pub reload_error: Option<String>,
     /// True if every child of the active generation is ready.
     pub ready: bool,
+    /// How long a child may take to end that has no [grace period](crate::Service::graceful_stop) of its own.
+    #[serde(default)]
+    pub graceful_stop: Duration,
+    /// Processes that somebody was to look at because they had not ended in time ([`ChildStatus::kill_at`]), and that ended by
+    /// themselves after all; the latest ones.
+    #[serde(default)]
+    pub spared: VecDeque<u32>,
+}
+
+impl RootStatus {
+    /// How many processes are remembered to have been spared.
+    const SPARED: usize = 256;
+
+    /// A process ended by itself at the last moment.
+    pub(crate) fn spare(&mut self, process_id: u32) {
+        self.spared.truncate(Self::SPARED - 1);
+        self.spared.push_front(process_id);
+    }
+
+    /// A process was started: what is known of its number is of another one.
+    pub(crate) fn forget(&mut self, process_id: u32) {
+        self.spared.retain(|spared| *spared != process_id);
+    }
 }
 
 /// The state of one child.
@@ -78,6 +102,9 @@ pub struct ChildStatus {
     /// Why its process is about to be killed, while a linked child is to
     /// [look at it](crate::Link::examined).
     pub condemned: Option<String>,
+    /// When it will be killed, in seconds since 1970, if that is because it has not ended although it was asked to: it may still
+    /// do so until then. Others are killed once they were looked at.
+    pub kill_at: Option<f64>,
     /// How many of its processes ended, by cause: `exit` and `failure` of themselves, `spawn` could not be started,
     /// `startup`, `health_check`, `probe` and `watchdog` were killed for what they did not do, `age` and `group` were
     /// replaced by the root, `recycle` [asked](crate::Instance::recycle) for it, `stop` was asked to end; others were replaced at the request of a linked child, which

@@ -230,6 +230,8 @@ impl World {
         let earlier = if healthy { 0 } else { self.short_runs };
         self.short_runs = earlier + 1;
         self.last_end = Some(self.now);
+        let is_spared = self.lifecycle.overstay().is_some() && process.killed.is_none();
+        assert_eq!(self.lifecycle.is_spared(), is_spared);
         self.lifecycle.handle_exited(self.now, exit);
         if self.lifecycle.state() == State::Held {
             // It was not its fault.

@@ -35,6 +35,7 @@ use std::{
 use rustix::process::{PTracer, Pid, set_ptracer};
 
 use crate::{
+    symbols,
     sys::{
         memory,
         trace::{Stop, Traced},
@@ -167,16 +168,37 @@ impl Stacks {
         self.stopped
     }
 
+    /// What is known without looking functions up, which takes no time: an address for each, in the file that it is from. Tools such
+    /// as `addr2line` know what they stand for.
+    pub fn unnamed(&self) -> ThreadDump {
+        let threads = self.threads.iter().map(|(thread, walked)| {
+            let frames = walked.addresses.iter().map(|&address| symbols::unnamed(self.unwinder.modules(), address));
+            let mut thread = thread.clone();
+            thread.frames = frames.collect();
+            thread.cut_off = walked.cut_off;
+            thread.note = walked.note.map(Into::into);
+            thread
+        });
+        let notes = vec![
+            "there was no time to look functions up: these are addresses in files, as addr2line takes them".to_owned(),
+        ];
+        self.dump(threads.collect(), notes)
+    }
+
     /// Looks all functions up.
-    pub fn symbolise(self) -> ThreadDump {
-        let Self { process_id, command, taken_at, stopped, threads, program, unwinder } = self;
-        let (threads, notes) = threads::symbolise(&unwinder, program.as_ref(), threads);
+    pub fn symbolise(mut self) -> ThreadDump {
+        let found = std::mem::take(&mut self.threads);
+        let (threads, notes) = threads::symbolise(&self.unwinder, self.program.as_ref(), found);
+        self.dump(threads, notes)
+    }
+
+    fn dump(&self, threads: Vec<Thread>, notes: Vec<String>) -> ThreadDump {
         ThreadDump {
-            process_id,
-            command,
-            taken_at,
-            duration: stopped.as_secs_f64(),
-            longest_stop: stopped.as_secs_f64(),
+            process_id: self.process_id,
+            command: self.command.clone(),
+            taken_at: self.taken_at,
+            duration: self.stopped.as_secs_f64(),
+            longest_stop: self.stopped.as_secs_f64(),
             from_outside: true,
             threads,
             notes,

@@ -4,8 +4,8 @@
 //! It is bounded: when there are too many incidents, or they take too much room, the oldest go.
 //!
 //! A name that ends in `.partial` is of what is not complete, be it a directory or a file in one: it gets its own name in one
-//! step, so whoever reads what has its own name reads all of it. What nobody has completed, because the process that wrote it
-//! ended, keeps that ending.
+//! step, so whoever reads what has its own name reads all of it. What nobody completes any more, because the process that wrote it
+//! has ended, is found by the next one, see [`Store::recover`].
 //!
 //! ```
 //! use async_container_diagnostics::incident::Store;
@@ -20,10 +20,14 @@
 //! ```
 
 use std::{
-    fs,
+    fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 
 use crate::output::{self, OutputError};
 
@@ -32,6 +36,13 @@ const PREFIX: &str = "incident-";
 
 /// What the names of directories and files end with that are not complete.
 const PARTIAL: &str = ".partial";
+
+/// What says in an incident that it is not all that it was to be.
+const INCOMPLETE: &str = "incomplete.txt";
+const INCOMPLETE_TEXT: &[u8] = b"The supervisor that wrote this ended before it had written all of it.\n";
+
+/// A directory with nothing in it may be one that somebody has only just made, and is about to lock.
+const NEW: Duration = Duration::from_secs(60);
 
 /// How much of a process's name is part of the incident's.
 const NAME_LENGTH: usize = 48;
@@ -73,14 +84,14 @@ impl Store {
         &self.directory
     }
 
-    /// Makes a directory for what is found out about a process, and removes the oldest ones that there is no room for.
+    /// Makes a directory for what is found out about a process. What is there already stays until it is
+    /// [finished](Incident::finish).
     pub fn begin(&self, name: &str, process_id: u32) -> Result<Incident, OutputError> {
         match output::create_directory(&self.directory) {
             Ok(()) | Err(OutputError::Exists { .. }) => {}
             Err(error) => return Err(error),
         }
 
-        self.prune();
         let name = format!("{PREFIX}{}-{}-{process_id}", stamp(SystemTime::now()), fit(name));
         let mut path = self.directory.join(&name);
 
@@ -99,26 +110,52 @@ impl Store {
             }
         }
 
-        Ok(Incident { path: std::path::absolute(&path).unwrap_or(path) })
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let lock = lock(&partial(&path)).ok().map(Arc::new);
+        Ok(Incident { path, store: self.clone(), _lock: lock })
     }
 
-    /// Removes the oldest incidents, so that there is room for another one.
-    fn prune(&self) {
-        let modified = |entry: &fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
-        let mut incidents: Vec<(Option<SystemTime>, PathBuf, u64)> = fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
+    /// Finishes the incidents whose writer has ended before it did: each gets its name with what there is of it, and with a file
+    /// `incomplete.txt` that says so. One in which there is nothing is removed. Those that somebody still writes are left alone, be it
+    /// another process.
+    ///
+    /// Gives those that were finished.
+    pub fn recover(&self) -> Vec<PathBuf> {
+        let partial = self.entries().filter(|path| path.extension().is_some_and(|it| it == &PARTIAL[1..]));
+        let recovered: Vec<PathBuf> = partial.filter_map(|path| recover(&path)).collect();
+
+        if let Some(last) = recovered.last() {
+            self.prune(last);
+        }
+
+        recovered
+    }
+
+    /// The directories of incidents, complete or not, in no order.
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok);
+        entries
             .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| (modified(&entry), entry.path(), size(&entry.path())))
+            .map(|entry| entry.path())
+    }
+
+    /// Removes the oldest incidents that there is no room for beside this one. What is not complete is not one yet: it may never
+    /// be.
+    fn prune(&self, latest: &Path) {
+        let mut incidents: Vec<(Option<SystemTime>, PathBuf, u64)> = self
+            .entries()
+            .filter(|path| {
+                path.extension().is_none_or(|it| it != &PARTIAL[1..]) && path.file_name() != latest.file_name()
+            })
+            .map(|path| (modified(&path), path.clone(), size(&path)))
             .collect();
         incidents.sort();
-        let mut total: u64 = incidents.iter().map(|(.., size)| size).sum();
-        let mut count = incidents.len();
+        let mut total = size(latest) + incidents.iter().map(|(.., size)| size).sum::<u64>();
+        let mut count = incidents.len() + 1;
 
         for (_, path, size) in incidents {
-            if count < self.count_limit.max(1) && total <= self.size_limit {
+            if count <= self.count_limit.max(1) && total <= self.size_limit {
                 break;
             }
 
@@ -137,6 +174,9 @@ impl Store {
 #[derive(Clone, Debug)]
 pub struct Incident {
     path: PathBuf,
+    store: Store,
+    /// Lets others know that somebody writes it, for as long as this process lives. Not all file systems can.
+    _lock: Option<Arc<OwnedFd>>,
 }
 
 impl Incident {
@@ -155,7 +195,8 @@ impl Incident {
         })
     }
 
-    /// Gives the directory its name. One without a file is removed: on a disk that is full, say.
+    /// Gives the directory its name, and removes the oldest incidents that there is no room for any more. One without a file is
+    /// removed: on a disk that is full, say.
     pub fn finish(self) -> Result<PathBuf, OutputError> {
         let written = partial(&self.path);
 
@@ -165,8 +206,55 @@ impl Incident {
         }
 
         output::rename(&written, &self.path)?;
+        self.store.prune(&self.path);
         Ok(self.path)
     }
+
+    /// Removes it: it turned out that there is nothing to tell.
+    pub fn discard(self) -> io::Result<()> {
+        fs::remove_dir_all(partial(&self.path))
+    }
+}
+
+/// Locks a directory, or fails if somebody else has done so.
+fn lock(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(CWD, directory, flags, Mode::empty())?;
+    flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(directory)
+}
+
+/// Finishes what nobody writes any more.
+fn recover(written: &Path) -> Option<PathBuf> {
+    let _lock = lock(written).ok()?;
+    let path = written.with_extension("");
+    let is_old = modified(written).and_then(|at| at.elapsed().ok()).is_some_and(|age| age > NEW);
+    let files = || fs::read_dir(written).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+
+    for file in files().filter(|file| file.extension().is_some_and(|it| it == &PARTIAL[1..])) {
+        let _ = fs::remove_file(file);
+    }
+
+    if files().next().is_none() {
+        if is_old {
+            let _ = fs::remove_dir(written);
+        }
+        return None;
+    }
+
+    // Where there is no room for that, its name is worth more.
+    let _ = output::write(written.join(INCOMPLETE), INCOMPLETE_TEXT);
+
+    if let Err(error) = output::rename(written, &path) {
+        tracing::warn!(path = %written.display(), %error, "could not finish an incident that was left behind");
+        return None;
+    }
+
+    Some(path)
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.symlink_metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 fn partial(path: &Path) -> PathBuf {
@@ -290,5 +378,51 @@ mod tests {
         let path = store.begin("worker", 2).unwrap();
         let Err(OutputError::Empty { .. }) = path.finish() else { panic!("there is nothing in it") };
         assert_eq!(names(directory.path()).len(), 1, "what is empty goes");
+    }
+
+    #[test]
+    fn what_is_discarded_leaves_nothing_and_takes_the_room_of_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().join("incidents")).count_limit(1);
+        let first = store.begin("worker", 1).unwrap();
+        first.write("reason.json", b"{}").unwrap();
+        let first = first.finish().unwrap();
+
+        let second = store.begin("worker", 2).unwrap();
+        second.write("reason.json", b"{}").unwrap();
+        assert!(first.is_dir());
+        second.discard().unwrap();
+        assert_eq!(fs::read_dir(store.directory()).unwrap().count(), 1);
+        assert!(first.is_dir());
+    }
+
+    #[test]
+    fn what_was_left_behind_is_finished_and_what_is_written_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path());
+        let left = |name: &str| {
+            let path = directory.path().join(format!("incident-20260101T123456Z-{name}.partial"));
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (begun, half, empty) = (left("worker-1"), left("worker#2-2.2"), left("worker-3"));
+        fs::write(begun.join("threads.txt.partial"), "half of").unwrap();
+        fs::write(half.join("reason.json"), "{}").unwrap();
+        fs::write(half.join("threads.txt.partial"), "half of").unwrap();
+        let old = SystemTime::now() - 2 * NEW;
+        fs::File::open(&empty).unwrap().set_modified(old).unwrap();
+        let written = store.begin("worker", 4).unwrap();
+        written.write("reason.json", b"{}").unwrap();
+
+        let recovered = store.recover();
+        let finished = directory.path().join("incident-20260101T123456Z-worker#2-2.2");
+        assert_eq!(recovered, [finished.clone()]);
+        let mut files: Vec<_> = fs::read_dir(&finished).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["incomplete.txt", "reason.json"]);
+        assert!(!empty.exists(), "nothing is in it, and nobody writes it");
+        assert!(begun.exists(), "it may be about to be locked");
+        assert!(written.finish().unwrap().is_dir());
+        assert!(store.recover().is_empty());
     }
 }

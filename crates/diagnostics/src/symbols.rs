@@ -221,6 +221,14 @@ impl Inner {
     }
 }
 
+/// What stands for a function whose name is not looked up.
+pub(crate) fn unnamed(modules: &Modules, address: u64) -> Frame {
+    match modules.find(address) {
+        Some(module) => unknown(module.to_file(address), Some(module.name())),
+        None => unknown(address, None),
+    }
+}
+
 /// What stands for a function that has no name.
 fn unknown(address: u64, module: Option<&str>) -> Frame {
     let function = match module {

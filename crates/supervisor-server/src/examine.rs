@@ -6,15 +6,19 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{
     events::{Events, INCIDENT},
-    root::{ChildState, Root},
+    root::{ChildState, Root, RootState},
 };
 
 /// A process that is about to be ended.
@@ -68,6 +72,17 @@ pub trait Examiner: Send + Sync + 'static {
 pub(crate) struct Examiners {
     examiner: Option<Arc<dyn Examiner>>,
     events: Arc<Events>,
+    /// How many incidents are not told of yet, because what they are about may still end by itself.
+    untold: Arc<watch::Sender<usize>>,
+}
+
+/// An incident that is not told of yet.
+struct Untold(Arc<watch::Sender<usize>>);
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.send_modify(|number| *number -= 1);
+    }
 }
 
 #[derive(Serialize)]
@@ -80,28 +95,60 @@ struct IncidentEvent<'a> {
 
 impl Examiners {
     pub(crate) fn new(examiner: Option<Arc<dyn Examiner>>, events: Arc<Events>) -> Self {
-        Self { examiner, events }
+        Self { examiner, events, untold: Arc::default() }
     }
 
     /// Has a process looked at, and tells of it. It takes no longer than the examiner's limit.
     pub(crate) async fn examine(&self, process_id: u32, name: Option<&str>, reason: &str) -> Option<PathBuf> {
+        let path = self.look(process_id, name, reason).await?;
+        self.tell(process_id, name, reason, &path);
+        Some(path)
+    }
+
+    async fn look(&self, process_id: u32, name: Option<&str>, reason: &str) -> Option<PathBuf> {
         let examiner = self.examiner.as_ref()?;
         let case = Case { process_id, name: name.map(str::to_owned), reason: reason.to_owned() };
-        let path = match timeout(examiner.limit(), examiner.examine(case)).await {
-            Ok(path) => path?,
+
+        match timeout(examiner.limit(), examiner.examine(case)).await {
+            Ok(path) => path,
             Err(_) => {
                 tracing::warn!(process_id, name, reason, "a process could not be looked at in time before it is ended");
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    fn tell(&self, process_id: u32, name: Option<&str>, reason: &str, path: &Path) {
         tracing::warn!(process_id, name, reason, incident = %path.display(), "a process is about to be ended: see what was found");
-        let event = IncidentEvent { process_id, name, reason, path: &path };
+        let event = IncidentEvent { process_id, name, reason, path };
 
         if let Err(error) = self.events.publish(INCIDENT, &event) {
             tracing::error!(%error, "an event could not be encoded");
         }
+    }
 
-        Some(path)
+    /// Looks at a child that the root is about to kill, has it go on, and tells of it unless the child ends by itself.
+    async fn attend_to(&self, process_id: u32, child: ChildState, reason: &str, root: &dyn Root) {
+        let name = Some(child.name.as_str());
+        let found = self.look(process_id, name, reason).await;
+        self.untold.send_modify(|number| *number += 1);
+        let _untold = Untold(self.untold.clone());
+
+        if let Err(error) = root.examined(process_id, found.as_deref()) {
+            tracing::error!(process_id, %error, "could not tell the root controller to go on");
+        }
+
+        if let Some(path) = found
+            && is_killed(process_id, child.kill_at, root.state()).await
+        {
+            self.tell(process_id, name, reason, &path);
+        }
+    }
+
+    /// Completes when nothing is left to tell.
+    pub(crate) async fn told(&self) {
+        // It fails if there is no sender any more, and this has one.
+        let _ = self.untold.subscribe().wait_for(|number| *number == 0).await;
     }
 
     /// Looks at children that the root is about to kill, and tells it when that is done, until nobody can want it any more.
@@ -122,13 +169,7 @@ impl Examiners {
             for (process_id, child, reason) in condemned {
                 if attended.insert(process_id) {
                     let (this, root) = (self.clone(), root.clone());
-                    tasks.spawn(async move {
-                        let incident = this.examine(process_id, Some(&child.name), &reason).await;
-
-                        if let Err(error) = root.examined(process_id, incident.as_deref()) {
-                            tracing::error!(process_id, %error, "could not tell the root controller to go on");
-                        }
-                    });
+                    tasks.spawn(async move { this.attend_to(process_id, child, &reason, &*root).await });
                 }
             }
 
@@ -137,5 +178,19 @@ impl Examiners {
                 Some(_) = tasks.join_next() => {}
             }
         }
+    }
+}
+
+/// Waits until a process is killed, or has ended by itself before that.
+async fn is_killed(process_id: u32, kill_at: Option<f64>, state: Option<watch::Receiver<RootState>>) -> bool {
+    let (Some(kill_at), Some(mut state)) = (kill_at, state) else { return true };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let left = Duration::try_from_secs_f64(kill_at - now).unwrap_or_default();
+    let is_gone = |state: &RootState| state.children.iter().all(|child| child.process_id != Some(process_id));
+
+    tokio::select! {
+        biased;
+        gone = state.wait_for(is_gone) => !gone.is_ok_and(|state| state.spared.contains(&process_id)),
+        () = sleep(left) => true,
     }
 }

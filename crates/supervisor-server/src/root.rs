@@ -157,6 +157,10 @@ pub struct RootState {
     pub ready: bool,
     /// The children.
     pub children: Vec<ChildState>,
+    /// Processes of children that were about to be killed because they had not ended in time ([`ChildState::kill_at`]), and then
+    /// ended by themselves; the latest ones.
+    #[serde(skip)]
+    pub spared: Vec<u32>,
 }
 
 /// What a root controller tells of one child.
@@ -187,6 +191,9 @@ pub struct ChildState {
     pub last_incident: Option<String>,
     /// Why its process is about to be killed, while the root waits for the supervisor to look at it.
     pub condemned: Option<String>,
+    /// When it is killed, in seconds since 1970, if that is because it has not ended although it was asked to: it may still do so
+    /// until then. Others are killed once they were looked at.
+    pub kill_at: Option<f64>,
     /// How many of its processes ended, by cause. What monitors have replaced counts under the name of the monitor.
     pub exits: BTreeMap<String, u64>,
     /// How long its process, or the last one before it that became ready, took for that; in seconds.

@@ -238,7 +238,14 @@ impl Server {
         let restarts = Semaphore::new(self.restarts_at_once);
         let examiners = Examiners::new(self.examiner, events.clone());
         tasks.spawn(examiners.clone().attend(root.clone()));
-        let means = Means { registry, root, outside: self.outside, events: events.clone(), examiners, restarts };
+        let means = Means {
+            registry,
+            root,
+            outside: self.outside,
+            events: events.clone(),
+            examiners: examiners.clone(),
+            restarts,
+        };
         tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));
         let mut shutdown = std::pin::pin!(shutdown);
@@ -261,6 +268,8 @@ impl Server {
                     continue;
                 }
                 _ = &mut shutdown => {
+                    // What is about to be killed may be killed by now, as the root is about to say.
+                    let _ = tokio::time::timeout(FAREWELL, examiners.told()).await;
                     events.close();
                     events.drained(FAREWELL).await;
                     return Ok(());

@@ -7,6 +7,7 @@ use super::{Container, Event, Key, cause_of_death};
 use crate::exit::ExitStatus;
 use crate::exits::Reason;
 use crate::lifecycle::{End, State};
+use crate::notify::link::Topic;
 use crate::process::Process;
 use crate::spec::Restart;
 
@@ -35,13 +36,23 @@ impl Container {
         }
         self.policies.child_exited(&slot.as_policies_see_it(process), status, now);
         let failure = slot.failure().or_else(|| cause_of_death(slot));
+        let is_spared = slot.lifecycle.is_spared();
         slot.lifecycle.handle_exited(now, exit);
         let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
         let reason = if text.is_empty() { words.to_owned() } else { format!("{text}, {words}") };
         slot.exits.note(reason.clone(), &cause);
-        slot.exits.last_incident = slot.incident.take();
+        let late_incident = slot.late_incident.take().filter(|_| !is_spared);
+        slot.exits.last_incident = late_incident.or(slot.incident.take());
         slot.status = None;
         let pid = process.map(pid_of);
+        if let Some(pid) = pid.filter(|_| is_spared) {
+            tracing::info!(child = slot.name, pid, "the child ended by itself before it was to be killed");
+            self.root.spare(pid.unsigned_abs());
+            self.links.changed(&mut self.slots, &Topic::Root);
+        }
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return;
+        };
         let after = now - started;
         if asked {
             tracing::info!(child = slot.name, pid, reason, cause, ?after, "child stopped");

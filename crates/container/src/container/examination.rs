@@ -35,7 +35,11 @@ impl Container {
             return;
         };
         // What comes after the time for it says at least where to look.
-        slot.incident = request.incident.or(slot.incident.take());
+        let incident = match slot.lifecycle.overstay() {
+            Some(_) => &mut slot.late_incident,
+            None => &mut slot.incident,
+        };
+        *incident = request.incident.or(incident.take());
         slot.lifecycle.handle_examined(Instant::now());
         self.touch(key);
     }
