@@ -289,3 +289,24 @@ fn a_profile_is_a_table_for_whoever_looks_at_a_terminal() -> io::Result<()> {
     assert!(code == Some(0) && !text.contains("Processor time"), "{text}{complaint}");
     Ok(())
 }
+
+/// What cannot be written has no file, and the error names the file that was asked for, and no other.
+#[test]
+fn a_report_that_does_not_fit_here_is_told_and_gone() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let _program = simple(&dir)?;
+    let acs = async_container_supervisor_tests::binary("acs")?;
+    let script = "trap '' XFSZ; ulimit -f 1; exec \"$0\" thread-dump worker#1 --output threads.txt";
+    let mut program = dir.command("sh").args(["-c", script]).arg(acs).start()?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(1), "{}", program.stderr());
+    let complaint = program.stderr();
+    assert!(complaint.contains("threads.txt") && complaint.contains("too large"), "{complaint}");
+    assert!(!complaint.contains(".acs-"), "{complaint}");
+    let names = std::fs::read_dir(dir.path())?.collect::<io::Result<Vec<_>>>()?;
+    let left = names.iter().find(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with(".acs-") || name == "threads.txt"
+    });
+    assert!(left.is_none(), "{left:?}");
+    Ok(())
+}

@@ -230,6 +230,10 @@ fn reports_go_where_they_are_to_go() -> io::Result<()> {
         let refused = supervisor.forward(&worker, dump(&nowhere)).unwrap_err().to_string();
         assert!(refused.contains("InvalidParameters") && refused.contains("irectory"), "{refused}");
     }
+    for long in [dir.path().join("x".repeat(300)), dir.path().join("x\0y")] {
+        let refused = supervisor.forward(&worker, dump(&long)).unwrap_err().to_string();
+        assert!(refused.contains("InvalidParameters") && refused.contains("could not create"), "{refused}");
+    }
     let unknown = supervisor.forward(&worker, json!({"do": "thread_dump", "format": "svg"})).unwrap_err().to_string();
     assert!(unknown.contains("text, json"), "{unknown}");
     Ok(())

@@ -80,6 +80,29 @@ fn what_cannot_be_told_says_what_it_takes() -> io::Result<()> {
     let (_program, mut supervisor, worker) = started(&dir, dir.example("acs-memory")?)?;
     let nothing = refused(&mut supervisor, &worker, json!({"do": "memory_dump"}));
     assert!(nothing.contains("NotSupported") && nothing.contains("ACS_MEMORY_SAMPLING=boot"), "{nothing}");
+    for (name, value, remedy) in [
+        ("rate", json!("much"), "expected u64"),
+        ("rate", json!(0), "from 1 to"),
+        ("rate", json!(-1), "expected u64"),
+        ("mode", json!("most"), "'sampled' or 'full'"),
+        ("mode", json!(7), "expected a string"),
+        ("format", json!("xml"), "json, text, pprof, folded, svg"),
+        ("duration", json!(0), "more than 0"),
+        ("duration", json!("1s"), "expected f64"),
+    ] {
+        let mut call = json!({"do": "memory_sample", "duration": 1});
+        call[name] = value;
+        let error = refused(&mut supervisor, &worker, call);
+        assert!(error.contains("InvalidParameters") && error.contains(&format!("'{name}'")), "{error}");
+        assert!(error.contains(remedy), "{error}");
+    }
+
+    let dir = Dir::new()?;
+    let launch = dir.example("acs-memory")?.env("ACS_MEMORY_SAMPLING", "boot:0");
+    let (mut program, mut supervisor, worker) = started(&dir, launch)?;
+    program.wait_for_stderr("ACS_MEMORY_SAMPLING was not understood", LIMIT)?;
+    let nonsense = refused(&mut supervisor, &worker, json!({"do": "memory_dump"}));
+    assert!(nonsense.contains("NotSupported") && nonsense.contains("boot:RATE"), "{nonsense}");
 
     let dir = Dir::new()?;
     let (_program, mut supervisor, worker) = started(&dir, dir.example("acs-wrong")?)?;
@@ -147,6 +170,8 @@ fn a_dump_that_does_not_fit_leaves_no_file() -> io::Result<()> {
     let path = dir.file("heap.json");
     let error = refused(&mut supervisor, &worker, json!({"do": "memory_dump", "format": "json", "path": path}));
     assert!(error.contains("heap.json, and removed it") && error.contains("too large"), "{error}");
+    // It is not the caller's to change.
+    assert!(error.contains("Internal"), "{error}");
     assert!(!path.exists());
     Ok(())
 }

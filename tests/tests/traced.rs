@@ -5,7 +5,8 @@ use std::io;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use async_container_supervisor_tests::{Dir, Program, Signal, proc};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -96,4 +97,18 @@ fn its_root_does_not_wait_for_it_for_ever() -> io::Result<()> {
     assert!(program.wait(LIMIT)?.success());
     assert!(program.stderr().contains(&format!("pid={traced} doing=\"Z (zombie)")), "{}", program.stderr());
     let_go(tracer)
+}
+
+#[test]
+fn whoever_wants_to_look_at_it_is_told_who_does_already() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-wrong")?.start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let worker = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?.remove(0);
+    let Some(tracer) = trace(&dir, worker.pid)? else { return Ok(()) };
+    let refused = supervisor.ask("thread_dump", json!({"process_id": worker.pid})).unwrap_err().to_string();
+    assert!(refused.contains("NotSupported") && refused.contains("traces it already"), "{refused}");
+    let_go(tracer)?;
+    supervisor.ask("thread_dump", json!({"process_id": worker.pid}))?;
+    Ok(())
 }

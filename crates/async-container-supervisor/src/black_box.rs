@@ -191,6 +191,9 @@ impl End {
     /// What it may take of its grace period to look functions up. The rest is for writing, on a machine that has other things to do.
     const SHARE: f64 = 0.6;
 
+    /// How long the news of the end of a child may take that came right before.
+    const NEWS: Duration = Duration::from_millis(250);
+
     pub(crate) fn of(instance: &Instance) -> Self {
         let shutdown = instance.shutdown();
         let asked = async move {
@@ -208,6 +211,12 @@ impl End {
         let grace = link.map(|link| link.status().borrow().root.graceful_stop).unwrap_or_default();
         let until = asked.unwrap_or_else(Instant::now) + grace.mul_f64(Self::SHARE);
         let mut writing = WRITING.subscribe();
+
+        // All others have ended, unless this is the supervisor of a generation that goes.
+        if timeout_at(until.min(Instant::now() + Self::NEWS), writing.wait_for(|number| *number == 0)).await.is_ok() {
+            return;
+        }
+
         HASTE.send_replace(Haste::Decide);
 
         if timeout_at(until, writing.wait_for(|number| *number == 0)).await.is_err() {

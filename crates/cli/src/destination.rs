@@ -79,7 +79,10 @@ impl Destination {
                 output::write(output::clean(&String::from_utf8_lossy(bytes)).as_bytes())
             }
             Self::Standard { .. } => output::write(bytes),
-            Self::File { file, path, .. } => file.write_all(bytes).map_err(|source| of_file(path, source)),
+            // The file itself: what the other one says of an error has its temporary path in it.
+            Self::File { file, path, .. } => {
+                file.as_file_mut().write_all(bytes).map_err(|source| of_file(path, source))
+            }
             Self::Special { file, path } => file.write_all(bytes).map_err(|source| of_file(path, source)),
         }
     }

@@ -348,6 +348,14 @@ fn remedy(process_id: u32) -> String {
     };
     let own = rustix::process::geteuid().as_raw();
 
+    if status.lines().any(|line| line.starts_with("State:\tZ")) {
+        return "it has ended already, and waits for its parent to collect it".to_owned();
+    }
+
+    if !status.is_empty() && field("VmSize").is_none() {
+        return "it is a thread of the kernel".to_owned();
+    }
+
     if let Some(tracer) = field("TracerPid").filter(|&tracer| tracer != 0) {
         return format!("process {tracer} traces it already, a debugger perhaps: end that first");
     }

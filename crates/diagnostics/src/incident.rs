@@ -416,7 +416,7 @@ mod tests {
 
         let recovered = store.recover();
         let finished = directory.path().join("incident-20260101T123456Z-worker#2-2.2");
-        assert_eq!(recovered, [finished.clone()]);
+        assert_eq!(recovered, std::slice::from_ref(&finished));
         let mut files: Vec<_> = fs::read_dir(&finished).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         files.sort();
         assert_eq!(files, ["incomplete.txt", "reason.json"]);

@@ -114,6 +114,9 @@ pub enum MemoryError {
          Allocator::record_from_start, or take a memory sample instead"
     )]
     NotRecording,
+    /// The same, since what was said of that was not understood.
+    #[error("nothing was recorded of what lives in this process: {}", control::VARIABLE_MISUNDERSTOOD)]
+    Misunderstood,
     /// There is no profile of jemalloc, because it is not part of the program.
     #[error(
         "this program was built without jemalloc's profiler: build async-container-supervisor (or \
@@ -218,4 +221,9 @@ pub fn stop() {
 /// What is recorded now, if anything is.
 pub fn recording() -> Option<Mode> {
     hook::RECORDER.get().map(|recorder| recorder.mode())
+}
+
+/// What is wrong with the variable `ACS_MEMORY_SAMPLING`, if the program was started with one that is not understood.
+pub fn warning() -> Option<&'static str> {
+    control::note()
 }

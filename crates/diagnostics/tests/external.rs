@@ -155,6 +155,59 @@ fn a_program_without_symbols_is_shown_as_far_as_it_goes() {
     assert!(!dump.threads[0].frames.is_empty(), "{dump}");
 }
 
+/// The state of a process, as the kernel has it: `T` for one that is stopped.
+fn state(process_id: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+}
+
+fn wait_for_state(process_id: u32, wanted: char) {
+    let start = Instant::now();
+
+    while state(process_id) != wanted {
+        assert!(start.elapsed() < Duration::from_secs(20), "{}", state(process_id));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_stays_so_and_goes_on_when_it_is_told_to() {
+    let program = Program::start("spin");
+    let signal = |signal| {
+        let process_id = nix::unistd::Pid::from_raw(program.0.id().cast_signed());
+        nix::sys::signal::kill(process_id, signal).unwrap();
+    };
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    wait_for_state(program.0.id(), 'T');
+
+    for _ in 0..10 {
+        let dump = program.dump();
+        assert!(count(&dump, "external::spin") == 1, "{dump}");
+        assert!(dump.threads.iter().all(|thread| thread.state == "stopped"), "{dump}");
+        wait_for_state(program.0.id(), 'T');
+    }
+
+    signal(nix::sys::signal::Signal::SIGCONT);
+    program.dump_with(|dump| dump.threads.iter().any(|thread| thread.state == "running"));
+}
+
+#[test]
+fn what_is_no_program_any_more_or_never_was_one_is_told_as_what_it_is() {
+    let mut child = Command::new("true").spawn().unwrap();
+    wait_for_state(child.id(), 'Z');
+    let error = ExternalDump::new(child.id()).take().unwrap_err().to_string();
+    child.wait().unwrap();
+    assert!(error.contains("it has ended already"), "{error}");
+
+    // The first thread of the kernel, where the namespace of this process has it.
+    if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd") {
+        let error = ExternalDump::new(2).take().unwrap_err().to_string();
+        assert!(error.contains("it is a thread of the kernel"), "{error}");
+    } else {
+        eprintln!("skipped: no thread of the kernel is to be seen here");
+    }
+}
+
 #[test]
 fn what_cannot_be_looked_into_says_why() {
     let mut child = Command::new("true").spawn().unwrap();

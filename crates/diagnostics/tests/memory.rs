@@ -174,6 +174,17 @@ fn several_samples_share_and_the_last_one_ends_it() {
 }
 
 #[test]
+fn a_sample_of_nothing_says_what_would_show_more() {
+    let _alone = alone();
+    // One in so many bytes that whatever a test allocates beside is not among them.
+    let mode = Mode::Sampled { rate: Mode::LARGEST_RATE };
+    let sample = Sampling::start(&Options::new().mode(mode)).unwrap().finish().unwrap();
+    let text = sample.to_string();
+    assert!(text.contains("note: nothing of what was allocated was sampled") && text.contains("mode=full"), "{text}");
+    assert!(!text.contains("by crate"), "lists without a row are left out: {text}");
+}
+
+#[test]
 fn a_sample_that_is_given_up_leaves_nothing() {
     let _alone = alone();
     let held = || memory::Totals::now().unwrap().allocator.map(|totals| totals.allocated);

@@ -165,7 +165,7 @@ impl Fields {
             return Ok(None);
         };
 
-        decode(&entry, std::marker::PhantomData::<Option<T>>)
+        decode(&entry, std::marker::PhantomData::<Option<T>>).map_err(|error| explained::<T>(&entry).unwrap_or(error))
     }
 
     /// One field that is a map itself, without decoding or copying it. `None` if there is none of that name.
@@ -357,6 +357,13 @@ fn decode<'a, S: DeserializeSeed<'a>>(entry: &Entry<'a>, seed: S) -> Result<S::V
 
     seed.deserialize(&mut deserializer)
         .map_err(|error| DecodeError::Field { field: entry.name().to_owned(), reason: error.to_string() })
+}
+
+/// Why a value is of no use as that type, for whoever sent it. Of one of another type, rmp_serde tells only its first byte.
+fn explained<'a, T: Deserialize<'a>>(entry: &Entry<'a>) -> Option<DecodeError> {
+    let value = rmpv::decode::read_value_ref(&mut &*entry.value).ok()?;
+    let rmpv::ext::Error::Syntax(reason) = rmpv::ext::deserialize_from::<T, _>(value).err()?;
+    Some(DecodeError::Field { field: entry.name().to_owned(), reason })
 }
 
 /// The fields as serde sees them.

@@ -72,7 +72,7 @@ pub trait Examiner: Send + Sync + 'static {
 pub(crate) struct Examiners {
     examiner: Option<Arc<dyn Examiner>>,
     events: Arc<Events>,
-    /// How many incidents are not told of yet, because what they are about may still end by itself.
+    /// How many incidents are not told of yet, because somebody still looks, or what they are about may still end by itself.
     untold: Arc<watch::Sender<usize>>,
 }
 
@@ -130,9 +130,9 @@ impl Examiners {
     /// Looks at a child that the root is about to kill, has it go on, and tells of it unless the child ends by itself.
     async fn attend_to(&self, process_id: u32, child: ChildState, reason: &str, root: &dyn Root) {
         let name = Some(child.name.as_str());
-        let found = self.look(process_id, name, reason).await;
         self.untold.send_modify(|number| *number += 1);
         let _untold = Untold(self.untold.clone());
+        let found = self.look(process_id, name, reason).await;
 
         if let Err(error) = root.examined(process_id, found.as_deref()) {
             tracing::error!(process_id, %error, "could not tell the root controller to go on");

@@ -22,6 +22,10 @@ impl Worker {
     /// They show names of functions and files, and what system calls were given: who may call them is for the supervisor to
     /// say, by the role `diagnose`.
     pub fn diagnostics(self) -> Self {
+        if let Some(warning) = async_container_diagnostics::memory::warning() {
+            tracing::warn!("{warning}");
+        }
+
         self.operations(operations().operation("cpu_profile", cpu::profile))
     }
 }

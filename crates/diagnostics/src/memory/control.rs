@@ -163,11 +163,13 @@ pub(super) fn from_start(mode: Option<Mode>) {
     }
 }
 
+/// What is said of a variable that was not understood.
+pub(super) const VARIABLE_MISUNDERSTOOD: &str =
+    "ACS_MEMORY_SAMPLING was not understood and is ignored: it is off, boot, boot:RATE or boot:full, such as boot:512k";
+
 /// What recording since the start should say of itself.
 pub(super) fn note() -> Option<&'static str> {
-    MISUNDERSTOOD
-        .load(SeqCst)
-        .then_some("ACS_MEMORY_SAMPLING was not understood and is ignored: it is off, boot, boot:RATE or boot:full, such as boot:512k")
+    MISUNDERSTOOD.load(SeqCst).then_some(VARIABLE_MISUNDERSTOOD)
 }
 
 /// `Some(None)` for nothing, `None` if it means nothing.

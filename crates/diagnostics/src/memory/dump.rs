@@ -105,7 +105,10 @@ impl Dump {
                 MemoryError::NoJemalloc | MemoryError::NotJemalloc | MemoryError::NotProfiled
                     if hook::is_installed() =>
                 {
-                    MemoryError::NotRecording
+                    match control::note() {
+                        Some(_) => MemoryError::Misunderstood,
+                        None => MemoryError::NotRecording,
+                    }
                 }
                 MemoryError::NoJemalloc | MemoryError::NotJemalloc => MemoryError::NotInstalled,
                 error => error,

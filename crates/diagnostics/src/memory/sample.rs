@@ -165,6 +165,14 @@ impl Sampling {
             profile.add(places, &[allocated.count, allocated.bytes, retained.count, retained.bytes]);
         }
 
+        if is_estimate && total.0.figures(false).bytes == 0 {
+            notes.push(
+                "nothing of what was allocated was sampled, since it was little, or nothing at all: sample for longer, or all of it \
+                 (mode=full)"
+                    .to_owned(),
+            );
+        }
+
         let names = ["by_crate", "by_file", "by_location", "by_type"];
         let mut rows = groups.into_iter().zip(names).map(|(group, name)| {
             let mut rows: Vec<_> = group.into_iter().collect();

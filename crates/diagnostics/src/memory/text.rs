@@ -33,7 +33,7 @@ pub(super) fn sample(sample: &MemorySample, output: &mut impl Write) -> io::Resu
         ("type", &sample.by_type),
     ];
 
-    for (name, rows) in lists {
+    for (name, rows) in lists.into_iter().filter(|(_, rows)| !rows.is_empty()) {
         list(name, rows, output)?;
     }
 

@@ -106,7 +106,11 @@ pub(super) fn refused(error: OutputError) -> Failure {
     let is_callers = match &error {
         OutputError::Exists { .. } | OutputError::NoName { .. } => true,
         OutputError::Create { source, .. } => {
-            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
+            use ErrorKind::{
+                InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+            };
+            [NotFound, NotADirectory, PermissionDenied, ReadOnlyFilesystem, InvalidInput, InvalidFilename]
+                .contains(&source.kind())
         }
         _ => false,
     };

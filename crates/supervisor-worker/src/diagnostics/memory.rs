@@ -50,15 +50,22 @@ pub(super) async fn sample(request: Request) -> Result<Answer, Failure> {
 
 fn options(request: &Request) -> Result<Options, Failure> {
     let rate = request.get::<u64>("rate")?;
+    let largest = Mode::LARGEST_RATE;
     let mode = match (request.get::<String>("mode")?.as_deref(), rate) {
         (Some("full"), None) => Mode::Full,
         (None | Some("sampled"), None) => Mode::SAMPLED,
-        (None | Some("sampled"), Some(rate)) if (1..=Mode::LARGEST_RATE).contains(&rate) => Mode::Sampled { rate },
+        (None | Some("sampled"), Some(rate)) if (1..=largest).contains(&rate) => Mode::Sampled { rate },
         (Some("full"), Some(_)) => {
             return Err(Failure::invalid_parameters("'rate' means nothing where 'mode' is 'full'"));
         }
-        (_, Some(_)) => return Err(Failure::invalid_parameters("'rate' has to be a number of bytes, more than 0")),
-        (Some(_), None) => return Err(Failure::invalid_parameters("'mode' has to be 'sampled' or 'full'")),
+        (None | Some("sampled"), Some(rate)) => {
+            let message = format!("'rate' is {rate}, and has to be a number of bytes, from 1 to {largest}");
+            return Err(Failure::invalid_parameters(message));
+        }
+        (Some(mode), _) => {
+            let message = format!("'mode' is '{mode}', and has to be 'sampled' or 'full'");
+            return Err(Failure::invalid_parameters(message));
+        }
     };
     Ok(Options::new().mode(mode))
 }
@@ -176,6 +183,7 @@ pub(super) fn failed(error: MemoryError) -> Failure {
     match error {
         MemoryError::NotInstalled
         | MemoryError::NotRecording
+        | MemoryError::Misunderstood
         | MemoryError::NoJemalloc
         | MemoryError::NotJemalloc
         | MemoryError::NotProfiled => Failure::not_supported(error.to_string()),
