@@ -20,13 +20,13 @@ use self::{
     relief::Relief,
     report::{Leak, MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
-    search::Search,
+    search::{Search, Where},
     settings::Settings,
 };
 use crate::{
     Action, Event, Family, Monitor, Restart, Status, Worker,
     roster::{Entry, Roster},
-    sample::{self, HostMemory, Pressure, Process},
+    sample::{self, HostMemory, Pressure, Process, Stat},
     turns::Turns,
 };
 
@@ -217,11 +217,21 @@ impl MemoryMonitor {
         }
     }
 
-    /// Looks for processes that descend from workers: of those that have some, and of others in turn.
+    /// Looks for processes that descend from workers: of those that have some, of those that have started one, and of others in turn.
     fn find_descendants(&mut self, now: Instant) {
-        let is_due = self.search.begin(sample::last_process_id(), now);
-        let have_some = |entry: &Entry<Watch>| matches!(&entry.state.source, Source::Open(it) if it.has_descendants());
-        if !is_due && !self.roster.iter().any(|(_, entry)| have_some(entry)) {
+        let started = |after, last| Some(sample::started(after, last)?.into_iter().map(|(id, _)| id).collect());
+        let place = self.search.begin(sample::last_process_id(), now, started);
+        let (is_due, parents) = match &place {
+            Where::All => (true, HashSet::new()),
+            // One that has ended since has nothing to tell.
+            Where::Started(ids) => {
+                (false, ids.iter().filter_map(|id| Some(Stat::read(*id).ok()?.parent_process_id)).collect())
+            }
+        };
+        let has_started =
+            |process_id, footprint: &Footprint| footprint.has_descendants() || parents.contains(&process_id);
+        let is_any = |(process_id, entry): (u32, &Entry<Watch>)| matches!(&entry.state.source, Source::Open(it) if has_started(process_id, it));
+        if !is_due && !self.roster.iter().any(is_any) {
             return;
         }
         let start = Instant::now();
@@ -231,7 +241,7 @@ impl MemoryMonitor {
         for (process_id, entry) in self.roster.iter_mut() {
             let Source::Open(footprint) = &mut entry.state.source else { continue };
             let has_turn = is_due && process_id > self.search.after() && next.is_none();
-            if has_turn || footprint.has_descendants() {
+            if has_turn || has_started(process_id, footprint) {
                 footprint.find_descendants(&workers);
                 entry.state.size = footprint.size();
                 turns.give_way();

@@ -34,8 +34,8 @@ const CLOSE_SHARE: u32 = 1_000;
 /// The application is the tree below [its root](Self::root_process_id), the root included, and
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
-/// A check lists all processes that are visible, and reads `stat` of those of the application, through descriptors that it
-/// keeps: 4–6 µs each. The command, the descriptors, the switches and the memory are read at the first check of a process, and
+/// A check looks for processes that were started since the one before, by their ids where these are few, and in a list of all that are
+/// visible otherwise; and it reads `stat` of those of the application, through descriptors that it keeps: 4–6 µs each. The command, the descriptors, the switches and the memory are read at the first check of a process, and
 /// then as far as half a thousandth of the interval goes, in turn: at the default interval that is all of five hundred, at
 /// one second the ten that were not looked at for longest. Of a process that is large, looking at the memory is
 /// dear; it is done so rarely that it takes at most a thousandth of the time, which for 4 GB means once in 46 seconds.

@@ -13,6 +13,7 @@
 //! [`io::Error`] of kind `NotFound` or, once a file of it was open, no value; see [`has_ended`].
 
 mod host;
+mod listing;
 
 use std::{
     fs::File,
@@ -30,6 +31,11 @@ use rustix::{
 use serde::Serialize;
 
 pub use host::{HostMemory, MemorySource, Pressure};
+#[cfg(feature = "process")]
+pub(crate) use listing::listing;
+pub use listing::process_ids;
+#[cfg(any(feature = "memory", feature = "process"))]
+pub(crate) use listing::{last_process_id, started};
 
 /// A command line is shown to people; one of many megabytes would only fill the log.
 const COMMAND_LIMIT: u64 = 4096;
@@ -61,34 +67,6 @@ pub fn has_ended(error: &io::Error) -> bool {
 pub fn uptime() -> Duration {
     // BOOTTIME and not MONOTONIC: start times count the time that the host was suspended.
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
-}
-
-/// The process ids that are visible to this process, in no particular order.
-///
-/// # Errors
-/// If `/proc` cannot be listed.
-pub fn process_ids() -> io::Result<impl Iterator<Item = u32>> {
-    Ok(listing()?.map(|(process_id, _)| process_id))
-}
-
-/// The process or thread id that was given last, in this pid namespace: as long as that is the same, none was started. Nothing where
-/// that is not told.
-#[cfg(any(feature = "memory", feature = "process"))]
-pub(crate) fn last_process_id() -> Option<u32> {
-    // "0.20 0.18 0.12 1/80 11206"
-    let last = std::fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()?;
-    // Sandboxes that do not know it say 0.
-    Some(last).filter(|last| *last > 0)
-}
-
-/// The process ids that are visible, and the number of the directory of each.
-pub(crate) fn listing() -> io::Result<impl Iterator<Item = (u32, u64)>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let entries = rustix::fs::Dir::new(rustix::fs::open("/proc", flags, Mode::empty())?)?;
-    Ok(entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        Some((entry.file_name().to_str().ok()?.parse().ok()?, entry.ino()))
-    }))
 }
 
 /// A process whose resident size is read again and again.
@@ -606,6 +584,5 @@ mod tests {
         let stat = Stat::read(process_id).unwrap();
         assert_eq!(stat.start_time, process.start_time());
         assert!(stat.elapsed_time() < Duration::from_secs(3600) && stat.at <= uptime());
-        assert!(process_ids().unwrap().any(|id| id == process_id));
     }
 }

@@ -6,33 +6,48 @@ use std::time::{Duration, Instant};
 /// something between, such as lxcfs, and be old.
 const AGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How far the search has come: at each check as far as the time for it goes, and once all workers have had their turn not any more
-/// until a process is started.
+/// How far the search has come: at each check as far as the time for it goes. Once all workers have had their turn, only what is
+/// started is looked at.
 #[derive(Default)]
 pub(super) struct Search {
     /// The worker that had its turn last; 0 at the beginning.
     after: u32,
-    /// When it began, and the process id that was given last by then.
+    /// When it began, and the process id that was given last by then, or by when it was last looked what was started.
     begun: Option<(Instant, Option<u32>)>,
     is_complete: bool,
 }
 
+/// Where there may be some that were not found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Where {
+    /// With every worker.
+    All,
+    /// With the parents of these, which were started since.
+    Started(Vec<u32>),
+}
+
 impl Search {
-    /// Whether there may be some that were not found. `last_id` is the process id that was given last, if that is known.
-    pub(super) fn begin(&mut self, last_id: Option<u32>, now: Instant) -> bool {
+    /// Where there may be some that were not found. `last_id` is the process id that was given last, if that is known; `started` tells
+    /// which processes were started after one and up to another, unless that were too many.
+    pub(super) fn begin(
+        &mut self,
+        last_id: Option<u32>,
+        now: Instant,
+        started: impl FnOnce(u32, u32) -> Option<Vec<u32>>,
+    ) -> Where {
         if self.is_complete
-            && let Some((at, known)) = self.begun
-            && known.is_some()
-            && known == last_id
+            && let Some((at, Some(known))) = self.begun
             && now.saturating_duration_since(at) < AGE_LIMIT
+            && let Some(started) = last_id.and_then(|last| started(known, last))
         {
-            return false;
+            self.begun = Some((at, last_id));
+            return Where::Started(started);
         }
         if self.after == 0 {
             self.begun = Some((now, last_id));
             self.is_complete = false;
         }
-        true
+        Where::All
     }
 
     /// There is somebody new, who may have some since long.
@@ -55,42 +70,45 @@ impl Search {
 mod tests {
     use super::*;
 
+    /// Every id is that of a process.
+    fn begin(search: &mut Search, last_id: Option<u32>, now: Instant) -> Where {
+        search.begin(last_id, now, |after, last| last.checked_sub(after).map(|_| (after + 1..=last).collect()))
+    }
+
     #[test]
-    fn it_rests_once_it_is_complete_until_a_process_is_started() {
+    fn once_it_is_complete_only_what_is_started_is_looked_at() {
         let (mut search, now) = (Search::default(), Instant::now());
-        assert!(search.begin(Some(7), now));
+        assert_eq!(begin(&mut search, Some(7), now), Where::All);
         search.came_to(Some(5));
-        assert!(search.begin(Some(7), now), "not all have had their turn");
+        assert_eq!(begin(&mut search, Some(7), now), Where::All, "not all have had their turn");
         search.came_to(None);
-        assert!(!search.begin(Some(7), now));
-        assert!(search.begin(Some(8), now));
+        assert_eq!(begin(&mut search, Some(7), now), Where::Started(vec![]));
+        assert_eq!(begin(&mut search, Some(9), now), Where::Started(vec![8, 9]));
+        assert_eq!(begin(&mut search, Some(9), now), Where::Started(vec![]), "once");
+        assert_eq!(begin(&mut search, Some(3), now), Where::All, "ids began anew");
         search.came_to(None);
-        assert!(!search.begin(Some(8), now));
+        assert_eq!(begin(&mut search, Some(3), now), Where::Started(vec![]));
         search.begin_anew();
-        assert!(search.begin(Some(8), now));
+        assert_eq!(begin(&mut search, Some(3), now), Where::All);
     }
 
     #[test]
     fn who_started_one_after_its_turn_has_another() {
         let (mut search, now) = (Search::default(), Instant::now());
-        assert!(search.begin(Some(7), now));
+        begin(&mut search, Some(7), now);
         search.came_to(Some(5));
-        assert!(search.begin(Some(8), now));
+        assert_eq!(begin(&mut search, Some(8), now), Where::All);
         search.came_to(None);
-        assert!(search.begin(Some(8), now), "what was started while it was on");
-        search.came_to(None);
-        assert!(!search.begin(Some(8), now));
+        assert_eq!(begin(&mut search, Some(8), now), Where::Started(vec![8]), "what was started while it was on");
     }
 
     #[test]
     fn what_is_not_known_or_old_is_no_reason_to_rest() {
         let (mut search, now) = (Search::default(), Instant::now());
-        assert!(search.begin(None, now));
-        search.came_to(None);
-        assert!(search.begin(None, now));
-        search.came_to(None);
-        assert!(search.begin(Some(7), now));
-        search.came_to(None);
-        assert!(search.begin(Some(7), now + AGE_LIMIT));
+        for last_id in [None, None, Some(7)] {
+            assert_eq!(begin(&mut search, last_id, now), Where::All);
+            search.came_to(None);
+        }
+        assert_eq!(begin(&mut search, Some(7), now + AGE_LIMIT), Where::All);
     }
 }

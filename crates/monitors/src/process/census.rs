@@ -21,7 +21,7 @@ const LISTED_ANEW: Duration = Duration::from_secs(10);
 pub(super) struct Census<T> {
     /// In the order of their ids, in which they are listed, so that two listings are laid side by side without a table.
     entries: Vec<Entry<T>>,
-    /// The last listing: when it was made, and the process id that was given last before.
+    /// When all were listed, and the process id that was given last when it was last looked who is there.
     listed: Option<(Instant, Option<u32>)>,
     /// Whether one is to be followed that was not there at that time.
     is_incomplete: bool,
@@ -100,34 +100,40 @@ impl<T> Census<T> {
         }
     }
 
-    /// Lists all processes, and reads those that are followed, those that were not there before, and those whose parent may be
-    /// another one by now.
+    /// Looks who is there, and reads those that are followed, those that were not there before, and those whose parent may be another
+    /// one by now.
     ///
     /// Others have nothing new to tell: a process has the parent that it had as long as that one lives, so one that does not
-    /// descend from the root never will. And where no process was started since the last listing, there is none to be found:
-    /// those that are followed are read, and nothing is listed.
+    /// descend from the root never will. Where few processes were started since the last time, these are looked for by their ids,
+    /// and not all listed.
     ///
     /// # Errors
     /// If `/proc` cannot be listed.
     pub(super) fn take(&mut self) -> io::Result<()> {
         let (now, last_id) = (Instant::now(), sample::last_process_id());
-        let is_recent = self.listed.is_some_and(|(at, known)| {
-            let is_recent = now.saturating_duration_since(at) < LISTED_ANEW;
-            is_recent && known.is_some() && known == last_id
-        });
+        let recent = self.listed.filter(|(at, _)| now.saturating_duration_since(*at) < LISTED_ANEW);
+        let new = recent.and_then(|(at, known)| Some((at, sample::started(known?, last_id?)?)));
 
-        if !is_recent || self.is_incomplete {
-            self.list()?;
-            self.listed = Some((now, last_id));
-            return Ok(());
+        match new.filter(|_| !self.is_incomplete) {
+            Some((at, new)) => {
+                self.add(&new);
+                self.listed = Some((at, last_id));
+            }
+            None => {
+                self.list()?;
+                self.listed = Some((now, last_id));
+            }
         }
 
-        let (mut room, mut turns) = (self.room(), Turns::new());
-        self.entries.retain_mut(|entry| {
-            entry.is_followed.then(|| turns.give_way());
-            !entry.is_followed || entry.refresh(&mut room).is_ok()
-        });
         Ok(())
+    }
+
+    /// Those that have ended are found out only where they are followed: nobody looks at the others.
+    fn add(&mut self, new: &[(u32, u64)]) {
+        let is_new = |process_id: u32| new.binary_search_by_key(&process_id, |(id, _)| *id).is_ok();
+        // It has the id of one that has ended.
+        self.entries.retain(|entry| !is_new(entry.process_id()));
+        self.read(new, |parent| !is_new(parent));
     }
 
     fn list(&mut self) -> io::Result<()> {
@@ -147,30 +153,37 @@ impl<T> Census<T> {
         // As they were before this listing: who has ended by now may have passed its children on since.
         let living: Vec<u32> =
             self.entries.iter().filter(|entry| !entry.stat.ended).map(|entry| entry.process_id()).collect();
+        // The parent of the first process, and of those that the kernel runs, is out of sight and stays so.
+        self.read(&new, |parent| parent == 0 || living.binary_search(&parent).is_ok());
+        self.is_incomplete = false;
+        Ok(())
+    }
+
+    /// Reads those that are followed, those that are new, and those of whose parent it is not certain that it is the same.
+    fn read(&mut self, new: &[(u32, u64)], is_same: impl Fn(u32) -> bool) {
         let (mut room, mut turns) = (self.room(), Turns::new());
         self.entries.retain_mut(|entry| {
-            turns.give_way();
-
             if entry.is_followed {
+                turns.give_way();
                 return entry.refresh(&mut room).is_ok();
             }
 
-            let parent = entry.stat.parent_process_id;
-            // That of the first process, and of those that the kernel runs, is out of sight and stays so.
-            if parent == 0 || living.binary_search(&parent).is_ok() {
+            if is_same(entry.stat.parent_process_id) {
                 return true;
             }
 
+            turns.give_way();
             let anew = Stat::read(entry.process_id());
             anew.map(|stat| entry.stat = stat).is_ok()
         });
-        self.entries.extend(new.into_iter().filter_map(|(process_id, inode)| {
+        self.entries.extend(new.iter().filter_map(|(process_id, inode)| {
             turns.give_way();
-            Some(Entry::new(inode, Stat::read(process_id).ok()?))
+            Some(Entry::new(*inode, Stat::read(*process_id).ok()?))
         }));
-        self.entries.sort_by_key(Entry::process_id);
-        self.is_incomplete = false;
-        Ok(())
+
+        if !new.is_empty() {
+            self.entries.sort_by_key(Entry::process_id);
+        }
     }
 
     /// How many more descriptors may be kept.
@@ -302,6 +315,37 @@ mod tests {
             assert!(census.find(first.id()).is_none());
         }
         assert!(census.entries.is_sorted_by_key(Entry::process_id));
+    }
+
+    #[test]
+    fn what_is_new_is_found_by_its_id() {
+        let mut census = census(&[std::process::id()]);
+        let (mut first, mut second) = (sleep(), sleep());
+        let new = sample::started(first.id() - 1, first.id()).unwrap();
+        census.add(&new);
+        census.add(&sample::started(second.id() - 1, second.id()).unwrap());
+        let parent = |census: &mut Census<()>, id| {
+            let index = census.find(id).unwrap();
+            census.entry(index).stat.parent_process_id
+        };
+        for id in [first.id(), second.id()] {
+            assert_eq!(parent(&mut census, id), std::process::id());
+        }
+        // As if it had the id of another one, which had known children.
+        let index = census.find(first.id()).unwrap();
+        census.entry(index).known = Some(());
+        let index = census.find(second.id()).unwrap();
+        census.entry(index).stat.parent_process_id = first.id();
+        census.add(&new);
+        let index = census.find(first.id()).unwrap();
+        assert!(census.entry(index).known.is_none());
+        assert_eq!(parent(&mut census, second.id()), std::process::id(), "it is no child of a later one");
+        assert!(census.entries.is_sorted_by_key(Entry::process_id));
+        assert_eq!(census.entries.iter().filter(|entry| entry.process_id() == first.id()).count(), 1);
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

@@ -344,6 +344,27 @@ fn processes_that_a_worker_starts_count_as_its_own() {
 }
 
 #[test]
+fn a_process_that_is_started_later_counts_at_the_next_check() {
+    let mut helpers: Vec<Helper> = (0..3).map(|_| Helper::spawn()).collect();
+    let mut monitor = MemoryMonitor::new();
+    for (number, helper) in helpers.iter().enumerate() {
+        monitor.register(&helper.worker(&number.to_string()));
+    }
+    // All have had their turn by then, so that only what is started is looked at.
+    (0..50).for_each(|_| drop(monitor.check(Instant::now())));
+    let mut size = |helper: &Helper| {
+        monitor.check(Instant::now());
+        let status = status(&monitor);
+        let processes = status["processes"].as_array().unwrap();
+        let process = processes.iter().find(|process| process["process_id"] == helper.process_id()).unwrap();
+        process["current_resident_size"].as_u64().unwrap()
+    };
+    let before = size(&helpers[1]);
+    helpers[1].spawn_child();
+    assert!(size(&helpers[1]) > before, "at once");
+}
+
+#[test]
 fn a_limit_below_what_a_worker_needs_is_no_kill_loop() {
     let mut monitor = MemoryMonitor::new().maximum_size_limit(4096);
     // At its very beginning it has next to nothing.
