@@ -240,6 +240,7 @@ impl HealthMonitor {
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
         }
         let Self { workers, silent, .. } = self;
+        actions.reserve(workers.next_turn());
         silent.retain(|number| workers.get_mut(*number).is_some_and(|health| health.silent_since.is_some()));
         workers.take_turns(self.settings.interval, now, |health| {
             if health.asked.is_none() {

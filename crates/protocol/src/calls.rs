@@ -11,8 +11,10 @@ use std::{
 };
 
 use crate::{
+    error::CallError,
     hash::Table,
     message::{Id, Message},
+    notice::{Awaiting, Notice},
     places::Places,
 };
 
@@ -134,37 +136,36 @@ impl IncomingCalls {
     }
 
     /// The caller is ready for more responses.
-    pub(crate) fn grant(&mut self, id: Id, more: u64, wakers: &mut Vec<Waker>) {
+    pub(crate) fn grant(&mut self, id: Id, more: u64, notices: &mut Vec<Notice>) {
         if let Some(call) = self.table.get_mut(&id)
             && let Some(credit) = &mut call.credit
         {
             *credit = credit.saturating_add(more);
-            wakers.extend(call.room.take());
+            notices.extend(call.room.take().map(Notice::Wake));
         }
     }
 
     /// The caller wants no answer any more.
-    pub(crate) fn cancel(&mut self, id: Id, wakers: &mut Vec<Waker>) -> Option<CallKey> {
+    pub(crate) fn cancel(&mut self, id: Id, notices: &mut Vec<Notice>) -> Option<CallKey> {
         let call = self.table.remove(&id)?;
         let serial = call.serial;
-        self.stop(call, wakers);
+        self.stop(call, notices);
         Some(CallKey { id, serial })
     }
 
-    pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
+    pub(crate) fn clear(&mut self, notices: &mut Vec<Notice>) {
         for (_, call) in mem::take(&mut self.table) {
-            self.stop(call, wakers);
+            self.stop(call, notices);
         }
     }
 
-    fn stop(&mut self, call: Incoming, wakers: &mut Vec<Waker>) {
+    fn stop(&mut self, call: Incoming, notices: &mut Vec<Notice>) {
         if call.has_task {
             self.stopping.insert(call.serial);
         }
 
-        wakers.extend(call.task);
-        wakers.extend(call.cancelled);
-        wakers.extend(call.room);
+        let tasks = [call.task, call.cancelled, call.room];
+        notices.extend(tasks.into_iter().flatten().map(Notice::Wake));
     }
 
     pub(crate) fn begin_task(&mut self, key: CallKey) -> bool {
@@ -202,6 +203,14 @@ pub(crate) enum Progress {
     Closed,
 }
 
+/// Who waits for the responses of a call.
+enum Waiting {
+    /// A task, for any of them.
+    Task(Waker),
+    /// One that wants no more than the end.
+    End(Box<dyn Awaiting>),
+}
+
 #[derive(Default)]
 pub(crate) struct Outgoing {
     /// Responses that wait to be taken. The first is apart, because most calls have only one, and it takes no memory.
@@ -215,7 +224,7 @@ pub(crate) struct Outgoing {
     taken: u64,
     progress: Progress,
     deadline: Option<Instant>,
-    waker: Option<Waker>,
+    waiting: Option<Waiting>,
 }
 
 impl Outgoing {
@@ -231,7 +240,7 @@ impl Outgoing {
     /// Keeps nothing that takes memory.
     fn clear(&mut self) {
         self.first = None;
-        self.waker = None;
+        self.waiting = None;
 
         if self.rest.capacity() > 0 {
             self.rest = VecDeque::new();
@@ -371,22 +380,16 @@ impl OutgoingCalls {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Gives a response to its call. Returns whether there is one that waits for it.
-    pub(crate) fn deliver(&mut self, id: u64, message: Message, wakers: &mut Vec<Waker>) -> bool {
-        let Some(call) = self.table.get_mut(id) else {
-            return false;
-        };
-
-        if call.progress != Progress::Open {
-            return false;
-        }
+    /// Gives a response to its call. Returns how many more the peer is to be asked for; nothing if there is no call that waits for it.
+    pub(crate) fn deliver(&mut self, id: u64, message: Message, notices: &mut Vec<Notice>) -> Option<u64> {
+        let call = self.table.get_mut(id).filter(|call| call.progress == Progress::Open)?;
 
         let was_full = call.is_full();
         let is_final = message.is_final();
         call.push(message);
 
-        if let Some(waker) = call.waker.take() {
-            wakers.push(waker);
+        if let Some(Waiting::Task(waker)) = call.waiting.take_if(|waiting| matches!(waiting, Waiting::Task(_))) {
+            notices.push(Notice::Wake(waker));
         }
 
         if is_final {
@@ -399,7 +402,12 @@ impl OutgoingCalls {
         }
 
         self.full = self.full + call.is_full() as usize - was_full as usize;
-        true
+
+        if call.waiting.is_none() {
+            return Some(0);
+        }
+
+        Some(self.take_for(id, notices))
     }
 
     fn end(&mut self, id: u64, progress: Progress) {
@@ -428,7 +436,12 @@ impl OutgoingCalls {
         let Some(message) = call.pop() else {
             return match call.progress {
                 Progress::Open => {
-                    waker.into_iter().for_each(|waker| keep(&mut call.waker, waker));
+                    match (&mut call.waiting, waker) {
+                        (_, None) => {}
+                        (Some(Waiting::Task(known)), Some(waker)) => known.clone_from(waker),
+                        (waiting, Some(waker)) => *waiting = Some(Waiting::Task(waker.clone())),
+                    }
+
                     Taken::Nothing
                 }
                 ended => Taken::Ended(ended),
@@ -460,6 +473,33 @@ impl OutgoingCalls {
         Taken::Message(message, more)
     }
 
+    /// Has the end of a call given to this one.
+    pub(crate) fn set_awaiting(&mut self, id: u64, awaiting: Box<dyn Awaiting>) {
+        if let Some(call) = self.table.get_mut(id) {
+            call.waiting = Some(Waiting::End(awaiting));
+        }
+    }
+
+    /// Takes a response in the name of one that wants the end of a call. Returns how many more the peer is to be asked for.
+    fn take_for(&mut self, id: u64, notices: &mut Vec<Notice>) -> u64 {
+        let waiting = self.table.get_mut(id).and_then(|call| call.waiting.take());
+
+        match (self.take(id, None), waiting) {
+            (Taken::Message(message, _), Some(Waiting::End(mut awaiting))) if message.is_final() => {
+                awaiting.put(Ok(message));
+                notices.push(Notice::Ended(awaiting));
+                0
+            }
+            (taken, waiting) => {
+                if let Some(call) = self.table.get_mut(id) {
+                    call.waiting = waiting;
+                }
+
+                if let Taken::Message(_, more) = taken { more } else { 0 }
+            }
+        }
+    }
+
     /// Forgets a call. Returns whether it was still open, so that the other side has to be told.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
         let open = self.open;
@@ -474,19 +514,19 @@ impl OutgoingCalls {
     }
 
     /// Ends the next call whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant, wakers: &mut Vec<Waker>) -> Option<u64> {
+    pub(crate) fn expire(&mut self, now: Instant, notices: &mut Vec<Notice>) -> Option<u64> {
         let (deadline, id) = *self.deadlines.first()?;
 
         if deadline > now {
             return None;
         }
 
-        self.finish(id, Progress::TimedOut, wakers);
+        self.finish(id, Progress::TimedOut, notices);
         Some(id)
     }
 
     /// Ends the calls whose responses hold up everything else. What came for them can still be taken.
-    pub(crate) fn give_up_full(&mut self, wakers: &mut Vec<Waker>) -> Vec<u64> {
+    pub(crate) fn give_up_full(&mut self, notices: &mut Vec<Notice>) -> Vec<u64> {
         let mut full = Vec::new();
 
         self.table.for_each(|id, call| {
@@ -496,26 +536,36 @@ impl OutgoingCalls {
         });
 
         for id in &full {
-            self.finish(*id, Progress::NotTaken, wakers);
+            self.finish(*id, Progress::NotTaken, notices);
         }
 
         full
     }
 
-    fn finish(&mut self, id: u64, progress: Progress, wakers: &mut Vec<Waker>) {
+    fn finish(&mut self, id: u64, progress: Progress, notices: &mut Vec<Notice>) {
         self.end(id, progress);
 
-        if let Some(call) = self.table.get_mut(id) {
-            wakers.extend(call.waker.take());
+        match self.table.get_mut(id).and_then(|call| call.waiting.take()) {
+            None => {}
+            Some(Waiting::Task(waker)) => notices.push(Notice::Wake(waker)),
+            Some(Waiting::End(mut awaiting)) => {
+                if progress == Progress::TimedOut {
+                    awaiting.put(Err(CallError::TimedOut));
+                }
+
+                notices.push(Notice::Ended(awaiting));
+                // Nobody will ask for it.
+                self.remove(id);
+            }
         }
     }
 
     /// Ends all of them. What came for them can still be taken.
-    pub(crate) fn close(&mut self, wakers: &mut Vec<Waker>) {
+    pub(crate) fn close(&mut self, notices: &mut Vec<Notice>) {
         let calls: Vec<u64> = self.table.ids().collect();
 
         for id in calls {
-            self.finish(id, Progress::Closed, wakers);
+            self.finish(id, Progress::Closed, notices);
         }
     }
 }

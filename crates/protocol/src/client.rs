@@ -20,6 +20,7 @@ use crate::{
     fields::Fields,
     handler::{Handler, NoOperations},
     message::Message,
+    notice::Then,
     settings::Settings,
     shared::Shared,
     socket::Socket,
@@ -87,6 +88,28 @@ impl Client {
     pub fn call_fields(&self, operation: &str, parameters: &Fields) -> Call {
         let id = self.shared.with(|connection| connection.call_fields(operation, parameters));
         Call::new(self.shared.clone(), id)
+    }
+
+    /// Makes a call as [`call_fields`](Self::call_fields), and has something done with the fields of its final response, or with
+    /// the reason why there is none within this time from now.
+    ///
+    /// Nobody waits: it is done where the response comes in, by the task that carries the connection, which it must not hold up. Of
+    /// a thousand calls that are made at a time, this takes much less than a task, or a future, for each. Intermediate responses are
+    /// passed over. The call goes on until it ends, whatever becomes of this handle.
+    pub fn call_then(
+        &self,
+        operation: &str,
+        parameters: &Fields,
+        timeout: Duration,
+        act: impl FnOnce(Result<Fields, CallError>) + Send + 'static,
+    ) {
+        let deadline = Instant::now().into_std() + timeout;
+        let then = Box::new(Then::new(|end: Result<Message, CallError>| act(end.and_then(fields))));
+        let made = self.shared.with(|connection| connection.call_then(operation, parameters, deadline, then));
+
+        if let Err(awaiting) = made {
+            awaiting.give();
+        }
     }
 
     /// Whether the connection is closed.
@@ -246,11 +269,16 @@ impl Call {
                 None => return Poll::Ready(Ok(Fields::empty())),
             };
 
-            return Poll::Ready(match message.failure() {
-                Some(failure) => Err(CallError::Failed(failure)),
-                None => Ok(message.into_fields()),
-            });
+            return Poll::Ready(fields(message));
         }
+    }
+}
+
+/// What a final response says.
+fn fields(message: Message) -> Result<Fields, CallError> {
+    match message.failure() {
+        Some(failure) => Err(CallError::Failed(failure)),
+        None => Ok(message.into_fields()),
     }
 }
 

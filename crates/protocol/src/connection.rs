@@ -16,6 +16,7 @@ use crate::{
     frame::Framing,
     held::{Ahead, Held},
     message::{self, Id, Message},
+    notice::{Awaiting, Notice},
     output::Output,
     settings::Settings,
 };
@@ -79,7 +80,7 @@ pub struct Connection {
     closing: bool,
     closed: bool,
     error: Option<ConnectionError>,
-    wakers: Vec<Waker>,
+    notices: Vec<Notice>,
 }
 
 impl Connection {
@@ -107,7 +108,7 @@ impl Connection {
             closing: false,
             closed: false,
             error: None,
-            wakers: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -243,6 +244,28 @@ impl Connection {
         })?;
 
         Ok(self.outgoing.insert(self.flow.announced))
+    }
+
+    /// Makes a call with parameters that are encoded already, whose end is given to `awaiting`: by its response, or at the
+    /// deadline. One that cannot be made gives it back.
+    pub(crate) fn call_then(
+        &mut self,
+        operation: &str,
+        parameters: &Fields,
+        deadline: Instant,
+        mut awaiting: Box<dyn Awaiting>,
+    ) -> Result<(), Box<dyn Awaiting>> {
+        match self.call_fields(operation, parameters) {
+            Ok(id) => {
+                self.outgoing.set_deadline(id, deadline);
+                self.outgoing.set_awaiting(id, awaiting);
+                Ok(())
+            }
+            Err(error) => {
+                awaiting.put(Err(error));
+                Err(awaiting)
+            }
+        }
     }
 
     /// Sets when a call ends without an answer.
@@ -465,7 +488,7 @@ impl Connection {
 
     /// The socket took this many bytes of what was taken.
     pub fn handle_written(&mut self, bytes: usize) {
-        self.output.handle_written(bytes, &mut self.wakers);
+        self.output.handle_written(bytes, &mut self.notices);
     }
 
     /// The socket takes no more for now.
@@ -497,14 +520,16 @@ impl Connection {
 
     /// Ends whatever has waited for too long.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(id) = self.outgoing.expire(now, &mut self.wakers) {
+        while let Some(id) = self.outgoing.expire(now, &mut self.notices) {
             self.put_cancel(id);
         }
+
+        self.finish_if_idle();
 
         if self.holding_up_until().is_some_and(|deadline| deadline <= now) {
             self.read_deadline = None;
 
-            for id in self.outgoing.give_up_full(&mut self.wakers) {
+            for id in self.outgoing.give_up_full(&mut self.notices) {
                 tracing::warn!(call = id, "gave up a call whose responses were not taken");
                 self.put_cancel(id);
             }
@@ -527,25 +552,25 @@ impl Connection {
         self.held = Held::default();
         // What was wrong matters however it ends.
         self.error = self.error.take().or(self.broken.take().map(|(_, error)| error));
-        self.output.close(&mut self.wakers);
-        self.incoming.clear(&mut self.wakers);
-        self.outgoing.close(&mut self.wakers);
+        self.output.close(&mut self.notices);
+        self.incoming.clear(&mut self.notices);
+        self.outgoing.close(&mut self.notices);
     }
 
-    /// Tasks to be woken for what happened. They are collected, because they should be woken without the lock under
-    /// which it did.
-    pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
-        match self.wakers.is_empty() {
+    /// Who is to be told of what happened. They are collected, because they should be told without the lock under which it
+    /// did.
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        match self.notices.is_empty() {
             // Its memory is for the next time.
             true => Vec::new(),
-            false => mem::take(&mut self.wakers),
+            false => mem::take(&mut self.notices),
         }
     }
 
-    /// As [`take_wakers`](Self::take_wakers), in exchange for an empty list.
-    pub(crate) fn exchange_wakers(&mut self, wakers: &mut Vec<Waker>) {
-        debug_assert!(wakers.is_empty());
-        mem::swap(&mut self.wakers, wakers);
+    /// As [`take_notices`](Self::take_notices), in exchange for an empty list.
+    pub(crate) fn exchange_notices(&mut self, notices: &mut Vec<Notice>) {
+        debug_assert!(notices.is_empty());
+        mem::swap(&mut self.notices, notices);
     }
 }
 

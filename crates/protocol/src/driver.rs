@@ -19,6 +19,7 @@ use crate::{
     error::ConnectionError,
     handler::{BoxFuture, Handler, Request, Responder},
     message::Message,
+    notice::Notice,
     settings::Settings,
     shared::{Driver as DriverState, Shared},
     socket::Transport,
@@ -32,8 +33,8 @@ const READ_KEPT: usize = 4096;
 const READ_LARGE: usize = 256 << 10;
 /// A buffer for output that grew beyond this is given back once it is written.
 const WRITE_KEPT: usize = 64 << 10;
-/// How long a list of tasks to be woken may be that is kept.
-const WAKERS_KEPT: usize = 64;
+/// How long a list of those to be told may be that is kept.
+const NOTICES_KEPT: usize = 64;
 /// How much is read and thrown away at the end, so that the peer sees the last answer and then the end, and not an error
 /// because we left something unread.
 const DISCARDED: usize = 1 << 20;
@@ -57,8 +58,8 @@ pub struct Driver<S, H> {
     read_size: usize,
     /// How much came since the socket last had no more.
     received: usize,
-    /// Tasks to be woken for what came.
-    wakers: Vec<Waker>,
+    /// Who is to be told of what came.
+    notices: Vec<Notice>,
 }
 
 /// Nothing in it is pinned: the stream has to be `Unpin`, and the handler is only called.
@@ -120,7 +121,7 @@ where
             read: Reading::Open,
             read_size: READ_SIZE,
             received: 0,
-            wakers: Vec::new(),
+            notices: Vec::new(),
         };
 
         (client, driver)
@@ -197,12 +198,12 @@ where
                 }
             };
 
-            state.connection.exchange_wakers(&mut self.wakers);
+            state.connection.exchange_notices(&mut self.notices);
             // Under the same lock: a moment later, another thread may have made it possible to go on.
             let paused = event.is_none() && !state.connection.wants_input();
             drop(state);
-            self.wakers.drain(..).for_each(Waker::wake);
-            self.wakers.shrink_to(WAKERS_KEPT);
+            self.notices.drain(..).for_each(Notice::give);
+            self.notices.shrink_to(NOTICES_KEPT);
 
             match event {
                 Some((key, message)) => self.handle_call(key, message),

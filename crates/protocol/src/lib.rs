@@ -99,6 +99,7 @@ mod hash;
 mod held;
 mod json;
 mod message;
+mod notice;
 mod operations;
 mod output;
 mod places;

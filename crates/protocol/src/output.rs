@@ -11,6 +11,7 @@ use crate::{
     error::EncodeError,
     frame::{Framing, HEADER},
     json,
+    notice::Notice,
 };
 
 /// The output of a connection: one buffer that messages are encoded into, and how far the writing of it is.
@@ -106,7 +107,7 @@ impl Output {
         self.bytes.is_empty()
     }
 
-    pub(crate) fn handle_written(&mut self, count: usize, wakers: &mut Vec<Waker>) {
+    pub(crate) fn handle_written(&mut self, count: usize, notices: &mut Vec<Notice>) {
         self.written += count as u64;
 
         if self.written >= self.finals_end {
@@ -114,7 +115,7 @@ impl Output {
         }
 
         self.deadline = None;
-        wakers.append(&mut self.writers);
+        notices.extend(self.writers.drain(..).map(Notice::Wake));
     }
 
     pub(crate) fn handle_blocked(&mut self, now: Instant, stall: Duration) {
@@ -133,10 +134,10 @@ impl Output {
     }
 
     /// Nothing more will be written.
-    pub(crate) fn close(&mut self, wakers: &mut Vec<Waker>) {
+    pub(crate) fn close(&mut self, notices: &mut Vec<Notice>) {
         self.bytes = Vec::new();
         self.deadline = None;
-        wakers.append(&mut self.writers);
+        notices.extend(self.writers.drain(..).map(Notice::Wake));
     }
 }
 

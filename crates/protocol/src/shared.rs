@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, notice::Notice};
 
 /// A connection under a lock. Handles encode into its output themselves, and wake the driver only if it would not come
 /// by on its own: that, and that it takes all there is at once, is what makes many calls cheap.
@@ -82,7 +82,7 @@ impl Shared {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state.connection);
-        let wakers = state.connection.take_wakers();
+        let notices = state.connection.take_notices();
         let driver = match state.has_news() {
             true => match std::mem::replace(&mut state.driver, Driver::Running) {
                 Driver::Waiting { waker, .. } => Some(waker),
@@ -96,7 +96,7 @@ impl Shared {
             waker.wake();
         }
 
-        wakers.into_iter().for_each(Waker::wake);
+        notices.into_iter().for_each(Notice::give);
         result
     }
 

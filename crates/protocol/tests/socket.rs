@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 /// What handlers report to their test.
@@ -366,6 +366,58 @@ async fn time_out_cancels_and_a_late_answer_is_ignored() {
     assert_eq!(reports.recv().await, Some(Report::Started));
     assert_eq!(reports.recv().await, Some(Report::Dropped));
     client.call("echo", &()).timeout(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Makes a call that nobody waits for, and gives what came of it as soon as that is known.
+fn call_then(client: &Client, operation: &str, parameters: &Fields) -> oneshot::Receiver<Result<Fields, CallError>> {
+    let (sender, receiver) = oneshot::channel();
+    client.call_then(operation, parameters, Duration::from_secs(5), move |end| drop(sender.send(end)));
+    receiver
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_call_is_given_to_who_does_not_wait() {
+    let (client, mut reports) = pair();
+    let number = |number| Fields::new(&Number { number }).unwrap();
+    let answer = call_then(&client, "double", &number(21)).await.unwrap().unwrap();
+    assert_eq!(answer.deserialize::<Number>().unwrap(), Number { number: 42 });
+    let failure = call_then(&client, "fail", &Fields::empty()).await.unwrap();
+    assert!(matches!(failure, Err(CallError::Failed(failure)) if failure.class() == "Teapot"));
+    // More than may wait to be taken: they are passed over, and the sender is told that they were.
+    let to = 1000;
+    let end = call_then(&client, "count", &Fields::empty().with("to", &to).unwrap()).await.unwrap().unwrap();
+    assert_eq!(end.deserialize::<Number>().unwrap(), Number { number: 99 });
+
+    let hanging = call_then(&client, "hang", &Fields::empty());
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    assert!(matches!(hanging.await.unwrap(), Err(CallError::TimedOut)));
+    assert_eq!(reports.recv().await, Some(Report::Dropped), "it is told that nobody wants it any more");
+
+    client.call_then("echo", &Fields::empty(), Duration::from_secs(5), |_| panic!("whoever wanted it"));
+    client.call("echo", &()).await.expect("the connection goes on");
+
+    let hanging = call_then(&client, "hang", &Fields::empty());
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    client.close();
+    assert!(matches!(hanging.await.unwrap(), Err(CallError::ConnectionClosed)));
+    let late = call_then(&client, "echo", &Fields::empty()).await.unwrap();
+    assert!(matches!(late, Err(CallError::ConnectionClosed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lasts_until_the_last_call_that_nobody_waits_for() {
+    let (here, mut reports) = raw(Settings::default());
+    let (client, driver) = Driver::new(Socket::from(here), Side::Connected, NoOperations, Settings::default());
+    let driver = tokio::spawn(driver);
+    let answer = call_then(&client, "later", &Fields::new(&Number { number: 7 }).unwrap());
+    let end = call_then(&client, "listen", &Fields::empty());
+    drop(client);
+    assert_eq!(answer.await.unwrap().unwrap().get::<u64>("number").unwrap(), Some(7));
+    assert_eq!(reports.recv().await, Some(Report::Started));
+    assert!(!driver.is_finished());
+    assert!(matches!(end.await.unwrap(), Err(CallError::TimedOut)));
+    assert_eq!(reports.recv().await, Some(Report::Cancelled));
+    driver.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -85,6 +85,9 @@ impl Monitors {
     }
 }
 
+/// A call, and what came of it.
+type Answered = (Call, Result<Fields, Failure>);
+
 /// Something that a monitor wants done, and that takes more than its own thread.
 pub(crate) enum Wish {
     /// To have a process replaced, and why, in a word. Who waits for it is told what the root was told of it.
@@ -138,7 +141,7 @@ struct Inbox {
     /// As many changes as were ever noted.
     next_place: u64,
     /// What came of calls; as many as the monitor asked for.
-    answers: Vec<(Call, Result<Fields, Failure>)>,
+    answers: Vec<Answered>,
     /// When the first of these came.
     answers_since: Option<Instant>,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
@@ -188,9 +191,11 @@ impl Inbox {
         changes
     }
 
-    fn take_answers(&mut self) -> Vec<(Call, Result<Fields, Failure>)> {
+    /// Takes the answers, in exchange for an empty list, whose memory is for the next ones.
+    fn exchange_answers(&mut self, answers: &mut Vec<Answered>) {
+        debug_assert!(answers.is_empty());
         self.answers_since = None;
-        mem::take(&mut self.answers)
+        mem::swap(&mut self.answers, answers);
     }
 
     /// How long the thread goes on gathering answers: to wake for each of a thousand would cost more than what they say.

@@ -106,6 +106,11 @@ impl Workers {
         self.parts.iter_mut().flatten()
     }
 
+    /// How many have their turn next, if nothing is late.
+    pub(super) fn next_turn(&self) -> usize {
+        self.parts[self.next_part].len()
+    }
+
     /// Gives those whose turn it is.
     pub(super) fn take_turns(&mut self, interval: Duration, now: Instant, mut take: impl FnMut(&mut Health)) {
         for _ in 0..self.count_turns(interval / PARTS, now) {

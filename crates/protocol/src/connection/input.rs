@@ -90,7 +90,7 @@ impl Connection {
     /// still be answered.
     pub fn handle_end(&mut self) {
         self.ended = true;
-        self.outgoing.close(&mut self.wakers);
+        self.outgoing.close(&mut self.notices);
     }
 
     fn take_message(&mut self, input: &mut BytesMut) -> Result<Option<Message>, (Option<Id>, ConnectionError)> {
@@ -138,7 +138,7 @@ impl Connection {
         }
 
         if message.is_cancel() {
-            let Some(key) = self.incoming.cancel(id, &mut self.wakers) else {
+            let Some(key) = self.incoming.cancel(id, &mut self.notices) else {
                 self.held.remove_unbegun(id);
                 return None;
             };
@@ -152,13 +152,20 @@ impl Connection {
             return None;
         }
 
-        match id.as_outgoing() {
-            Some(id) if self.outgoing.deliver(id, message, &mut self.wakers) => Some(Event::Response(id)),
-            _ => {
-                tracing::debug!(%id, "dropped a response to a call that is over");
-                None
-            }
+        let delivered =
+            id.as_outgoing().and_then(|call| Some((call, self.outgoing.deliver(call, message, &mut self.notices)?)));
+
+        let Some((call, more)) = delivered else {
+            tracing::debug!(%id, "dropped a response to a call that is over");
+            return None;
+        };
+
+        if more > 0 {
+            self.put_more(call, more);
         }
+
+        self.finish_if_idle();
+        Some(Event::Response(call))
     }
 
     fn handle_control(&mut self, control: Control) {
@@ -169,7 +176,7 @@ impl Connection {
         }
 
         if let Some((call, more)) = control.more {
-            self.incoming.grant(call, more, &mut self.wakers);
+            self.incoming.grant(call, more, &mut self.notices);
         }
     }
 

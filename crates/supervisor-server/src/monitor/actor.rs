@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use async_container_monitors::{Action, Answer, Call, CallFailure, Diagnosis, Event, Monitor, Worker};
+use async_container_monitors::{Action, Answer, CallFailure, Diagnosis, Event, Monitor, Worker};
 use async_container_protocol::{Failure, Fields, class};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Change, Make, ReplyTo, Report, Shared, Wish, failed_status};
+use super::{Answered, Change, Make, ReplyTo, Report, Shared, Wish, failed_status};
 use crate::{diagnosis::Wanted, events::Events, schedule::next_check};
 
 /// How long a monitor that panicked is left alone. Doubled each time that it panics again before a check came to its end.
@@ -26,6 +26,9 @@ const KEEPS_ASKING: Duration = Duration::from_secs(10);
 
 /// The part of the time that the status may take after each check though nobody asked: 1 in 2,000.
 const UNASKED_SHARE: u32 = 2_000;
+
+/// For so many answers there is room the next time as well.
+const ANSWERS_KEPT: usize = 128;
 
 /// An interval of zero would be a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
@@ -54,6 +57,8 @@ pub(super) struct Loop {
     failing: Option<Failing>,
     /// How many times in a row it panicked before a check came to its end.
     panics: u32,
+    /// What it is to be told of, and the memory for that.
+    answers: Vec<Answered>,
     /// How many changes it was told of.
     heard: u64,
     /// The last request for the status that was answered.
@@ -91,6 +96,7 @@ impl Loop {
             told: HashSet::new(),
             failing: None,
             panics: 0,
+            answers: Vec::new(),
             heard: 0,
             reported: 0,
             asked: None,
@@ -105,13 +111,14 @@ impl Loop {
         loop {
             let wake = self.failing.as_ref().map_or(due, |failing| failing.again_at);
             let Some(request) = self.wait(wake) else { return };
-            let (changes, answers) = {
+            let changes = {
                 let mut inbox = self.shared.lock();
                 self.heard = inbox.next_place;
-                (inbox.take_changes(), inbox.take_answers())
+                inbox.exchange_answers(&mut self.answers);
+                inbox.take_changes()
             };
             let is_change = !changes.is_empty();
-            let is_news = is_change || !answers.is_empty();
+            let is_news = is_change || !self.answers.is_empty();
 
             if self.failing.as_ref().is_some_and(|failing| failing.again_at <= Instant::now()) {
                 self.begin_anew();
@@ -119,7 +126,7 @@ impl Loop {
             }
 
             self.apply(changes);
-            self.tell(answers);
+            self.tell();
 
             if is_news && let Some(actions) = self.guard("react", |monitor| monitor.react(Instant::now())) {
                 self.carry_out(actions);
@@ -261,8 +268,10 @@ impl Loop {
         }
     }
 
-    fn tell(&mut self, answers: Vec<(Call, Result<Fields, Failure>)>) {
-        for (call, answer) in answers {
+    fn tell(&mut self) {
+        let mut answers = mem::take(&mut self.answers);
+
+        for (call, answer) in answers.drain(..) {
             let answer = match answer {
                 Ok(fields) => Ok(Answer::new(move |reader| {
                     reader(&mut <dyn erased_serde::Deserializer<'_>>::erase(fields.deserializer()));
@@ -271,6 +280,9 @@ impl Loop {
             };
             self.guard("answered", |monitor| monitor.answered(&call, answer));
         }
+
+        answers.shrink_to(ANSWERS_KEPT);
+        self.answers = answers;
     }
 
     fn check(&mut self) {
@@ -283,7 +295,7 @@ impl Loop {
     /// Does what can be done here, and passes on the rest. Nobody listens to that only when the server is ending.
     fn carry_out(&mut self, actions: Vec<Action>) {
         let reply = ReplyTo(self.shared.clone());
-        let mut calls = Vec::new();
+        let mut calls = Vec::with_capacity(actions.len());
 
         for action in actions {
             match action {
