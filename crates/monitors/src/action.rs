@@ -12,7 +12,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a monitor wants done.
 ///
 /// It is a wish: who carries it out knows whether the process is a child of this application, and
-/// how to replace it.
+/// how to replace it. Nothing is done to a process that is neither a child nor a worker that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
@@ -91,7 +91,8 @@ impl Restart {
     }
 }
 
-/// Something to find out about a worker, by an operation of its own.
+/// Something to find out about a worker, by an operation of its own. While one is being made, or waits for its turn, the same one
+/// for the same monitor and destination is not made once more.
 ///
 /// Two with parameters are equal only if one is a clone of the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ pub struct Diagnosis {
 }
 
 /// Where the result of a diagnostic goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Destination {
     /// To the supervisor's log, cut to 64 KiB.

@@ -58,7 +58,8 @@ pub struct Event {
 
 impl Event {
     /// An event with fields, which are those of a struct or the entries of a map. `event`, `at` and `monitor` are added
-    /// by the supervisor.
+    /// by the supervisor. One with a field `id`, `do`, `finished`, `failed`, `error` or `cancel` is not sent, and that is logged:
+    /// these names the protocol keeps for itself.
     pub fn new(name: impl Into<String>, fields: impl Serialize + Send + Sync + 'static) -> Self {
         Self { name: name.into(), fields: Arc::new(fields) }
     }

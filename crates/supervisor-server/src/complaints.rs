@@ -1,21 +1,22 @@
-//! How often the log tells of what peers do wrong.
+//! How often the log tells of what peers and monitors do wrong.
 //!
 //! Someone who connects in a loop to say half of something could otherwise fill the disk, and bury what matters.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// How many of a kind, and about one user, are told of at once, and how soon another one is.
+/// How many of a kind, and about one user or monitor, are told of at once, and how soon another one is.
 const AT_ONCE: u32 = 10;
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How many users and kinds are kept apart. Beyond that, all others count as one.
+/// How many of them, and kinds, are kept apart. Beyond that, all others count as one.
 const KEPT: usize = 256;
 
-/// What a peer did wrong.
+/// What somebody did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Complaint {
     /// It broke the protocol, or left in the middle of something.
@@ -24,14 +25,21 @@ pub(crate) enum Complaint {
     NotLetIn,
     /// It made a call that it has no role for.
     NotPermitted,
+    /// It wants something done to a process that is none of ours.
+    Stranger,
 }
 
-/// A user, if it is one that is kept apart.
-type About = (Complaint, Option<u32>);
+/// A user, or whoever else, if it is one that is kept apart.
+type About<W> = (Complaint, Option<W>);
 
-/// How many complaints there may still be, about whom.
-#[derive(Default)]
-pub(crate) struct Complaints(Mutex<HashMap<About, Bucket>>);
+/// How many complaints there may still be, about whom: users by their numbers, or monitors by their names.
+pub(crate) struct Complaints<W = u32>(Mutex<HashMap<About<W>, Bucket>>);
+
+impl<W> Default for Complaints<W> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 /// It fills with time, which is looked at only when there is something to complain of.
 struct Bucket {
@@ -47,11 +55,11 @@ pub(crate) struct Told {
     pub(crate) suppressed: Option<u64>,
 }
 
-impl Complaints {
-    /// Whether there may be another one about this user; if not, it is counted.
-    pub(crate) fn admit(&self, complaint: Complaint, user_id: u32, now: Instant) -> Option<Told> {
+impl<W: Eq + Hash> Complaints<W> {
+    /// Whether there may be another one about this one; if not, it is counted.
+    pub(crate) fn admit(&self, complaint: Complaint, whom: W, now: Instant) -> Option<Told> {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut about = (complaint, Some(user_id));
+        let mut about = (complaint, Some(whom));
 
         if !buckets.contains_key(&about) && buckets.len() >= KEPT {
             // Those who have nothing to be told of are as those who are not known.

@@ -1,24 +1,28 @@
 //! Having workers look into themselves, and keeping what they find.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     error::Error,
     fs::OpenOptions,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use async_container_monitors::{Destination, Diagnosis};
 use async_container_protocol::{Failure, Fields, class};
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     events::{DIAGNOSIS, Events},
     registry::Registry,
 };
+
+/// How many diagnostics of one monitor are made at once. They cost the workers, and the supervisor memory.
+const AT_ONCE: usize = 4;
 
 /// How much of a result goes to the log.
 const LOG_LIMIT: usize = 64 << 10;
@@ -37,6 +41,68 @@ pub(crate) struct Wanted {
     pub(crate) monitor: String,
 }
 
+/// What makes two diagnostics the same: who wants it, of whom, which, and where it goes.
+type Key = (String, u32, String, Destination);
+
+/// Diagnostics that are being made, or wait for their turn: each once, so that a monitor that always wants more has no more
+/// waiting than there are processes. Each monitor has turns of its own, and so no other waits for it.
+#[derive(Default)]
+pub(crate) struct Diagnoses {
+    turns: HashMap<String, Arc<Semaphore>>,
+    under_way: Arc<Mutex<HashSet<Key>>>,
+}
+
+impl Diagnoses {
+    /// Notes that one is wanted; nothing, if the same one is under way already.
+    pub(crate) fn begin(&mut self, wanted: &Wanted) -> Option<Begun> {
+        let Wanted { diagnosis, monitor, .. } = wanted;
+        let operation = diagnosis.operation().to_owned();
+        let key = (monitor.clone(), diagnosis.process_id(), operation, diagnosis.destination().clone());
+
+        if !lock(&self.under_way).insert(key.clone()) {
+            return None;
+        }
+
+        let turns = self.turns.entry(monitor.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
+        Some(Begun { turns: turns.clone(), mark: Mark { under_way: self.under_way.clone(), key } })
+    }
+}
+
+/// A diagnostic that was noted.
+pub(crate) struct Begun {
+    turns: Arc<Semaphore>,
+    mark: Mark,
+}
+
+impl Begun {
+    /// Waits for its turn, which lasts as long as what this gives.
+    pub(crate) async fn turn(self) -> Turn {
+        // It is never closed, so there is always a permit.
+        Turn { _permit: self.turns.acquire_owned().await.ok(), _mark: self.mark }
+    }
+}
+
+/// That a diagnostic has its turn.
+pub(crate) struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+    _mark: Mark,
+}
+
+struct Mark {
+    under_way: Arc<Mutex<HashSet<Key>>>,
+    key: Key,
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        lock(&self.under_way).remove(&self.key);
+    }
+}
+
+fn lock(under_way: &Mutex<HashSet<Key>>) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Serialize)]
 struct DiagnosisEvent<'a> {
     monitor: &'a str,
@@ -45,12 +111,13 @@ struct DiagnosisEvent<'a> {
     operation: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Fields>,
+    /// `error` is a name that the protocol keeps for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<DiagnosisError<'a>>,
+    failure: Option<DiagnosisFailure<'a>>,
 }
 
 #[derive(Serialize)]
-struct DiagnosisError<'a> {
+struct DiagnosisFailure<'a> {
     class: &'a str,
     message: &'a str,
 }
@@ -76,7 +143,7 @@ impl Wanted {
                     Err(_) => Err(Failure::new(class::TIMED_OUT, "the worker did not answer in time")),
                 }
             }
-            None => Err(Failure::new(class::CONNECTION_NOT_FOUND, "no worker is connected from this process")),
+            None => Err(not_connected()),
         };
         let result = match (result, from_outside) {
             (Err(failure), Some(look)) => {
@@ -102,22 +169,7 @@ impl Wanted {
         }
 
         match (diagnosis.destination(), result) {
-            (Destination::Event, result) => {
-                let event = DiagnosisEvent {
-                    monitor,
-                    process_id,
-                    name: &name,
-                    operation,
-                    result: result.as_ref().ok(),
-                    error: result
-                        .as_ref()
-                        .err()
-                        .map(|failure| DiagnosisError { class: failure.class(), message: failure.message() }),
-                };
-                if let Err(error) = events.publish(DIAGNOSIS, &event) {
-                    tracing::error!(%error, operation, "an event could not be encoded");
-                }
-            }
+            (Destination::Event, result) => self.publish(&name, result.as_ref(), events),
             (Destination::Directory(directory), Ok(result)) => {
                 let path = directory.join(file_name(&name, process_id, operation, &result));
                 let kept = path.clone();
@@ -142,6 +194,37 @@ impl Wanted {
             (_, Err(_)) => {}
         }
     }
+}
+
+impl Wanted {
+    /// Passes on that there is nobody to look at.
+    pub(crate) fn give_up(&self, events: &Events) {
+        if *self.diagnosis.destination() == Destination::Event {
+            self.publish("", Err(&not_connected()), events);
+        }
+    }
+
+    fn publish(&self, name: &str, result: Result<&Fields, &Failure>, events: &Events) {
+        let operation = self.diagnosis.operation();
+        let event = DiagnosisEvent {
+            monitor: &self.monitor,
+            process_id: self.diagnosis.process_id(),
+            name,
+            operation,
+            result: result.ok(),
+            failure: result
+                .err()
+                .map(|failure| DiagnosisFailure { class: failure.class(), message: failure.message() }),
+        };
+
+        if let Err(error) = events.publish(DIAGNOSIS, &event) {
+            tracing::error!(%error, operation, "an event could not be encoded");
+        }
+    }
+}
+
+fn not_connected() -> Failure {
+    Failure::new(class::CONNECTION_NOT_FOUND, "no worker is connected from this process")
 }
 
 async fn look_from_outside(look: Look, process_id: u32) -> Result<Fields, Failure> {

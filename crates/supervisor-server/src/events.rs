@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use async_container_protocol::{EncodeError, Failure, Fields};
+use async_container_protocol::{EncodeError, Failure, Fields, is_reserved};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
@@ -111,7 +111,14 @@ impl Events {
             return Ok(());
         }
 
-        let fields = head(name).merge(&Fields::new(fields)?.without(&["event", "at"]));
+        let fields = Fields::new(fields)?;
+
+        // They would be left out of the response, without a word.
+        if let Some(reserved) = fields.keys().find(|key| is_reserved(key)) {
+            return Err(EncodeError::Reserved(reserved.to_owned()));
+        }
+
+        let fields = head(name).merge(&fields.without(&["event", "at"]));
 
         for subscriber in self.lock().subscribers.iter().filter(|subscriber| subscriber.wants(name)) {
             subscriber.push(&fields);
@@ -301,6 +308,19 @@ mod tests {
         assert!(late.next().await.is_none());
         drop((subscription, late));
         assert_eq!(*events.subscribers.borrow(), 0);
+    }
+
+    #[test]
+    fn fields_whose_names_the_protocol_keeps_for_itself_are_refused() {
+        let events = Arc::new(Events::new());
+        let subscription = events.subscribe(&[]).unwrap();
+        let publish = |name: &str| events.publish("metrics", &std::collections::HashMap::from([(name, 1)]));
+        for name in ["id", "error"] {
+            assert!(publish(name).is_err_and(|error| error.to_string().contains(&format!("'{name}' is reserved"))));
+        }
+        assert!(subscription.subscriber.lock().items.is_empty());
+        publish("failure").unwrap();
+        assert_eq!(subscription.subscriber.lock().items.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use async_container_protocol::{BoxFuture, Failure, Request, Responder, class};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::{monitor::Wish, operation::Supervisor, restart::Told};
+use crate::{monitor::Wish, operation::Supervisor, restart::Told, root::is_child};
 
 /// What the root is told if nobody says why.
 const DEFAULT_REASON: &str = "asked for";
@@ -63,12 +63,7 @@ impl Supervisor {
             _ => return Err(Failure::invalid_parameters("say either 'connection_id' or 'process_id'")),
         };
 
-        let is_child = self.root.state().map(|state| {
-            let state = state.borrow();
-            state.children.iter().any(|child| child.process_id == Some(process_id))
-        });
-
-        match is_child {
+        match is_child(&*self.root, process_id) {
             Some(true) => {}
             Some(false) => {
                 let message = format!("process {process_id} is no child of the root, which can replace no other");

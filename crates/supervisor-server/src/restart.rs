@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_container_monitors::Restart;
@@ -17,14 +17,15 @@ use tokio::{
 
 use crate::{
     asking,
-    diagnosis::{Outside, Wanted},
+    complaints::{Complaint, Complaints},
+    diagnosis::{Diagnoses, Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
     monitor::Wish,
     process::Process,
     registry::Registry,
     replacement,
-    root::{Replacement, Root, RootError},
+    root::{Replacement, Root, RootError, is_child},
 };
 
 /// How long a process has between the polite signal and the one that it cannot ignore.
@@ -33,9 +34,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the root has for a replacement, before it may be asked again: the old process has its own grace, and so much
 /// more if a new one is started first.
 const REPLACEMENT: Duration = Duration::from_secs(60);
-
-/// How many diagnostics are made at once. They cost the workers, and the supervisor memory.
-const DIAGNOSES: usize = 4;
 
 /// How many wishes are taken at once.
 const WISHES: usize = 256;
@@ -50,6 +48,8 @@ pub(crate) struct Means {
     pub(crate) examiners: Examiners,
     /// How many restarts may be under way at once.
     pub(crate) restarts: Semaphore,
+    /// About what monitors want done to strangers.
+    pub(crate) complaints: Complaints<String>,
 }
 
 /// What the root was told of a wish: that it is one, or nothing because there was nobody to replace any more, or why it could
@@ -60,7 +60,7 @@ pub(crate) type Told = Result<(), String>;
 pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means: Means) {
     let under_way = UnderWay::default();
     let means = Arc::new(means);
-    let diagnoses = Arc::new(Semaphore::new(DIAGNOSES));
+    let mut diagnoses = Diagnoses::default();
     let mut tasks = JoinSet::new();
 
     let mut wishes = Vec::new();
@@ -103,12 +103,15 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                     }
                 }
                 Wish::Diagnose(wanted) => {
-                    let (means, diagnoses) = (means.clone(), diagnoses.clone());
-                    tasks.spawn(async move {
-                        // It is never closed, so there is always a permit.
-                        let _permit = diagnoses.acquire().await;
-                        wanted.carry_out(&means.registry, &means.outside, &means.events).await;
-                    });
+                    if !means.is_to_be_looked_at(&wanted) {
+                        wanted.give_up(&means.events);
+                    } else if let Some(begun) = diagnoses.begin(&wanted) {
+                        let means = means.clone();
+                        tasks.spawn(async move {
+                            let _turn = begun.turn().await;
+                            wanted.carry_out(&means.registry, &means.outside, &means.events).await;
+                        });
+                    }
                 }
                 Wish::Calls(calls, reply) => {
                     let means = means.clone();
@@ -127,6 +130,14 @@ impl Means {
         let worker = self.registry.by_process(process_id);
         let name = worker.as_ref().map(|worker| worker.name());
         let process = worker.map(|worker| worker.process);
+        let is_child = is_child(&*self.root, process_id);
+
+        // Before it takes anybody's turn, or is looked at.
+        if process.is_none() && is_child != Some(true) {
+            self.complain_of_stranger(process_id, &cause, format_args!("be restarted because of: {reason}"));
+            progress.tell(Err(format!("process {process_id} is no worker that is connected, and no child")));
+            return;
+        }
 
         let mut urgent = urgent;
         let _turn = match urgent {
@@ -174,7 +185,13 @@ impl Means {
             incident: incident.as_deref(),
         };
 
-        match self.root.replace(&replacement) {
+        // What somebody below a child has started, the root knows nothing of.
+        let asked = match is_child {
+            Some(false) => Err(RootError::Unsupported),
+            _ => self.root.replace(&replacement),
+        };
+
+        match asked {
             Ok(()) => {
                 progress.tell(Ok(()));
                 // The root warns of what it does; that it was asked is told to those who subscribe.
@@ -186,7 +203,7 @@ impl Means {
                     "asked the root controller to replace a worker"
                 );
                 event.publish(&self.events);
-                let limit = REPLACEMENT + start_first.unwrap_or_default();
+                let limit = REPLACEMENT.saturating_add(start_first.unwrap_or_default());
                 let ended = async { drop(timeout(limit, exited(&process)).await) };
                 tokio::pin!(ended);
 
@@ -210,15 +227,39 @@ impl Means {
                     tracing::warn!(
                         process_id,
                         reason,
-                        "a worker should be restarted, but is not connected: left alone"
+                        "a worker should be restarted, but cannot be signalled: left alone"
                     );
-                    progress.tell(Err(format!("process {process_id} is no worker that is connected any more")));
+                    progress.tell(Err(format!("process {process_id} cannot be signalled")));
                 }
             },
             Err(error) => {
                 tracing::error!(process_id, reason, %error, "could not have a worker replaced");
                 progress.tell(Err(format!("could not have process {process_id} replaced: {error}")));
             }
+        }
+    }
+
+    /// Whether a monitor may know more of a process: if it is one of ours.
+    fn is_to_be_looked_at(&self, wanted: &Wanted) -> bool {
+        let (process_id, operation) = (wanted.diagnosis.process_id(), wanted.diagnosis.operation());
+        let is_ours = self.registry.by_process(process_id).is_some() || is_child(&*self.root, process_id) == Some(true);
+
+        if !is_ours {
+            self.complain_of_stranger(process_id, &wanted.monitor, format_args!("be looked at by '{operation}'"));
+        }
+
+        is_ours
+    }
+
+    /// A stranger is none of our business, whatever a monitor wants done to it.
+    fn complain_of_stranger(&self, process_id: u32, monitor: &str, wish: std::fmt::Arguments<'_>) {
+        if let Some(told) = self.complaints.admit(Complaint::Stranger, monitor.to_owned(), Instant::now()) {
+            tracing::warn!(
+                process_id,
+                monitor,
+                suppressed = told.suppressed,
+                "a process that is neither a worker that is connected nor a child should {wish}: left alone"
+            );
         }
     }
 

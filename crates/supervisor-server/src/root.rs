@@ -54,6 +54,14 @@ pub struct Replacement {
     pub start_first: Option<Duration>,
 }
 
+/// Whether a process is a child of the root, which it can replace; nothing if it does not tell of its children, or has not yet.
+pub(crate) fn is_child(root: &dyn Root, process_id: u32) -> Option<bool> {
+    let state = root.state()?;
+    let state = state.borrow();
+    let is_told = state.process_id > 0 || !state.children.is_empty();
+    is_told.then(|| state.children.iter().any(|child| child.process_id == Some(process_id)))
+}
+
 /// Why the root could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

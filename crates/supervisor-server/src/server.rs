@@ -245,6 +245,7 @@ impl Server {
             events: events.clone(),
             examiners: examiners.clone(),
             restarts,
+            complaints: Complaints::default(),
         };
         tasks.spawn(restart::carry_out(actions, means));
         let newcomers = Arc::new(Semaphore::new(NEWCOMERS));

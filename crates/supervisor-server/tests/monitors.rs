@@ -10,7 +10,7 @@ use std::{
 
 use async_container_monitors::{Action, Monitor, Status, Worker};
 use async_container_protocol::{Client, class};
-use async_container_supervisor_server::{ServeError, Server};
+use async_container_supervisor_server::{ChildState, RootState, ServeError, Server};
 use common::{Lines, RootRequest, TestRoot, TestServer};
 use serde_json::{Value, json};
 use tokio::{net::UnixListener, sync::mpsc};
@@ -400,6 +400,10 @@ fn obedient() -> (impl Monitor, Sender<u32>) {
 
 async fn restart_child(ignore: bool) -> std::process::ExitStatus {
     let (root, _requests) = TestRoot::new(false);
+    restart_child_of(root, ignore).await
+}
+
+async fn restart_child_of(root: TestRoot, ignore: bool) -> std::process::ExitStatus {
     let (monitor, want) = obedient();
     let server = TestServer::start(Server::new().root(root).monitor(monitor));
     let mut child = start_worker(&server, ignore);
@@ -430,6 +434,17 @@ async fn wait_for_worker(client: &mut Lines) -> u32 {
 async fn without_a_root_that_can_the_process_gets_a_signal() {
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(restart_child(false).await.signal(), Some(2));
+}
+
+/// As a server of another language that forks its workers.
+#[tokio::test]
+async fn a_worker_that_the_root_did_not_start_gets_a_signal() {
+    use std::os::unix::process::ExitStatusExt;
+    let (root, requests) = TestRoot::new(true);
+    let other = ChildState { process_id: Some(std::process::id()), ..ChildState::default() };
+    let root = root.with_state(RootState { children: vec![other], ..RootState::default() });
+    assert_eq!(restart_child_of(root, false).await.signal(), Some(2));
+    assert!(requests.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

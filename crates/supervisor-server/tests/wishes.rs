@@ -8,8 +8,8 @@ use std::{
 };
 
 use async_container_monitors::{Action, Destination, Diagnosis, Monitor, Restart, Status};
-use async_container_supervisor_server::{ChildState, RootState, Server};
-use common::{Lines, RootRequest, TestRoot, TestServer};
+use async_container_supervisor_server::{Case, ChildState, Examination, Examiner, RootState, Server};
+use common::{Lines, Log, RootRequest, TestRoot, TestServer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -41,9 +41,35 @@ fn teller() -> (Teller, std::sync::mpsc::Sender<Vec<Action>>) {
 
 const LONG: Duration = Duration::from_secs(3600);
 
+/// More than there can be.
+const NOBODY: u32 = 900_000_000;
+
+/// A root that has these children.
+fn children(process_ids: impl IntoIterator<Item = u32>) -> RootState {
+    let child = |process_id| ChildState { process_id: Some(process_id), ..ChildState::default() };
+    RootState { children: process_ids.into_iter().map(child).collect(), ..RootState::default() }
+}
+
 #[derive(Serialize)]
 struct Parameters {
     duration: f64,
+}
+
+/// A monitor under another name.
+struct Named(&'static str, Teller);
+
+impl Monitor for Named {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn interval(&self) -> Duration {
+        self.1.interval()
+    }
+
+    fn check(&mut self, now: Instant) -> Vec<Action> {
+        self.1.check(now)
+    }
 }
 
 /// The call of a diagnostic, as the worker hears it.
@@ -120,16 +146,98 @@ async fn an_urgent_restart_waits_for_nothing() {
 #[tokio::test]
 async fn restarts_wait_for_their_turn() {
     let (root, mut requests) = TestRoot::new(true);
+    let root = root.with_state(children(NOBODY + 1..=NOBODY + 6));
     let (monitor, want) = teller();
     let server = TestServer::start(Server::new().root(root).monitor(monitor).restarts_at_once(2));
-    let restarts = (1..=5).map(|number| Action::restart(900_000_000 + number, "all of them"));
+    let restarts = (1..=5).map(|number| Action::restart(NOBODY + number, "all of them"));
     want.send(restarts.collect()).unwrap();
     assert!(matches!(requests.recv().await, Some(RootRequest::Replace(..))));
     assert!(matches!(requests.recv().await, Some(RootRequest::Replace(..))));
-    want.send(vec![Action::Restart(Restart::new(800_000_000, "at once").urgent())]).unwrap();
-    assert_eq!(requests.recv().await, Some(RootRequest::Replace(800_000_000, "at once".into())));
+    want.send(vec![Action::Restart(Restart::new(NOBODY + 6, "at once").urgent())]).unwrap();
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(NOBODY + 6, "at once".into())));
     server.lines().await.register("web").await;
     assert!(requests.is_empty(), "two are under way, and nobody says that they ended");
+}
+
+/// Looks at nobody, but says whom it was to look at.
+struct Looked(tokio::sync::mpsc::UnboundedSender<u32>);
+
+impl Examiner for Looked {
+    fn limit(&self) -> Duration {
+        LONG
+    }
+
+    fn examine(&self, case: Case) -> Examination {
+        self.0.send(case.process_id).unwrap();
+        Box::pin(async { None })
+    }
+}
+
+#[tokio::test]
+async fn thousands_of_wishes_about_strangers_hold_up_nothing_and_nobody_looks_at_them() {
+    let (log, _guard) = Log::start(tracing::Level::WARN);
+    let (root, mut requests) = TestRoot::new(true);
+    let root = root.with_state(children([std::process::id()]));
+    let (sender, mut looked) = tokio::sync::mpsc::unbounded_channel();
+    let outside = sender.clone();
+    let (monitor, want) = teller();
+    let server = Server::new().root(root).monitor(monitor).examiner(Looked(sender));
+    let server = server.outside("thread_dump", move |process_id| {
+        outside.send(process_id)?;
+        Ok(String::new())
+    });
+    let server = TestServer::start(server);
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let mut subscriber = server.lines().await;
+    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
+    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+
+    let restarts = (0..10_000).map(|number| Action::restart(NOBODY + number, "nobody"));
+    let dumps = (0..10_000).map(|number| Action::Diagnose(Diagnosis::new(NOBODY + number, "thread_dump")));
+    let told = Action::Diagnose(Diagnosis::new(NOBODY, "thread_dump").to(Destination::Event));
+    let own = Action::restart(std::process::id(), "its turn");
+    want.send(restarts.chain(dumps).chain([told, own]).collect()).unwrap();
+    // The root is asked for no other, and it does not wait for a turn.
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(std::process::id(), "its turn".into())));
+    assert_eq!(looked.recv().await, Some(std::process::id()));
+    assert!(looked.is_empty() && requests.is_empty());
+    let event = subscriber.hear().await;
+    assert_eq!(
+        (&event["failure"]["class"], &event["process_id"]),
+        (&json!("ConnectionNotFound"), &json!(NOBODY)),
+        "{event}"
+    );
+    let lines = log.text().matches("neither a worker that is connected nor a child").count();
+    assert!((1..30).contains(&lines), "{lines} lines: {}", log.text());
+}
+
+#[tokio::test]
+async fn a_monitor_that_wants_too_much_to_be_known_keeps_no_other_from_it() {
+    let (monitor, want) = teller();
+    let (other, other_wants) = teller();
+    let server = TestServer::start(Server::new().monitor(monitor).monitor(Named("other", other)));
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let own = std::process::id();
+    let dumps = ["a", "b", "c", "d", "e"].map(|operation| Diagnosis::new(own, operation).timeout(LONG));
+    // Again and again, as a monitor may want it at each check.
+    want.send(dumps.iter().cycle().take(5000).cloned().map(Action::Diagnose).collect()).unwrap();
+    let mut heard = Vec::new();
+    for _ in 0..4 {
+        heard.push(worker.hear().await);
+    }
+    heard.sort_by_key(|call| call["do"].to_string());
+    let operations: Vec<&str> = heard.iter().filter_map(|call| call["do"].as_str()).collect();
+    assert_eq!(operations, ["a", "b", "c", "d"], "four at once, each once");
+    other_wants.send(vec![Action::Diagnose(Diagnosis::new(own, "thread_dump"))]).unwrap();
+    call(&mut worker, "thread_dump").await;
+    worker.say(json!({"id": heard[0]["id"], "finished": true})).await;
+    call(&mut worker, "e").await;
+    // What is over may be wanted anew.
+    want.send(vec![Action::Diagnose(dumps[0].clone())]).unwrap();
+    worker.say(json!({"id": heard[1]["id"], "finished": true})).await;
+    call(&mut worker, "a").await;
 }
 
 #[tokio::test]
@@ -171,12 +279,11 @@ async fn what_is_found_out_is_kept_in_a_file() {
 async fn what_a_person_asks_for_does_not_wait_behind_monitors() {
     let (root, mut requests) = TestRoot::new(true);
     let own = std::process::id();
-    let child = ChildState { process_id: Some(own), ..ChildState::default() };
-    let root = root.with_state(RootState { children: vec![child], ..RootState::default() });
+    let root = root.with_state(children([own, NOBODY]));
     let (monitor, want) = teller();
     let server = TestServer::start(Server::new().root(root).monitor(monitor).restarts_at_once(1));
-    want.send(vec![Action::restart(900_000_000, "first")]).unwrap();
-    assert_eq!(requests.recv().await, Some(RootRequest::Replace(900_000_000, "first".into())));
+    want.send(vec![Action::restart(NOBODY, "first")]).unwrap();
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(NOBODY, "first".into())));
     let mut client = server.lines().await;
     client.ask(json!({"id": 2, "do": "replace", "process_id": own})).await;
     assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "asked for".into())));
