@@ -43,6 +43,8 @@ fn memory(scenario: &str) -> MemoryMonitor {
         "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
+        // Percent, where a part is wanted.
+        "nonsense" => memory.pressure_limit(20.0),
         "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),
         // What a dump of a program with debug information takes must not make it urgent to end it.
         "diagnosed" => memory.maximum_size_limit(600 * MEBIBYTE).diagnostic(

@@ -126,6 +126,21 @@ fn a_limit_below_the_size_at_the_start_is_said_and_no_kill_loop() -> io::Result<
 }
 
 #[test]
+fn settings_that_cannot_be_meant_are_said_and_nothing_is_ready() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-leaks")?.arg("nonsense").start()?;
+    let line = program.wait_for_stderr("the monitor 'memory' cannot work so", LIMIT)?;
+    assert!(line.contains("pressure_limit is 20, ") && line.contains("for 20 % it is 0.2"), "{line}");
+    // It is tried again, as whatever cannot start, and never said to be ready.
+    let attempts = || program.stderr().matches("the monitor 'memory' cannot work so").count();
+    wait_for("more attempts", LIMIT, || Ok((attempts() > 2).then_some(())))?;
+    assert!(!program.stderr().contains("all children are ready"), "{}", program.stderr());
+    program.signal(Signal::TERM)?;
+    program.wait(LIMIT)?;
+    Ok(())
+}
+
+#[test]
 fn a_diagnostic_is_kept_of_what_is_replaced() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, worker) = start(&dir, "diagnosed")?;

@@ -55,6 +55,8 @@ pub(crate) async fn serve(
     if server.allows_others() {
         warn_of_closed_file(&listener);
     }
+    // Before it is ready, so that a new generation in which something is wrong does not take over.
+    server.validate()?;
     instance.ready()?;
     #[cfg(feature = "diagnostics")]
     let end = crate::black_box::End::of(&instance);

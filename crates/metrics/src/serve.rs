@@ -1,6 +1,14 @@
 //! Answering over HTTP.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_container_monitors::Family;
 use http_body_util::Full;
@@ -13,11 +21,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, UnixListener},
     sync::Semaphore,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 use crate::render::{Format, render};
@@ -30,6 +38,9 @@ const ANSWERS: usize = 2;
 
 /// How long somebody may take to say what is wanted.
 const REQUEST: Duration = Duration::from_secs(10);
+
+/// How long somebody may take nothing of an answer.
+const TAKING: Duration = Duration::from_secs(10);
 
 /// How long a connection may be kept open. Prometheus keeps one from scrape to scrape.
 const CONNECTION: Duration = Duration::from_secs(300);
@@ -95,7 +106,7 @@ where
             let http = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(REQUEST)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Impatient::new(stream)), service);
             if let Ok(Err(error)) = timeout(CONNECTION, http).await {
                 tracing::debug!(%error, "a connection for metrics ended");
             }
@@ -148,6 +159,57 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+/// A stream to somebody who has to take what is written: if nothing of it is taken for a while, writing fails.
+struct Impatient<S> {
+    stream: S,
+    patience: Pin<Box<Sleep>>,
+    is_waiting: bool,
+}
+
+impl<S> Impatient<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, patience: Box::pin(sleep(TAKING)), is_waiting: false }
+    }
+
+    /// What came of a write, or that it was waited for long enough.
+    fn judge<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.is_waiting = false;
+            return written;
+        }
+
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            self.patience.as_mut().reset(Instant::now() + TAKING);
+        }
+
+        self.patience.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.judge(written, context)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(context);
+        this.judge(flushed, context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
 }
 
 /// Whether a socket that answers like this will answer so for ever, because it is none that listens.

@@ -95,6 +95,25 @@ async fn a_connection_serves_many_requests() {
     assert_eq!(gathered.load(Ordering::Relaxed), 3, "each as of then");
 }
 
+/// Nor do those who ask, and do not read what they are answered.
+#[tokio::test(start_paused = true)]
+async fn who_takes_no_answer_is_let_go() {
+    let (_directory, path) = start();
+    let mut deaf = Vec::new();
+    for _ in 0..16 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        // Until there is no room for more answers, and so no more questions are read either.
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+        let all = async { while stream.write_all(&request).await.is_ok() {} };
+        timeout(Duration::from_secs(1), all).await.expect_err("it answers, and then waits");
+        deaf.push(stream);
+    }
+    let begin = tokio::time::Instant::now();
+    let answer = ask(&path, &request("GET /metrics", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+}
+
 /// Those who only connect keep nobody from asking for longer than they may take.
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_nothing_is_let_go() {

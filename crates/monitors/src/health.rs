@@ -13,13 +13,16 @@ use serde::Serialize;
 use self::workers::{Health, Workers};
 use crate::{
     Action, Answer, Call, CallFailure, Destination, Diagnosis, Family, Monitor, Restart, Status, Worker,
-    monitor::SHORTEST_INTERVAL, turns,
+    monitor::validate_interval, turns,
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const DEFAULT_WARN_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_DUMP_AFTER: Duration = Duration::from_secs(5);
 const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(30);
+
+/// The time between two looks at thresholds is not shorter.
+const SHORTEST_STEP: Duration = Duration::from_millis(1);
 
 /// How long a thread dump may take; less where the process would be restarted meanwhile, but not less than this.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,6 +90,39 @@ struct Settings {
     restarts_at_once: usize,
 }
 
+impl Settings {
+    /// What cannot be, or cannot have been meant.
+    fn validate(&self) -> Result<(), String> {
+        validate_interval(self.interval)?;
+        let Self { warn_after, dump_after, restart_after, restarts_at_once, .. } = self;
+
+        if warn_after.is_zero() {
+            return Err("warn_after is zero: every answer would be late; the default is 1 second".to_owned());
+        }
+
+        if *restarts_at_once == 0 {
+            return Err("restarts_at_once is 0: no worker could be restarted; use no_restart() for that".to_owned());
+        }
+
+        let Some(restart_after) = restart_after else { return Ok(()) };
+
+        if restart_after < warn_after {
+            return Err(format!(
+                "restart_after is {restart_after:?}, and warn_after {warn_after:?}: a worker would be gone before it is warned of; \
+                 choose a shorter warn_after"
+            ));
+        }
+
+        match dump_after {
+            Some(dump_after) if restart_after < dump_after => Err(format!(
+                "restart_after is {restart_after:?}, and dump_after {dump_after:?}: a worker would be gone before its threads are \
+                 dumped; choose a shorter dump_after, or no_dump()"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Default for HealthMonitor {
     fn default() -> Self {
         Self {
@@ -115,12 +151,12 @@ impl HealthMonitor {
         Self::default()
     }
 
-    /// The time between two calls of a worker; at least one millisecond. A worker that has not answered is not called again. All
+    /// The time between two calls of a worker; it has to be one millisecond at least. A worker that has not answered is not called again. All
     /// workers have their turns within it, in ten parts: so often thresholds are looked at.
     ///
     /// Default is 5 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.settings.interval = interval.max(SHORTEST_INTERVAL);
+        self.settings.interval = interval;
         self
     }
 
@@ -162,19 +198,19 @@ impl HealthMonitor {
         self
     }
 
-    /// How many workers may be about to be restarted at once; at least one. When many are silent, the reason is probably not
+    /// How many workers may be about to be restarted at once; it has to be one at least. When many are silent, the reason is probably not
     /// in them.
     ///
     /// Default is 1.
     pub fn restarts_at_once(mut self, workers: usize) -> Self {
-        self.settings.restarts_at_once = workers.max(1);
+        self.settings.restarts_at_once = workers;
         self
     }
 
     /// Takes out of the account what was not the workers' time: this thread was not run when it was due.
     fn forgive(&mut self, now: Instant) {
         let Some(last) = self.last_check.replace(now) else { return };
-        let late = now.saturating_duration_since(last).saturating_sub(self.settings.interval * 2);
+        let late = now.saturating_duration_since(last).saturating_sub(self.settings.interval.saturating_mul(2));
         if late > self.settings.warn_after {
             tracing::warn!(?late, "this supervisor did not run for a while: nobody's silence in that time counts");
             for health in self.workers.iter_mut() {
@@ -234,7 +270,7 @@ impl HealthMonitor {
     /// Calls those that owe no answer.
     fn call(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let patience = self.settings.restart_after.unwrap_or(DEFAULT_RESTART_AFTER).max(self.settings.interval);
-        let patience = patience + 2 * self.settings.interval;
+        let patience = patience.saturating_add(self.settings.interval.saturating_mul(2));
         if self.probe.is_none() {
             self.probe = Some(now);
             actions.push(Action::Call(Call::new(NOBODY, "ping").timeout(patience)));
@@ -303,7 +339,11 @@ impl Monitor for HealthMonitor {
     }
 
     fn interval(&self) -> Duration {
-        (self.settings.interval / workers::PARTS).max(SHORTEST_INTERVAL)
+        (self.settings.interval / workers::PARTS).max(SHORTEST_STEP)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.settings.validate()
     }
 
     fn register(&mut self, worker: &Worker) {
@@ -438,6 +478,40 @@ mod tests {
         monitor.register(&worker("a", 7));
         monitor.register(&worker("b", 8));
         monitor
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_said_with_what_would_be_right() {
+        let new = HealthMonitor::new;
+        assert_eq!(new().validate(), Ok(()));
+        assert_eq!(new().restart_after(SECOND).no_dump().validate(), Ok(()));
+        assert_eq!(
+            new().warn_after(60 * SECOND).dump_after(60 * SECOND, Destination::Log).no_restart().validate(),
+            Ok(())
+        );
+        for (bad, expected) in [
+            (new().interval(Duration::ZERO), "interval is 0ns, and has to be 1ms at least"),
+            (new().warn_after(Duration::ZERO), "warn_after is zero"),
+            (new().restarts_at_once(0), "restarts_at_once is 0: no worker could be restarted; use no_restart()"),
+            (new().restart_after(SECOND / 2), "restart_after is 500ms, and warn_after 1s: "),
+            (new().restart_after(3 * SECOND), "restart_after is 3s, and dump_after 5s: "),
+        ] {
+            let problem = bad.validate().unwrap_err();
+            assert!(problem.starts_with(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn never_is_a_time() {
+        let never = HealthMonitor::new().interval(SECOND).restart_after(Duration::MAX);
+        let (mut monitor, start) = (never, Instant::now());
+        monitor.register(&worker("a", 7));
+        for second in 0..100 {
+            let actions = check(&mut monitor, start + second * SECOND, &[NOBODY]);
+            assert!(!actions.iter().any(|action| matches!(action, Action::Restart(_))));
+        }
+        assert!(monitor.workers.get_mut(A).unwrap().is_slow);
+        HealthMonitor::new().interval(Duration::MAX).check(start);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl MemoryMonitor {
     /// Forgets restarts that came to their end, and those for which there was no reason any more when they might have been asked
     /// for again.
     fn forget(&mut self, now: Instant) {
-        let limit = 2 * self.settings.cooldown.max(self.settings.interval);
+        let limit = self.settings.cooldown.max(self.settings.interval).saturating_mul(2);
         self.asked.retain(|_, asked| {
             let has_ended = |process: &Process| matches!(process.resident_size(), Ok(None));
             now.saturating_duration_since(asked.at) < limit && !asked.process.as_ref().is_some_and(has_ended)
@@ -451,7 +451,9 @@ impl MemoryMonitor {
         let Some(limit) = self.settings.maximum_size_limit else { return };
         let growing = self.roster.iter().filter_map(|(_, entry)| entry.state.time_to(limit)).min();
         let shortest = (interval / HURRY).max(SHORTEST_HURRY);
-        self.hurry = growing.filter(|time| *time < 2 * interval).map(|time| (time / 2).max(shortest).min(interval));
+        self.hurry = growing
+            .filter(|time| *time < interval.saturating_mul(2))
+            .map(|time| (time / 2).max(shortest).min(interval));
     }
 }
 
@@ -493,6 +495,10 @@ impl Monitor for MemoryMonitor {
 
     fn interval(&self) -> Duration {
         self.hurry.unwrap_or(self.settings.interval)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.settings.validate()
     }
 
     fn register(&mut self, worker: &Worker) {

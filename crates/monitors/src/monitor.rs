@@ -16,7 +16,16 @@ use crate::{
 
 /// Below this, checks would be all that the supervisor does.
 #[cfg(any(feature = "memory", feature = "process", feature = "health", feature = "utilization"))]
-pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Says what is wrong with a time between checks.
+#[cfg(any(feature = "memory", feature = "process", feature = "health", feature = "utilization"))]
+pub(crate) fn validate_interval(interval: Duration) -> Result<(), String> {
+    match interval < SHORTEST_INTERVAL {
+        true => Err(format!("interval is {interval:?}, and has to be {SHORTEST_INTERVAL:?} at least")),
+        false => Ok(()),
+    }
+}
 
 /// What a monitor shows of itself: any value that serialises, usually to a map.
 ///
@@ -118,6 +127,15 @@ pub trait Monitor: Send + 'static {
     /// that the samples of several supervisors can be laid side by side. Default is 1 second.
     fn interval(&self) -> Duration {
         Duration::from_secs(1)
+    }
+
+    /// Says what is wrong with how it was set up, and what would be right, if it could not work so. A supervisor asks before it is
+    /// ready, and does not begin with such a monitor. Default is that nothing is wrong.
+    ///
+    /// # Errors
+    /// A phrase for people, without a full stop.
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
     }
 
     /// The names of its own events: those that it emits beside `leak`, `metrics`, `health` and `diagnosis`. Whoever subscribes can

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use self::census::{Census, Entry};
 use crate::{
     Action, Monitor, Status, Worker,
-    monitor::SHORTEST_INTERVAL,
+    monitor::validate_interval,
     roster::Roster,
     sample::{self, Directory, Memory, Stat, Switches},
     turns::{self, Turns},
@@ -165,11 +165,11 @@ impl ProcessMonitor {
         Self::default()
     }
 
-    /// The time between two checks; at least one millisecond.
+    /// The time between two checks; it has to be one millisecond at least.
     ///
     /// Default is 60 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(SHORTEST_INTERVAL);
+        self.interval = interval;
         self
     }
 
@@ -246,6 +246,10 @@ impl Monitor for ProcessMonitor {
 
     fn interval(&self) -> Duration {
         self.interval
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        validate_interval(self.interval)
     }
 
     fn register(&mut self, worker: &Worker) {

@@ -10,7 +10,7 @@ use async_container_utilization::{Identity, Number, View};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
-    Action, Answer, Call, CallFailure, Event, Family, Monitor, Status, Worker, monitor::SHORTEST_INTERVAL, turns,
+    Action, Answer, Call, CallFailure, Event, Family, Monitor, Status, Worker, monitor::validate_interval, turns,
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -216,11 +216,11 @@ impl UtilizationMonitor {
         Self::default()
     }
 
-    /// The time between two checks; at least one millisecond.
+    /// The time between two checks; it has to be one millisecond at least.
     ///
     /// Default is 10 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(SHORTEST_INTERVAL);
+        self.interval = interval;
         self
     }
 
@@ -426,6 +426,10 @@ impl Monitor for UtilizationMonitor {
 
     fn interval(&self) -> Duration {
         self.interval
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        validate_interval(self.interval)
     }
 
     fn register(&mut self, worker: &Worker) {

@@ -307,5 +307,6 @@ fn an_answer_for_a_worker_that_has_left_is_of_no_use() {
 #[test]
 fn intervals_are_what_is_asked_for() {
     assert_eq!(Monitor::interval(&UtilizationMonitor::new()), Duration::from_secs(10));
-    assert_eq!(Monitor::interval(&UtilizationMonitor::new().interval(Duration::ZERO)), Duration::from_millis(1));
+    let never = UtilizationMonitor::new().interval(Duration::ZERO).validate();
+    assert!(never.is_err_and(|problem| problem == "interval is 0ns, and has to be 1ms at least"));
 }

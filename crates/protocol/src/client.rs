@@ -192,8 +192,10 @@ impl Call {
     /// Ends the call with [`CallError::TimedOut`] unless its final response comes within this time from now. The other
     /// side is told to stop.
     pub fn timeout(self, timeout: Duration) -> Self {
-        if let State::Open(id) = self.state {
-            let deadline = Instant::now().into_std() + timeout;
+        // One that is beyond all times is none.
+        if let State::Open(id) = self.state
+            && let Some(deadline) = Instant::now().into_std().checked_add(timeout)
+        {
             self.shared.with(|connection| connection.set_deadline(id, deadline));
         }
 

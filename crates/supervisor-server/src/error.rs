@@ -15,6 +15,14 @@ pub enum ServeError {
     /// A monitor has a name that a response cannot have as a field.
     #[error("a monitor cannot be named '{0}', which the protocol keeps for itself")]
     MonitorName(String),
+    /// A monitor was set up in a way in which it could not work.
+    #[error("the monitor '{name}' cannot work so: {problem}")]
+    Monitor {
+        /// The monitor.
+        name: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
     /// A monitor declares an event that only the supervisor tells of.
     #[error("the monitor '{monitor}' cannot have an event '{event}', which is the supervisor's own")]
     EventName {

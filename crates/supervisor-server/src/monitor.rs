@@ -47,6 +47,38 @@ const NICENESS: i32 = 10;
 /// Makes a monitor.
 pub(crate) type Make = Box<dyn FnMut() -> Box<dyn Monitor> + Send>;
 
+/// Looks whether these can work, and work together, and lets their events be subscribed to.
+pub(crate) fn validate<'a>(monitors: impl Iterator<Item = &'a dyn Monitor>, events: &Events) -> Result<(), ServeError> {
+    let mut names = HashSet::new();
+
+    for monitor in monitors {
+        let name = monitor.name().to_owned();
+
+        if is_reserved(&name) {
+            return Err(ServeError::MonitorName(name));
+        }
+
+        if let Err(event) = events.add_names(monitor.events()) {
+            return Err(ServeError::EventName { monitor: name, event });
+        }
+
+        let interval = match monitor.interval().is_zero() {
+            true => Err("its interval is zero, and has to be longer: the default is 1 second".to_owned()),
+            false => Ok(()),
+        };
+
+        if let Err(problem) = monitor.validate().and(interval) {
+            return Err(ServeError::Monitor { name, problem });
+        }
+
+        if !names.insert(name.clone()) {
+            return Err(ServeError::DuplicateMonitor(name));
+        }
+    }
+
+    Ok(())
+}
+
 /// All monitors of a supervisor.
 pub(crate) struct Monitors(Vec<MonitorHandle>);
 
@@ -57,27 +89,11 @@ impl Monitors {
         actions: &mpsc::UnboundedSender<Wish>,
         events: &Arc<Events>,
     ) -> Result<Self, ServeError> {
-        let mut handles: Vec<MonitorHandle> = Vec::new();
-
-        for (monitor, make) in monitors {
+        let start = |(monitor, make): (Box<dyn Monitor>, _)| {
             let name = monitor.name().to_owned();
-
-            if handles.iter().any(|other| other.name() == name) {
-                return Err(ServeError::DuplicateMonitor(name));
-            }
-
-            if is_reserved(&name) {
-                return Err(ServeError::MonitorName(name));
-            }
-
-            if let Err(event) = events.add_names(monitor.events()) {
-                return Err(ServeError::EventName { monitor: name, event });
-            }
-
-            handles.push(MonitorHandle::start(name, (monitor, make), actions.clone(), events.clone())?);
-        }
-
-        Ok(Self(handles))
+            MonitorHandle::start(name, (monitor, make), actions.clone(), events.clone())
+        };
+        Ok(Self(monitors.into_iter().map(start).collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &MonitorHandle> {

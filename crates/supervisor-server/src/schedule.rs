@@ -3,12 +3,17 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// No interval is longer, so that there is always a time to wait for: `Duration::MAX`, by which somebody says "never", is after all of
+/// them.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The next time to check, given when the last check was due.
 ///
 /// The wall clock says where the multiples lie, each time anew, so that nothing adds up. The waiting itself is measured by
 /// the monotonic clock, and the time between two checks is never less than half an interval: a step of the wall clock
 /// shifts the next check once, and neither repeats one nor puts one off for hours.
 pub(crate) fn next_check(last: Option<Instant>, now: Instant, wall: SystemTime, interval: Duration) -> Instant {
+    let interval = interval.min(LONGEST_INTERVAL);
     // Before 1970 nothing is aligned, and everything still works.
     let since_epoch = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     let phase = since_epoch.as_nanos() % interval.as_nanos().max(1);
@@ -71,6 +76,14 @@ mod tests {
             let wait = due - last;
             assert!(wait >= MINUTE / 2 && wait <= MINUTE * 3 / 2 + Duration::from_secs(1), "{step}: {wait:?}");
         }
+    }
+
+    #[test]
+    fn never_is_a_time_to_wait_for() {
+        let now = Instant::now();
+        let first = next_check(None, now, wall(1000.0), Duration::MAX);
+        assert!(first > now + LONGEST_INTERVAL / 4);
+        assert!(next_check(Some(first), first, wall(1000.0), Duration::MAX) > first + LONGEST_INTERVAL / 4);
     }
 
     #[test]

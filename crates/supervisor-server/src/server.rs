@@ -23,7 +23,7 @@ use crate::{
     events::Events,
     examine::{Examiner, Examiners},
     metrics::Metrics,
-    monitor::{Make, Monitors},
+    monitor::{self, Make, Monitors},
     operation::Supervisor,
     registry::Registry,
     restart::{self, Means},
@@ -208,12 +208,22 @@ impl Server {
         Metrics::new(self.registry.clone(), self.root.clone(), self.statistics.clone())
     }
 
+    /// Looks whether the monitors can work so, and together, as [`serve`](Self::serve) does before anything else. For those who
+    /// want to know before they say that they are ready.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub fn validate(&self) -> Result<(), ServeError> {
+        monitor::validate(self.monitors.iter().map(|(monitor, _)| &**monitor), &self.events)
+    }
+
     /// Accepts connections and serves them until `shutdown`, then closes them all.
     ///
     /// The listener is bound by whoever outlives the supervisor, so that connects made while it is being restarted wait
     /// instead of being refused. Errors of single connections end those alone. The limit of open files of this process is
     /// raised as far as is permitted.
     pub async fn serve(self, listener: UnixListener, shutdown: impl Future) -> Result<(), ServeError> {
+        self.validate()?;
         raise_file_limit();
         let (sender, actions) = mpsc::unbounded_channel();
         let (registry, events) = (self.registry, self.events);

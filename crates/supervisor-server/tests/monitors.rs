@@ -299,6 +299,21 @@ async fn names_that_cannot_be_told_apart_are_refused() {
     assert!(matches!(twice, ServeError::DuplicateMonitor(name) if name == "one"));
     let reserved = serve(Server::new().monitor(idle("error"))).await;
     assert!(matches!(reserved, ServeError::MonitorName(name) if name == "error"));
+    let at_once = TestMonitor { interval: Duration::ZERO, ..TestMonitor::new("at_once", |_| Vec::new()) };
+    let at_once = serve(Server::new().monitor(idle("one")).monitor(at_once)).await;
+    let expected = "the monitor 'at_once' cannot work so: its interval is zero, and has to be longer";
+    assert!(at_once.to_string().starts_with(expected), "{at_once}");
+}
+
+#[tokio::test]
+async fn a_monitor_that_never_checks_shows_what_it_knows() {
+    let never = TestMonitor { interval: Duration::MAX, ..TestMonitor::new("never", |_| Vec::new()) };
+    let server = TestServer::start(Server::new().monitor(never));
+    let client = server.client().await;
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let seen = status_when(&client, |status| status["never"]["workers"] == json!(["web"])).await;
+    assert_eq!(seen["never"]["checks"], 0);
 }
 
 #[tokio::test]

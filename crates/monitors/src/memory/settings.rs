@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::MemoryMonitor;
+use super::{MemoryMonitor, report::mebibytes};
 use crate::{
     action::{Destination, Diagnosis},
-    monitor::SHORTEST_INTERVAL,
+    monitor::validate_interval,
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -72,16 +72,65 @@ impl Diagnostic {
     }
 }
 
+impl Settings {
+    /// What cannot be, or cannot have been meant.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let zero = |name: &str, value: Option<u64>, instead: &str| match value {
+            Some(0) => Err(format!("{name} is 0: {instead}")),
+            _ => Ok(()),
+        };
+        let no_limit = "every worker would exceed it; leave it out for no limit";
+
+        validate_interval(self.interval)?;
+        zero("maximum_size_limit", self.maximum_size_limit, no_limit)?;
+        zero("total_size_limit", self.total_size_limit, no_limit)?;
+        zero("free_size_minimum", self.free_size_minimum, "there is always so much; leave it out for no minimum")?;
+        zero(
+            "increase_limit",
+            self.increase_limit,
+            "no worker would have to grow for that; 1 restarts at the first increase",
+        )?;
+        zero("threshold_size", Some(self.threshold_size), "any page would be an increase; the default is 10 MiB")?;
+        zero("restarts_at_once", Some(self.restarts_at_once as u64), "no worker could be restarted; the default is 1")?;
+
+        if let Some(part) = self.pressure_limit.filter(|part| !(*part > 0.0 && *part < 1.0)) {
+            let example = match part > 1.0 && part < 100.0 {
+                true => format!("for {part} % it is {}", part / 100.0),
+                false => "for a fifth it is 0.2".to_owned(),
+            };
+            return Err(format!(
+                "pressure_limit is {part}, and has to be a part of the time, between 0 and 1: {example}"
+            ));
+        }
+
+        if self.cooldown.is_zero() {
+            return Err(
+                "cooldown is zero: a restart would be asked for again at each check; the default is 30 seconds".into(),
+            );
+        }
+
+        match self.maximum_size_limit {
+            Some(limit) if self.increase_limit.is_some() && self.threshold_size >= limit => Err(format!(
+                "threshold_size is {}, and maximum_size_limit {}: a worker would be too large before its first increase \
+                 counts; choose a smaller threshold_size",
+                mebibytes(self.threshold_size),
+                mebibytes(limit)
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Settings.
 impl MemoryMonitor {
-    /// The time between two checks; at least one millisecond. It bounds how far a worker can grow beyond its limit.
+    /// The time between two checks; it has to be one millisecond at least. It bounds how far a worker can grow beyond its limit.
     ///
     /// While a worker grows so fast that it would reach its limit before the next check but one, checks come more often, down
     /// to a twentieth of this time, and not below 50 ms.
     ///
     /// Default is 10 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.settings.interval = interval.max(SHORTEST_INTERVAL);
+        self.settings.interval = interval;
         self
     }
 
@@ -147,12 +196,12 @@ impl MemoryMonitor {
         self
     }
 
-    /// How many workers may be about to be restarted at once; at least one. Further ones wait, but for those that exceed their
+    /// How many workers may be about to be restarted at once; it has to be one at least. Further ones wait, but for those that exceed their
     /// own limit by a quarter.
     ///
     /// Default is 1.
     pub fn restarts_at_once(mut self, workers: usize) -> Self {
-        self.settings.restarts_at_once = workers.max(1);
+        self.settings.restarts_at_once = workers;
         self
     }
 
@@ -178,7 +227,8 @@ impl MemoryMonitor {
     ///
     /// Default is that no sample is taken.
     pub fn memory_sample(mut self, duration: Duration, destination: Destination) -> Self {
-        let (operation, timeout) = ("memory_sample".to_owned(), duration * 2 + Duration::from_secs(1));
+        let (operation, timeout) =
+            ("memory_sample".to_owned(), duration.saturating_mul(2).saturating_add(Duration::from_secs(1)));
         let duration = Some(duration.as_secs_f64());
         self.settings.diagnostic = Some(Diagnostic { operation, duration, timeout, destination });
         self
@@ -193,5 +243,61 @@ impl MemoryMonitor {
         let operation = operation.into();
         self.settings.diagnostic = Some(Diagnostic { operation, duration: None, timeout, destination });
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Monitor as _;
+
+    #[test]
+    fn what_cannot_be_meant_is_said_with_what_would_be_right() {
+        let new = MemoryMonitor::new;
+        for good in [
+            new(),
+            new().interval(Duration::MAX).cooldown(Duration::MAX).start_first(Duration::MAX),
+            new().maximum_size_limit(2).total_size_limit(1).pressure_limit(0.5).threshold_size(1).increase_limit(1),
+            new().maximum_size_limit(1), // Without a limit of increases, their size says nothing.
+        ] {
+            assert_eq!(good.validate(), Ok(()));
+        }
+        for (bad, expected) in [
+            (new().interval(Duration::ZERO), "interval is 0ns, and has to be 1ms at least"),
+            (new().maximum_size_limit(0), "maximum_size_limit is 0: every worker would exceed it; leave it out"),
+            (new().total_size_limit(0), "total_size_limit is 0: every worker would exceed it; leave it out"),
+            (new().free_size_minimum(0), "free_size_minimum is 0: there is always so much"),
+            (new().increase_limit(0), "increase_limit is 0: no worker would have to grow for that; 1 restarts"),
+            (new().threshold_size(0), "threshold_size is 0: any page would be an increase"),
+            (new().restarts_at_once(0), "restarts_at_once is 0: no worker could be restarted; the default is 1"),
+            (new().cooldown(Duration::ZERO), "cooldown is zero"),
+            (
+                new().pressure_limit(20.0),
+                "pressure_limit is 20, and has to be a part of the time, between 0 and 1: for 20 % it is 0.2",
+            ),
+            (new().pressure_limit(0.0), "pressure_limit is 0, and has"),
+            (new().pressure_limit(-1.0), "pressure_limit is -1, and has"),
+            (new().pressure_limit(f64::NAN), "pressure_limit is NaN, and has"),
+            (
+                new().maximum_size_limit(10 << 20).increase_limit(2),
+                "threshold_size is 10.0 MiB, and maximum_size_limit 10.0 MiB: a worker would be too large",
+            ),
+        ] {
+            let problem = bad.validate().unwrap_err();
+            assert!(problem.starts_with(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn never_is_a_time() {
+        let mut monitor = MemoryMonitor::new().interval(Duration::MAX).cooldown(Duration::MAX).maximum_size_limit(1);
+        monitor.register(&crate::Worker { id: "a".into(), process_id: std::process::id(), name: "a".into() });
+        let now = std::time::Instant::now();
+        let restarts = |monitor: &mut MemoryMonitor, later| {
+            let actions = monitor.check(now + Duration::from_secs(later));
+            actions.iter().filter(|action| matches!(action, crate::Action::Restart(_))).count()
+        };
+        assert_eq!([0, 3600, 7200].map(|later| restarts(&mut monitor, later)), [1, 0, 0]);
+        let _ = MemoryMonitor::new().memory_sample(Duration::MAX, Destination::Log);
     }
 }
