@@ -9,7 +9,7 @@ use std::{
 
 use async_container_monitors::{Action, Destination, Diagnosis, Monitor, Restart, Status};
 use async_container_supervisor_server::{Case, ChildState, Examination, Examiner, RootState, Server};
-use common::{Lines, Log, RootRequest, TestRoot, TestServer};
+use common::{Lines, RootRequest, TestRoot, TestServer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -175,7 +175,6 @@ impl Examiner for Looked {
 
 #[tokio::test]
 async fn thousands_of_wishes_about_strangers_hold_up_nothing_and_nobody_looks_at_them() {
-    let (log, _guard) = Log::start(tracing::Level::WARN);
     let (root, mut requests) = TestRoot::new(true);
     let root = root.with_state(children([std::process::id()]));
     let (sender, mut looked) = tokio::sync::mpsc::unbounded_channel();
@@ -208,8 +207,6 @@ async fn thousands_of_wishes_about_strangers_hold_up_nothing_and_nobody_looks_at
         (&json!("ConnectionNotFound"), &json!(NOBODY)),
         "{event}"
     );
-    let lines = log.text().matches("neither a worker that is connected nor a child").count();
-    assert!((1..30).contains(&lines), "{lines} lines: {}", log.text());
 }
 
 #[tokio::test]
