@@ -78,9 +78,10 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("pthread_join", "another thread to end"),
     ("mpmc::", "a message on a channel"),
     ("mpsc::", "a message on a channel"),
-    ("thread::park", "to be unparked"),
-    ("::Parker>::park", "to be unparked"),
 ];
+
+/// What a thread waits in whatever it waits for: it counts where nothing says more.
+const PARKED: [&str; 2] = ["thread::park", "::Parker>::park"];
 
 /// So many frames are looked at for one of [`FUNCTIONS`].
 const INNERMOST: usize = 12;
@@ -117,10 +118,13 @@ pub(super) fn by_functions(call: &SystemCall, frames: &[Frame]) -> Option<String
         return None;
     }
 
-    let what = frames.iter().take(INNERMOST).find_map(|frame| {
+    let frames = &frames[..frames.len().min(INNERMOST)];
+    let known = frames.iter().find_map(|frame| {
         let found = FUNCTIONS.iter().find(|known| frame.function.contains(known.0))?;
         Some(found.1)
-    })?;
+    });
+    let is_parked = || frames.iter().any(|frame| PARKED.iter().any(|name| frame.function.contains(name)));
+    let what = known.or_else(|| is_parked().then_some("another thread to unpark it"))?;
     Some(format!("{what} (futex {:#x})", call.arguments[0]))
 }
 
@@ -153,5 +157,13 @@ mod tests {
         assert_eq!(by_functions(&call("futex", 0x10), &frames).unwrap(), "a mutex (futex 0x10)");
         assert_eq!(by_functions(&call("futex", 0x10), &frames[2..]), None);
         assert_eq!(by_functions(&call("read", 3), &frames), None);
+
+        let parked =
+            ["syscall", "<std::sys::sync::thread_parking::futex::Parker>::park", "<std::thread::thread::Thread>::park"];
+        let channel = "<std::sync::mpmc::list::Channel<i32>>::recv::{closure#1}";
+        let frames = [parked.map(frame).as_slice(), &[frame(channel)]].concat();
+        assert_eq!(by_functions(&call("futex", 0x10), &frames).unwrap(), "a message on a channel (futex 0x10)");
+        let unparked = by_functions(&call("futex", 0x10), &frames[..3]).unwrap();
+        assert_eq!(unparked, "another thread to unpark it (futex 0x10)");
     }
 }
