@@ -1,4 +1,4 @@
-//! A worker that allocates, for the tests of what can be asked about its memory: `acs-memory [leak]`
+//! A worker that allocates, for the tests of what can be asked about its memory: `acs-memory [leak|branches]`
 //!
 //! It takes the signal that a limit on the size of files brings, so that writing fails instead.
 
@@ -45,9 +45,34 @@ async fn work(instance: Instance) -> Result<(), BoxError> {
         });
     }
 
+    if std::env::args().nth(1).as_deref() == Some("branches") {
+        (0..1 << BRANCHES).for_each(|path| branch(path, BRANCHES));
+    }
+
     instance.ready()?;
     instance.shutdown().await;
     Ok(())
+}
+
+/// So many times the way to a block that is kept parts, which makes 8192 stacks of them.
+const BRANCHES: u32 = 13;
+
+fn branch(path: u32, left: u32) {
+    match (left, path & 1) {
+        (0, _) => KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(vec![1; 100]),
+        (_, 0) => even(path >> 1, left - 1),
+        _ => odd(path >> 1, left - 1),
+    }
+}
+
+#[inline(never)]
+fn even(path: u32, left: u32) {
+    branch(path, left);
+}
+
+#[inline(never)]
+fn odd(path: u32, left: u32) {
+    branch(path, left);
 }
 
 /// Keeps 64 KiB more.

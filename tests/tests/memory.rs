@@ -134,6 +134,41 @@ fn a_caller_who_goes_away_leaves_nothing_running() -> io::Result<()> {
 }
 
 #[test]
+fn a_caller_who_leaves_in_the_middle_of_a_dump_ends_it() -> io::Result<()> {
+    let dir = Dir::new()?;
+    // Its dump is several times as large as all that a caller who does not read may have waiting for it.
+    let launch = dir.example("acs-memory")?.arg("branches").env("ACS_MEMORY_SAMPLING", "boot:full");
+    let (_program, mut supervisor, worker) = started(&dir, launch)?;
+    let is_dumping = || -> io::Result<bool> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", worker.pid))?;
+        let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        Ok(names.any(|name| name.trim() == "diagnostics"))
+    };
+    assert!(!is_dumping()?);
+
+    let leaving = std::os::unix::net::UnixStream::connect(dir.socket())?;
+    let call = json!({"id": 2, "do": "forward", "connection_id": worker.connection,
+        "operation": {"do": "memory_dump", "format": "json"}});
+    io::Write::write_all(&mut &leaving, format!("{call}\n").as_bytes())?;
+    let mut first = String::new();
+    let mut reader = io::BufReader::new(&leaving);
+    io::BufRead::read_line(&mut reader, &mut first)?;
+    assert!(first.contains("\"chunk\""), "{first}");
+    // Others are served while it waits.
+    supervisor.forward(&worker, json!({"do": "recorded"}))?;
+    assert!(is_dumping()?, "it was over before anybody could leave");
+    drop(leaving);
+    wait_for("the end of the dump", LIMIT, || Ok((!is_dumping()?).then_some(())))?;
+    let whole = supervisor.call(
+        "forward",
+        json!({"connection_id": worker.connection,
+        "operation": {"do": "memory_dump", "format": "folded"}}),
+    )?;
+    assert!(whole.iter().any(|piece| piece["chunk"].as_str().is_some_and(|chunk| chunk.contains("acs_memory::odd"))));
+    Ok(())
+}
+
+#[test]
 fn profiles_of_the_allocator_are_started_and_stopped() -> io::Result<()> {
     let dir = Dir::new()?;
     let (_program, mut supervisor, worker) = started(&dir, dir.example("acs-memory")?.arg("leak"))?;
