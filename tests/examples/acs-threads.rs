@@ -10,7 +10,10 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Command, ExitCode, Stdio},
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +25,11 @@ use async_container_supervisor::diagnostics::{
 
 const THREADS: usize = 200;
 const ROUNDS: usize = 25;
+const DEPTHS: usize = 40;
+
+/// Threads that run all the time, and copy their stacks themselves. With more, each would wait long for a processor.
+const RUNNING: &str = "running";
+const COUNT_RUNNING: usize = 2;
 
 /// Dumps whose handlers measure themselves: so many that one in a hundred of all their handlers are two hundred.
 const MEASURED: usize = 100;
@@ -42,14 +50,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Waits in stacks of different depths.
+/// Does something at the end of stacks of different depths.
 #[inline(never)]
-fn wait(depth: usize, barrier: &Barrier) {
+fn descend(depth: usize, work: &dyn Fn()) {
     let local = std::hint::black_box([depth; 32]);
     if depth == 0 {
-        barrier.wait();
+        work();
     } else {
-        wait(depth - 1, barrier);
+        descend(depth - 1, work);
     }
     std::hint::black_box(local);
 }
@@ -58,7 +66,11 @@ fn crowd() -> Arc<Barrier> {
     let barrier = Arc::new(Barrier::new(THREADS + 1));
     for number in 0..THREADS {
         let barrier = barrier.clone();
-        thread::spawn(move || wait(number % 40, &barrier));
+        thread::spawn(move || {
+            descend(number % DEPTHS, &|| {
+                barrier.wait();
+            })
+        });
     }
     barrier
 }
@@ -126,6 +138,8 @@ fn measure() -> Result<(), Error> {
         return Err(format!("only {} handlers measured themselves", cpu.len()).into());
     }
 
+    let running = measure_running()?;
+
     let mut child = Command::new(std::env::current_exe()?).arg("child").stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().ok_or("the child has no output")?).read_line(&mut line)?;
@@ -140,18 +154,50 @@ fn measure() -> Result<(), Error> {
     child.wait()?;
 
     println!(
-        r#"{{"first": {}, "whole": {}, "copying": {}, "cpu": {}, "floor": {}, "wall": {}, "all": {}, "outside": {}, "stopped": {}}}"#,
+        r#"{{"first": {}, "whole": {}, "copying": {}, "cpu": {}, "floor": {}, "running": {}, "wall": {}, "all": {}, "outside": {}, "stopped": {}}}"#,
         first.as_secs_f64() * 1e9,
         median(whole),
         median(copying),
         spread(cpu),
         spread(floor),
+        spread(running),
         spread(wall),
         spread(all),
         median(outside),
         median(stopped),
     );
     Ok(())
+}
+
+/// What the handler takes of a thread that runs, at the end of the deepest of the stacks, in seconds.
+fn measure_running() -> Result<Vec<f64>, Error> {
+    let end = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = (0..COUNT_RUNNING)
+        .map(|_| {
+            let end = end.clone();
+            let work = move || {
+                descend(DEPTHS - 1, &|| {
+                    while !end.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            };
+            thread::Builder::new().name(RUNNING.to_owned()).spawn(work)
+        })
+        .collect::<Result<_, _>>()?;
+    let mut taken = Vec::new();
+
+    while taken.len() < 3 * MEASURED * COUNT_RUNNING {
+        let dump = Options::new().measure_stops().take()?;
+        let stops = dump.threads.iter().filter(|thread| thread.name == RUNNING).filter_map(|thread| thread.stop);
+        taken.extend(stops.map(|stop| stop.cpu_time.min(stop.duration)));
+    }
+
+    end.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().map_err(|_| "a thread that runs has panicked")?;
+    }
+    Ok(taken)
 }
 
 /// The processor time of each thread, in seconds, as the kernel counts it.

@@ -11,9 +11,11 @@
 //!
 //! # How it is done, and what it does to the program
 //!
-//! Each thread is sent a signal. Its handler copies the registers and up to 64 KiB of the stack, which takes a few
-//! microseconds, and the thread goes on; everything else happens on the thread that asked. Nothing of the program is called
-//! and no lock is taken, so it does not matter what a thread was in the middle of: an allocation, say.
+//! Each thread is sent a signal. Its handler copies the registers, and the thread goes on; everything else happens on the
+//! thread that asked. The stack of a thread that waits in a system call is copied before it is asked, and believed if the
+//! thread is still where it was and had no processor time meanwhile, so that it is held up for about a microsecond. Any other
+//! thread copies up to 64 KiB of its stack itself, which takes a few. Nothing of the program is called and no lock is taken,
+//! so it does not matter what a thread was in the middle of: an allocation, say.
 //!
 //! The signal is a real-time signal for which the program has no handler, found and installed with the first dump, or the
 //! one that [`Options::signal`] names. System calls that it interrupts are started again (`SA_RESTART`), except for those that

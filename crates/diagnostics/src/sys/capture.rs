@@ -9,6 +9,9 @@
 //!                   └────── given up ──> Free
 //! ```
 //!
+//! Most threads wait in a system call, and their stacks can be copied before they are asked. Their handlers find them where
+//! they were seen, and only add the registers.
+//!
 //! A handler that comes too late does not find the number that it was sent, and touches nothing.
 
 use std::{
@@ -26,7 +29,7 @@ use rustix::{
     time::{ClockId, Timespec},
 };
 
-use super::registers::Registers;
+use super::registers::{CALL_LENGTH, Registers};
 
 /// How much of a stack is copied.
 pub(crate) const STACK_LIMIT: usize = 64 << 10;
@@ -60,6 +63,10 @@ pub(crate) struct Pool {
 struct Slot {
     state: AtomicU64,
     registers: UnsafeCell<Registers>,
+    /// Where the thread was when its stack was copied that is in the slot, if it was: the stack pointer, and the instruction
+    /// that follows its system call. Else zero.
+    seen_stack_pointer: AtomicU64,
+    seen_instruction_pointer: AtomicU64,
     length: AtomicUsize,
     thread: AtomicU32,
     weight: AtomicU32,
@@ -175,11 +182,33 @@ impl Pool {
     }
 
     /// Prepares a free slot for a thread. `None` if all are in use.
-    pub(crate) fn arm(&self) -> Option<Ticket> {
-        self.slots.iter().enumerate().find_map(|(index, slot)| {
-            let use_number = self.uses.fetch_add(1, Ordering::Relaxed);
-            slot.change(FREE, use_number * STATES + ARMED).then_some(Ticket(use_number << SLOT_BITS | index as u64))
-        })
+    ///
+    /// If the thread waits in a system call, `waits` says where, and its stack is copied from there.
+    pub(crate) fn arm(&self, waits: Option<Registers>) -> Option<Ticket> {
+        let (index, slot) = self.slots.iter().enumerate().find(|(_, slot)| slot.change(FREE, BUSY))?;
+        let length = waits.map_or(0, |registers| self.copy_seen(index, registers.stack_pointer));
+        slot.length.store(length, Ordering::Relaxed);
+        slot.see(if length > 0 { waits } else { None });
+        let use_number = self.uses.fetch_add(1, Ordering::Relaxed);
+        slot.state.store(use_number * STATES + ARMED, Ordering::Release);
+        Some(Ticket(use_number << SLOT_BITS | index as u64))
+    }
+
+    /// Says, before the thread is asked, that it has run since its stack was copied.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.slot(ticket).0.see(None);
+    }
+
+    /// Copies the stack of another thread into a slot that is busy with nothing else, as far as it is in one piece.
+    fn copy_seen(&self, index: usize, stack_pointer: u64) -> usize {
+        // SAFETY: the caller is the one who replaces the table.
+        let ranges = unsafe { self.stack_ranges.load(Ordering::SeqCst).as_ref() };
+        let Some(range) = ranges.and_then(|ranges| StackRange::find(ranges, stack_pointer)) else { return 0 };
+        let length = (range.addresses.end - stack_pointer).min(STACK_LIMIT as u64) as usize;
+        // SAFETY: the slot was made busy by the caller, so that its part of the mapping is for this function alone.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.stacks.as_ptr().add(index * STACK_LIMIT), length) };
+        // The thread may end, and its stack with it: the kernel copies what is there.
+        super::memory::read_into(std::process::id(), stack_pointer, to).unwrap_or(0)
     }
 
     /// Gives a slot up whose thread has not answered. False if it is just doing so, or has.
@@ -307,12 +336,15 @@ impl Pool {
     fn fill(&self, index: usize, slot: &Slot, registers: Registers, entry: Entry) {
         // SAFETY: the slot was made busy by this handler, so that its registers and its part of the mapping are for this
         // function alone.
-        let length = unsafe {
+        unsafe {
             *slot.registers.get() = registers;
-            let to = self.stacks.as_ptr().add(index * STACK_LIMIT);
-            self.copy_stack(registers.stack_pointer, to)
-        };
-        slot.length.store(length, Ordering::Relaxed);
+
+            if !slot.has_seen(&registers) {
+                let to = self.stacks.as_ptr().add(index * STACK_LIMIT);
+                slot.length.store(self.copy_stack(registers.stack_pointer, to), Ordering::Relaxed);
+            }
+        }
+
         slot.nanoseconds.store(entry.elapsed(), Ordering::Relaxed);
     }
 
@@ -323,12 +355,11 @@ impl Pool {
     unsafe fn copy_stack(&self, stack_pointer: u64, to: *mut u8) -> usize {
         // SAFETY: the table is replaced, but not freed, while a slot is busy, as the one of this handler is.
         let ranges = unsafe { self.stack_ranges.load(Ordering::SeqCst).as_ref() };
-        let after = ranges.map_or(0, |ranges| ranges.partition_point(|range| range.addresses.start <= stack_pointer));
-        let range = ranges.and_then(|ranges| ranges.get(after.checked_sub(1)?));
+        let range = ranges.and_then(|ranges| StackRange::find(ranges, stack_pointer));
         let thread = super::registers::thread_pointer();
         // The C library keeps what belongs to a thread at the outer end of the stack that it made for it. What lies between
         // that and the stack pointer, mapped in one piece, is that stack, and stays for as long as the thread runs on it.
-        let end = range.filter(|range| range.addresses.contains(&stack_pointer)).and_then(|range| {
+        let end = range.and_then(|range| {
             let is_own = range.addresses.contains(&thread) && thread > stack_pointer;
             if range.is_first { Some(range.addresses.end) } else { is_own.then_some(thread) }
         });
@@ -362,12 +393,29 @@ impl Slot {
         Self {
             state: AtomicU64::new(FREE),
             registers: UnsafeCell::new(Registers::default()),
+            seen_stack_pointer: AtomicU64::new(0),
+            seen_instruction_pointer: AtomicU64::new(0),
             length: AtomicUsize::new(0),
             thread: AtomicU32::new(0),
             weight: AtomicU32::new(0),
             nanoseconds: AtomicU32::new(0),
             stop: AtomicU64::new(0),
         }
+    }
+
+    fn see(&self, registers: Option<Registers>) {
+        let Registers { stack_pointer, instruction_pointer, .. } = registers.unwrap_or_default();
+        self.seen_stack_pointer.store(stack_pointer, Ordering::SeqCst);
+        self.seen_instruction_pointer.store(instruction_pointer, Ordering::SeqCst);
+    }
+
+    /// Whether a thread with these registers is where it was when its stack was copied.
+    fn has_seen(&self, registers: &Registers) -> bool {
+        let stack_pointer = self.seen_stack_pointer.load(Ordering::SeqCst);
+        let after_call = self.seen_instruction_pointer.load(Ordering::SeqCst);
+        // A call that is to be started again is the instruction that is next.
+        let is_there = [after_call, after_call.wrapping_sub(CALL_LENGTH)].contains(&registers.instruction_pointer);
+        stack_pointer != 0 && stack_pointer == registers.stack_pointer && is_there
     }
 
     /// What the handler took that has filled this, and is about to end, if it does.
@@ -392,6 +440,15 @@ impl Slot {
 
     fn is(&self, state: u64) -> bool {
         self.state.load(Ordering::Acquire) % STATES == state
+    }
+}
+
+impl StackRange {
+    /// The one with an address.
+    fn find(ranges: &[Self], address: u64) -> Option<&Self> {
+        let after = ranges.partition_point(|range| range.addresses.start <= address);
+        let range = ranges.get(after.checked_sub(1)?)?;
+        range.addresses.contains(&address).then_some(range)
     }
 }
 
@@ -446,17 +503,54 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_stack_that_was_seen_is_not_copied_again_where_the_thread_has_not_moved() {
+        let pool = Pool::leak(1).unwrap();
+        let mut local = [7_u64; 512];
+        let stack_pointer = local.as_ptr() as u64;
+        let begin = stack_pointer..stack_pointer + size_of_val(&local) as u64;
+        pool.prepare(vec![StackRange { addresses: begin, is_first: true }]);
+        let seen = Registers { stack_pointer, instruction_pointer: 1000, ..Registers::default() };
+        let answers = |pool: &Pool, answer: Registers, ticket: Ticket| {
+            pool.answer(ticket, answer, Entry::now(false));
+            pool.take(ticket, false, |it| (it.registers, it.stack[0], it.stack.len())).unwrap()
+        };
+
+        for (runs, moved, word) in
+            [(false, 0, 7), (false, CALL_LENGTH, 7), (false, 1, 8), (false, u64::MAX, 8), (true, 0, 8)]
+        {
+            local.fill(7);
+            let ticket = pool.arm(Some(seen)).unwrap();
+            local.fill(8);
+
+            if runs {
+                pool.forget(ticket);
+            }
+
+            let answer = Registers { instruction_pointer: 1000_u64.wrapping_sub(moved), frame_pointer: 3, ..seen };
+            assert_eq!(answers(pool, answer, ticket), (answer, word, size_of_val(&local)), "{runs} {moved}");
+        }
+
+        let ticket = pool.arm(Some(seen)).unwrap();
+        local.fill(9);
+        let deeper = Registers { stack_pointer: stack_pointer + 8, ..seen };
+        assert_eq!(answers(pool, deeper, ticket), (deeper, 9, size_of_val(&local) - 8), "it has moved");
+        let elsewhere = Registers { stack_pointer: 8, ..seen };
+        let ticket = pool.arm(Some(elsewhere)).unwrap();
+        assert_eq!(answers(pool, seen, ticket), (seen, 9, size_of_val(&local)), "nothing was seen there");
+    }
+
+    #[test]
     fn a_slot_is_used_once_and_only_for_what_it_was_armed_for() {
         let pool = Pool::leak(1).unwrap();
         pool.prepare(Vec::new());
         let local = [7_u64; 4];
         let registers = Registers { stack_pointer: local.as_ptr() as u64, ..Registers::default() };
 
-        let given_up = pool.arm().unwrap();
-        assert!(pool.arm().is_none(), "there is one slot only");
+        let given_up = pool.arm(None).unwrap();
+        assert!(pool.arm(None).is_none(), "there is one slot only");
         assert!(pool.disarm(given_up));
 
-        let ticket = pool.arm().unwrap();
+        let ticket = pool.arm(None).unwrap();
         pool.answer(given_up, registers, Entry::now(false));
         assert!(pool.take(ticket, false, |_| ()).is_none(), "one that comes too late must not answer for another");
         pool.answer(ticket, registers, Entry::now(true));

@@ -14,6 +14,9 @@ pub struct Registers {
     pub link_register: u64,
 }
 
+/// How long the instruction of a system call is, in bytes.
+pub(super) const CALL_LENGTH: u64 = if cfg!(target_arch = "x86_64") { 2 } else { 4 };
+
 #[cfg(target_arch = "x86_64")]
 impl Registers {
     /// The ones of the function that this is inlined into.

@@ -16,7 +16,7 @@ use crate::{
     symbols::{Frame, Symbols},
     sys::{
         capture::{Captured, Pool, Ticket},
-        memory, ranges, signal,
+        clock, memory, ranges, signal,
     },
     unwind::{Cache, End, Registers, Unwinder},
 };
@@ -40,9 +40,6 @@ const TURN: Duration = Duration::from_secs(5);
 
 /// How much is read of the stack of a thread that sleeps.
 const ASLEEP_LIMIT: usize = 64 << 10;
-
-/// How much of it is brought into the processor's caches before its thread is asked to copy it. Most are smaller.
-const WARMED: usize = 16 << 10;
 
 /// The addresses of a stack's frames.
 type Stack = Vec<u64>;
@@ -127,15 +124,20 @@ struct Round<'a> {
     asked: Vec<(Ticket, usize)>,
     measured: bool,
     longest_stop: Duration,
-    /// What was read of a stack to [warm](Self::warm) it.
-    warmed: Vec<u8>,
+}
+
+/// A thread that is to be asked.
+struct Waiting {
+    place: usize,
+    /// The processor time that it had had before it was looked at.
+    before: Option<Duration>,
 }
 
 impl<'a> Round<'a> {
     fn new(pool: &'static Pool, signal: i32, unwinder: &'a Unwinder, deadline: Instant) -> Self {
         let cache = Cache::new();
         let (asked, longest_stop) = (Vec::new(), Duration::ZERO);
-        Self { pool, signal, unwinder, cache, deadline, asked, measured: false, longest_stop, warmed: vec![0; WARMED] }
+        Self { pool, signal, unwinder, cache, deadline, asked, measured: false, longest_stop }
     }
 
     fn run(&mut self, process_id: u32, ids: &[u32]) -> Vec<(Thread, Walked)> {
@@ -145,6 +147,7 @@ impl<'a> Round<'a> {
         let mut waiting = VecDeque::with_capacity(ids.len());
 
         for &id in ids {
+            let before = clock::thread_cpu_time(id);
             let Some(task) = Task::read(process_id, id, &mut buffer) else { continue };
             let walked = if id == own {
                 Some(self.walk_own())
@@ -153,7 +156,7 @@ impl<'a> Round<'a> {
             } else if task.is_deaf() {
                 Some(self.walk_asleep(process_id, &task, "cannot be interrupted now, so this is what /proc tells"))
             } else {
-                waiting.push_back(found.len());
+                waiting.push_back(Waiting { place: found.len(), before });
                 None
             };
             found.push((task, walked));
@@ -191,7 +194,7 @@ impl<'a> Round<'a> {
 
         self.give_up_all(process_id, &mut found);
 
-        for place in waiting {
+        for Waiting { place, .. } in waiting {
             let walked = self.walk_asleep(process_id, &found[place].0, "there was no time left to ask it");
             found[place].1 = Some(walked);
         }
@@ -206,18 +209,25 @@ impl<'a> Round<'a> {
     }
 
     /// Asks as many threads as there is room for.
-    fn ask(&mut self, waiting: &mut VecDeque<usize>, found: &mut [(Task, Option<Walked>)]) {
-        // All of them before the first is asked: those that are woken one by one take the processor from each other in the middle of
-        // their handlers.
-        for &place in waiting.iter().take(SLOTS - self.asked.len().min(SLOTS)) {
-            self.warm(&found[place].0);
+    fn ask(&mut self, waiting: &mut VecDeque<Waiting>, found: &mut [(Task, Option<Walked>)]) {
+        let mut armed = Vec::new();
+
+        // The stacks of all of them are copied before the first is asked: those that are woken one by one take the processor from
+        // each other in the middle of their handlers.
+        while let Some(&Waiting { place, before }) = waiting.front() {
+            let Some(ticket) = self.pool.arm(found[place].0.registers) else { break };
+            waiting.pop_front();
+            armed.push((ticket, place, before));
         }
 
-        while let Some(&place) = waiting.front() {
-            let Some(ticket) = self.pool.arm() else { return };
-            waiting.pop_front();
+        for (ticket, place, before) in armed {
+            let id = found[place].0.id;
 
-            match signal::ask(found[place].0.id, self.signal, ticket) {
+            if before.is_none() || clock::thread_cpu_time(id) != before {
+                self.pool.forget(ticket);
+            }
+
+            match signal::ask(id, self.signal, ticket) {
                 Ok(()) => self.asked.push((ticket, place)),
                 Err(error) => {
                     self.pool.disarm(ticket);
@@ -228,15 +238,6 @@ impl<'a> Round<'a> {
                     }
                 }
             }
-        }
-    }
-
-    /// Brings the stack of a thread that sleeps into the processor's caches, which it has left long ago: its handler copies it in
-    /// less time then.
-    fn warm(&mut self, task: &Task) {
-        if let Some(registers) = task.registers {
-            // What cannot be read is left to the handler.
-            let _ = memory::read_into(std::process::id(), registers.stack_pointer, &mut self.warmed);
         }
     }
 
@@ -341,7 +342,7 @@ pub(crate) fn walk_copy(unwinder: &Unwinder, cache: &mut Cache, registers: &Regi
 
 /// The processor time of a thread of this process, in seconds.
 fn cpu_time(thread: u32) -> f64 {
-    crate::sys::clock::thread_cpu_time(thread).map_or(0.0, |time| time.as_secs_f64())
+    clock::thread_cpu_time(thread).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// Looks all functions up, and what there is to say about how the program was built.
