@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 
 /// How long a thread goes on before it lets others have their turn. Where they want one, it is theirs for some milliseconds, so the
 /// shorter this is, the longer a check takes on a machine that is busy.
-const TURN: Duration = Duration::from_micros(500);
+const TURN: Duration = Duration::from_micros(250);
 
 /// The time that a thread has had the processor, by its own account.
 pub(crate) struct Turns {
