@@ -167,6 +167,12 @@ fn several_samples_share_and_the_last_one_ends_it() {
     let first = first.finish().unwrap();
     assert!(has(&first, 30_001) && has(&first, 20_001), "{first}");
     assert_eq!(memory::recording(), Some(Mode::Full));
+    // Who asked for another mode is told; who asked for none has got what there is.
+    let another = Sampling::start(&Options::new().mode(Mode::SAMPLED)).unwrap().finish().unwrap();
+    assert!(another.notes.iter().any(|note| note.contains("not in the mode that was asked for")), "{another}");
+    let any = Sampling::start(&Options::new()).unwrap().finish().unwrap();
+    assert_eq!(any.mode, Mode::Full);
+    assert!(any.notes.iter().all(|note| !note.contains("asked for")), "{any}");
     let second = second.finish().unwrap();
     assert!(!has(&second, 30_001) && has(&second, 20_001), "{second}");
     assert_eq!(memory::recording(), None);

@@ -24,7 +24,7 @@ use crate::{
 /// How to take a sample.
 #[derive(Clone, Debug)]
 pub struct Options {
-    mode: Mode,
+    mode: Option<Mode>,
     rows: usize,
 }
 
@@ -34,12 +34,13 @@ impl Options {
 
     /// The defaults.
     pub fn new() -> Self {
-        Self { mode: Mode::SAMPLED, rows: Self::ROWS }
+        Self { mode: None, rows: Self::ROWS }
     }
 
-    /// Sets which allocations are looked at, unless something is recorded already. Default is one in 512 KiB.
+    /// Sets which allocations are looked at. If something is recorded already, that counts, and a note says so. Default is what is
+    /// recorded, or else one in 512 KiB.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
+        self.mode = Some(mode);
         self
     }
 
@@ -70,7 +71,7 @@ pub struct Sampling {
 impl Sampling {
     /// Begins.
     pub fn start(options: &Options) -> Result<Self, MemoryError> {
-        let share = control::share(options.mode)?;
+        let share = control::share(options.mode.unwrap_or(Mode::SAMPLED))?;
         let (window, before) = hook::apart(|| share.recorder.open_window());
         let options = options.clone();
         Ok(Self { share, options, window, before, at: SystemTime::now(), begun: Instant::now() })
@@ -104,13 +105,13 @@ impl Sampling {
         let unwinder = hook::apart(|| recorder.newest_unwinder());
         let mut notes = Vec::new();
 
-        if self.share.is_shared && mode != self.options.mode {
-            notes.push(match mode {
-                Mode::Sampled { rate } => {
-                    format!("took part in a recording that was under way, of one byte in {rate}, and not in the mode that was asked for")
-                }
-                Mode::Full => "took part in a recording that was under way, of all allocations, and not in the mode that was asked for".to_owned(),
-            });
+        if self.share.is_shared && mode != self.options.mode.unwrap_or(Mode::SAMPLED) {
+            let what = match mode {
+                Mode::Sampled { rate } => format!("one byte in {rate}"),
+                Mode::Full => "all allocations".to_owned(),
+            };
+            let but = if self.options.mode.is_some() { ", and not in the mode that was asked for" } else { "" };
+            notes.push(format!("took part in a recording that was under way, of {what}{but}"));
         }
 
         notes.extend(control::note().map(str::to_owned));

@@ -52,8 +52,9 @@ fn options(request: &Request) -> Result<Options, Failure> {
     let rate = request.get::<u64>("rate")?;
     let largest = Mode::LARGEST_RATE;
     let mode = match (request.get::<String>("mode")?.as_deref(), rate) {
+        (None, None) => return Ok(Options::new()),
         (Some("full"), None) => Mode::Full,
-        (None | Some("sampled"), None) => Mode::SAMPLED,
+        (Some("sampled"), None) => Mode::SAMPLED,
         (None | Some("sampled"), Some(rate)) if (1..=largest).contains(&rate) => Mode::Sampled { rate },
         (Some("full"), Some(_)) => {
             return Err(Failure::invalid_parameters("'rate' means nothing where 'mode' is 'full'"));
