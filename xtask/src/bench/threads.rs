@@ -33,7 +33,7 @@ pub(super) fn rows(report: &mut Report) -> Result<()> {
     for (name, what, floor, target) in [
         // The floor is a handler that does nothing.
         ("cpu", "processor time in the handler of a thread that waits", Some("floor"), Some(STOP_LIMIT)),
-        ("running", "the same of one that runs, at the end of a deep stack", Some("floor"), Some(STOP_LIMIT)),
+        ("running", "the same of one that runs, and copies a deep stack itself", Some("floor"), None),
         ("wall", "from entering that handler until leaving it, whoever else ran meanwhile", None, None),
         (
             "all",

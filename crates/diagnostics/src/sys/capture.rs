@@ -335,7 +335,7 @@ impl Pool {
 
     fn fill(&self, index: usize, slot: &Slot, registers: Registers, entry: Entry) {
         // SAFETY: the slot was made busy by this handler, so that its registers and its part of the mapping are for this
-        // function alone.
+        // function alone. Each part is at a multiple of its size.
         unsafe {
             *slot.registers.get() = registers;
 
@@ -351,7 +351,7 @@ impl Pool {
     /// Copies the stack from the stack pointer outwards.
     ///
     /// # Safety
-    /// `to` must have room for [`STACK_LIMIT`] bytes, and be nobody else's.
+    /// `to` must have room for [`STACK_LIMIT`] bytes, be nobody else's, and be at a multiple of 16.
     unsafe fn copy_stack(&self, stack_pointer: u64, to: *mut u8) -> usize {
         // SAFETY: the table is replaced, but not freed, while a slot is busy, as the one of this handler is.
         let ranges = unsafe { self.stack_ranges.load(Ordering::SeqCst).as_ref() };
@@ -367,7 +367,7 @@ impl Pool {
         if let Some(end) = end {
             let length = (end - stack_pointer).min(STACK_LIMIT as u64) as usize;
             // SAFETY: as argued above, the memory is there; the caller gives room for as much.
-            unsafe { std::ptr::copy_nonoverlapping(stack_pointer as *const u8, to, length) };
+            unsafe { super::stream::copy(stack_pointer as *const u8, to, length) };
             return length;
         }
 

@@ -24,6 +24,8 @@ pub(crate) mod registers;
 pub(crate) mod signal;
 #[cfg(feature = "stacks")]
 pub(crate) mod stack;
+#[cfg(feature = "stacks")]
+mod stream;
 #[cfg(feature = "tasks")]
 pub(crate) mod ticks;
 #[cfg(feature = "stacks")]
