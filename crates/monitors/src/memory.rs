@@ -8,6 +8,7 @@ mod report;
 mod rules;
 mod search;
 mod settings;
+mod wish;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,13 +19,14 @@ use self::{
     footprint::{Footprint, Size},
     futility::{Advice, Excess, Futility},
     relief::Relief,
-    report::{Leak, MemoryStatus, ProcessStatus, mebibytes},
+    report::{MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
     search::{Search, Where},
     settings::Settings,
+    wish::Wish,
 };
 use crate::{
-    Action, Event, Family, Monitor, Restart, Status, Worker,
+    Action, Family, Monitor, Restart, Status, Worker,
     roster::{Entry, Roster},
     sample::{self, HostMemory, Pressure, Process, Stat},
     turns::Turns,
@@ -53,7 +55,8 @@ const HURRY: u32 = 20;
 ///
 /// # What counts
 ///
-/// A worker is its process and all that descend from it, but for those that are workers themselves. Its size is the
+/// A worker is its process and all that descend from it, but for those that are workers themselves; one that is left to another
+/// parent, as a daemon is, goes on to count if a check saw it before. Its size is the
 /// *proportional* one: a page that two processes share, as after a fork, counts half for each. Where the kernel does not tell
 /// that, it is the resident size.
 ///
@@ -454,37 +457,6 @@ impl MemoryMonitor {
         self.hurry = growing
             .filter(|time| *time < interval.saturating_mul(2))
             .map(|time| (time / 2).max(shortest).min(interval));
-    }
-}
-
-/// A worker that is to be restarted.
-struct Wish {
-    process_id: u32,
-    start_time: u64,
-    rule: &'static str,
-    reason: String,
-    is_urgent: bool,
-    /// What another one would take at its start, if it may be started beside this one.
-    start_size: Option<u64>,
-    /// For the sake of all: how much is too much, and what it alone has.
-    relief: Option<(u64, u64)>,
-}
-
-impl Wish {
-    fn event(&self, name: &str, size: Size, settings: &Settings, left_alone: Option<Duration>) -> Action {
-        Action::Event(Event::new(
-            "leak",
-            Leak {
-                process_id: self.process_id,
-                name: name.to_owned(),
-                rule: self.rule,
-                reason: self.reason.clone(),
-                current_size: size.proportional,
-                current_private_size: size.private,
-                maximum_size_limit: settings.maximum_size_limit,
-                left_alone: left_alone.map(|pause| pause.as_secs_f64()),
-            },
-        ))
     }
 }
 

@@ -103,10 +103,14 @@ impl Footprint {
         }
     }
 
-    /// Finds the processes that descend from it, except for those that are workers themselves.
+    /// Finds the processes that descend from it, except for those that are workers themselves. One that was found goes on to be one
+    /// when it is left to another parent, as daemons are; so do those that it starts.
     pub(super) fn find_descendants(&mut self, workers: &HashSet<u32>) {
         let mut found: Vec<u32> = Vec::new();
-        let mut waiting = vec![self.root.process.process_id()];
+        let known = self.descendants.iter().map(|member| member.process.process_id());
+        let known: Vec<u32> = known.filter(|process_id| !workers.contains(process_id)).collect();
+        let mut waiting = [&known[..], &[self.root.process.process_id()]].concat();
+        found.extend(known);
         while let Some(process_id) = waiting.pop() {
             let children = Directory::open(process_id).and_then(|directory| directory.children()).unwrap_or_default();
             for child in children {

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use async_container_monitors::{Action, Destination, MemoryMonitor, Monitor, Restart, Worker};
+use async_container_monitors::{Action, Destination, MemoryMonitor, Monitor, Restart, Worker, sample::Stat};
 use serde_json::{Value, json};
 
 use crate::helper::{Helper, eventually};
@@ -362,6 +362,36 @@ fn a_process_that_is_started_later_counts_at_the_next_check() {
     let before = size(&helpers[1]);
     helpers[1].spawn_child();
     assert!(size(&helpers[1]) > before, "at once");
+}
+
+/// As a daemon is, by the end of the one that started it.
+#[test]
+fn a_process_that_is_left_to_another_parent_still_counts() {
+    let mut helper = Helper::spawn();
+    let directory = tempfile::tempdir().unwrap();
+    let (between, go) = (directory.path().join("between"), directory.path().join("go"));
+    let mut monitor = MemoryMonitor::new();
+    monitor.register(&helper.worker("a"));
+    monitor.check(Instant::now());
+    let size = |monitor: &MemoryMonitor| status(monitor)["processes"][0]["current_resident_size"].as_u64().unwrap();
+    let before = size(&monitor);
+    helper.run_below(&format!(
+        "(head -c {} /dev/zero | tail | sleep 1000000) & sh -c 'echo $PPID' > {}; while [ ! -e {} ]; do sleep 0.01; done",
+        64 * MEBIBYTE,
+        between.display(),
+        go.display()
+    ));
+    eventually(|| {
+        monitor.check(Instant::now());
+        size(&monitor) > before + 60 * MEBIBYTE
+    });
+    let between: u32 = std::fs::read_to_string(&between).unwrap().trim().parse().unwrap();
+    std::fs::write(&go, "").unwrap();
+    eventually(|| Stat::read(between).map_or(true, |stat| stat.ended));
+    for _ in 0..2 {
+        monitor.check(Instant::now());
+        assert!(size(&monitor) > before + 60 * MEBIBYTE, "{}", status(&monitor));
+    }
 }
 
 #[test]
