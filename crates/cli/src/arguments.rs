@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use async_container_protocol::endpoint::DEFAULT_SOCKET;
-use async_container_supervisor_client::Kind;
+use async_container_supervisor_client::{Kind, Records};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use serde_json::{Map, Value};
@@ -111,7 +111,7 @@ pub(crate) enum Command {
     Ready,
     /// Samples what a worker allocates, and what it keeps.
     #[command(after_help = WORKER)]
-    MemorySample(Sampling),
+    MemorySample(MemorySample),
     /// Writes what a worker has allocated to a file.
     #[command(after_help = WORKER)]
     MemoryDump(Dump),
@@ -169,6 +169,19 @@ pub(crate) struct Sampling {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct MemorySample {
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Records every allocation, not one in 512 KiB: for programs that allocate little, and for leaks that are small. It slows
+    /// down a program that allocates much.
+    #[arg(long, conflicts_with = "rate")]
+    full: bool,
+    /// Records one allocation in so many bytes: the fewer, the more exact, and the slower the program.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct CpuProfile {
     /// The worker.
     worker: String,
@@ -201,6 +214,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) worker: &'a str,
     pub(crate) duration: Option<Duration>,
     pub(crate) frequency: Option<u32>,
+    pub(crate) records: Option<Records>,
     /// Whether it is to be taken from outside.
     pub(crate) is_external: bool,
     pub(crate) destination: &'a Destination,
@@ -211,7 +225,7 @@ impl Command {
     pub(crate) fn diagnostic(&self) -> Option<Asked<'_>> {
         let sampling = |kind, it: &'_ Sampling| (kind, Some(it.duration));
         let (kind, duration) = match self {
-            Self::MemorySample(it) => sampling(Kind::MemorySample, it),
+            Self::MemorySample(it) => sampling(Kind::MemorySample, &it.sampling),
             Self::AllocatorProfile(it) => sampling(Kind::AllocatorProfile, it),
             Self::CpuProfile(it) => (Kind::CpuProfile, Some(it.duration)),
             Self::MemoryDump(_) => (Kind::MemoryDump, None),
@@ -220,7 +234,9 @@ impl Command {
             _ => return None,
         };
         let (worker, frequency, destination) = match self {
-            Self::MemorySample(it) | Self::AllocatorProfile(it) => (&it.worker, None, &it.destination),
+            Self::MemorySample(MemorySample { sampling: it, .. }) | Self::AllocatorProfile(it) => {
+                (&it.worker, None, &it.destination)
+            }
             Self::CpuProfile(it) => (&it.worker, Some(it.frequency), &it.destination),
             Self::ThreadDump(Outside { dump: it, .. })
             | Self::SchedulerDump(Outside { dump: it, .. })
@@ -228,7 +244,12 @@ impl Command {
             _ => return None,
         };
         let is_external = matches!(self, Self::ThreadDump(dump) | Self::SchedulerDump(dump) if dump.external);
-        Some(Asked { kind, worker, duration, frequency, is_external, destination })
+        let records = match self {
+            Self::MemorySample(MemorySample { full: true, .. }) => Some(Records::All),
+            Self::MemorySample(it) => it.rate.map(|bytes| Records::OneIn { bytes }),
+            _ => None,
+        };
+        Some(Asked { kind, worker, duration, frequency, records, is_external, destination })
     }
 }
 

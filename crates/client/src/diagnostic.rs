@@ -89,14 +89,28 @@ pub struct Diagnostic {
     kind: Kind,
     duration: Option<Duration>,
     frequency: Option<u32>,
+    records: Option<Records>,
     form: Option<Form>,
     path: Option<String>,
+}
+
+/// Which allocations a memory sample records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Records {
+    /// Every one, which slows down a program that allocates much.
+    All,
+    /// One in so many bytes. The rest is estimated.
+    OneIn {
+        /// The bytes.
+        bytes: u64,
+    },
 }
 
 impl Diagnostic {
     /// One of that kind, with its default duration.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, duration: kind.default_duration(), frequency: None, form: None, path: None }
+        Self { kind, duration: kind.default_duration(), frequency: None, records: None, form: None, path: None }
     }
 
     /// What is allocated during that time, and what of it is kept.
@@ -145,6 +159,12 @@ impl Diagnostic {
         self
     }
 
+    /// Sets which allocations a memory sample records. Default is the worker's: one in 512 KiB.
+    pub fn records(mut self, records: Records) -> Self {
+        self.records = Some(records);
+        self
+    }
+
     /// Sets the form of the report. Default is the first of the [kind's](Kind::forms).
     pub fn form(mut self, form: Form) -> Self {
         self.form = Some(form);
@@ -188,6 +208,12 @@ impl Diagnostic {
             call.insert("frequency".to_owned(), frequency.into());
         }
 
+        match self.records {
+            Some(Records::All) => call.insert("mode".to_owned(), "full".into()),
+            Some(Records::OneIn { bytes }) => call.insert("rate".to_owned(), bytes.into()),
+            None => None,
+        };
+
         if let Some(form) = self.form {
             call.insert("format".to_owned(), form.name().into());
         }
@@ -213,6 +239,15 @@ mod tests {
         assert_eq!(
             call(Diagnostic::cpu_profile(Duration::from_millis(1500)).frequency(49).form(Form::Svg)),
             json!({"do": "cpu_profile", "duration": 1.5, "frequency": 49, "format": "svg"})
+        );
+        let sample = || Diagnostic::memory_sample(Duration::from_secs(1));
+        assert_eq!(
+            call(sample().records(Records::All)),
+            json!({"do": "memory_sample", "duration": 1.0, "mode": "full"})
+        );
+        assert_eq!(
+            call(sample().records(Records::OneIn { bytes: 4096 })),
+            json!({"do": "memory_sample", "duration": 1.0, "rate": 4096})
         );
         // Its duration is kept here.
         assert_eq!(

@@ -44,7 +44,7 @@ mod status;
 mod supervisor;
 mod worker;
 
-pub use diagnostic::{Diagnostic, Kind};
+pub use diagnostic::{Diagnostic, Kind, Records};
 pub use error::Error;
 pub use form::Form;
 pub use report::Report;

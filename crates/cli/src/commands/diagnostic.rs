@@ -204,6 +204,10 @@ fn diagnostic(asked: &Asked<'_>, form: Form) -> Diagnostic {
         diagnostic = diagnostic.frequency(frequency);
     }
 
+    if let Some(records) = asked.records {
+        diagnostic = diagnostic.records(records);
+    }
+
     if let Some(path) = &asked.destination.remote {
         diagnostic = diagnostic.path(path);
     }

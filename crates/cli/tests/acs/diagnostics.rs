@@ -50,6 +50,20 @@ fn reports_are_printed() {
 }
 
 #[test]
+fn a_memory_sample_records_as_much_as_is_asked_for() {
+    let application = start();
+    application.acs(["memory-sample", "web#1", "--duration", "1", "--full"]).text();
+    application.acs(["memory-sample", "web#1", "--duration", "1", "--rate", "4096"]).text();
+    assert_eq!(
+        application.forwarded(),
+        [
+            json!({"do": "memory_sample", "duration": 1.0, "mode": "full", "format": "text"}),
+            json!({"do": "memory_sample", "duration": 1.0, "rate": 4096, "format": "text"}),
+        ]
+    );
+}
+
+#[test]
 fn defaults_are_as_documented() {
     let application = start();
     application.acs(["cpu-profile", "web#1"]).text();
@@ -100,6 +114,8 @@ fn a_form_that_there_is_not_is_refused_before_anything_is_asked() {
     let ended = application.acs(["thread-dump", "web#1", "--output", "no/such/directory"]);
     assert!(ended.error(1).starts_with("cannot write to no/such/directory: No such file"), "{}", ended.stderr);
     application.acs(["memory-sample", "web#1", "--duration", "0"]).error(2);
+    application.acs(["memory-sample", "web#1", "--rate", "0"]).error(2);
+    application.acs(["memory-sample", "web#1", "--full", "--rate", "4096"]).error(2);
     application.acs(["cpu-profile", "web#1", "--frequency", "0"]).error(2);
     application.acs(["thread-dump", "web#1", "-o", "a", "--remote", "b"]).error(2);
     assert_eq!(application.forwarded(), [json!(null); 0]);
