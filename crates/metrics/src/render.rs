@@ -1,9 +1,9 @@
 //! Families as text.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_container_monitors::{Family, Kind, Sample, Value};
@@ -16,6 +16,9 @@ use prometheus_client::{
 
 /// What the names of all metrics begin with, followed by `_`.
 pub const PREFIX: &str = "acs";
+
+/// Of how many families that are left out the log tells: names may be what workers say.
+const COMPLAINTS: usize = 256;
 
 /// How families are written out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ impl Format {
 ///
 /// A name that would not be one is made one, by `_` in the place of what is wrong, and the ends that are added to names are not
 /// added twice. Of two families that would have a name in common, of two values that would have the same labels, and of two labels of
-/// a value that would have the same name, the first is written. A counter that is negative, or no number, is left out: for many
+/// a value that would have the same name, the first is written. Of a family that is left out so the log tells once. A counter that is negative, or no number, is left out: for many
 /// who read this, it would make all the rest worthless.
 pub fn render(families: Vec<Family>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
@@ -120,15 +123,15 @@ pub(crate) struct Distinct<'a> {
 
 /// What of these is written. Families that have no value are left out.
 pub(crate) fn distinct(families: &[Family]) -> impl Iterator<Item = Distinct<'_>> {
-    let mut taken = HashSet::new();
+    let mut taken: HashMap<String, &Family> = HashMap::new();
     families.iter().filter(|family| !family.samples().is_empty()).filter_map(move |family| {
         let name = name(stem(family));
         let names = names(&name, family);
-        if names.iter().any(|name| taken.contains(name)) {
-            tracing::debug!(name, "a metric was left out, because there is another one of that name");
+        if let Some(other) = names.iter().find_map(|name| taken.get(name)) {
+            complain(family, other);
             return None;
         }
-        taken.extend(names);
+        taken.extend(names.into_iter().map(|name| (name, family)));
         let mut seen = HashSet::new();
         let samples = family.samples().iter().filter_map(|sample| {
             let labels = labels(sample);
@@ -138,6 +141,32 @@ pub(crate) fn distinct(families: &[Family]) -> impl Iterator<Item = Distinct<'_>
         });
         Some(Distinct { samples: samples.collect(), name, family })
     })
+}
+
+/// Says once of each family that it is left out, and what for.
+fn complain(family: &Family, other: &Family) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let (left_out, written) = (full_name(family), full_name(other));
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+
+    if told.len() < COMPLAINTS && told.insert(format!("{left_out} {written}")) {
+        drop(told);
+        tracing::warn!(
+            metric = left_out,
+            other = written,
+            "a metric is left out, because another one has its name, or has it but for an end such as `_total`: rename one of them"
+        );
+    }
+}
+
+/// The name with all that is added to it.
+fn full_name(family: &Family) -> String {
+    let end = if family.kind() == Kind::Counter { "_total" } else { "" };
+    format!("{PREFIX}_{}{end}", with_unit(&name(stem(family)), family))
+}
+
+fn with_unit(name: &str, family: &Family) -> String {
+    family.get_unit().map_or_else(|| name.to_owned(), |unit| format!("{name}_{unit}"))
 }
 
 /// The name without the ends that are added to it.
@@ -153,7 +182,7 @@ fn stem(family: &Family) -> &str {
 
 /// All names that are taken by a family.
 fn names(name: &str, family: &Family) -> Vec<String> {
-    let name = family.get_unit().map_or_else(|| name.to_owned(), |unit| format!("{name}_{unit}"));
+    let name = with_unit(name, family);
     let ends: &[&str] = match family.kind() {
         Kind::Counter => &["_total"],
         Kind::Histogram => &["_sum", "_count", "_bucket"],

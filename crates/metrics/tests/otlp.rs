@@ -1,14 +1,16 @@
 //! What somebody is sent by OTLP, and what happens where nobody takes it.
 
+mod common;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
-    io::{self, Write},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
 use async_container_metrics::{Exporter, Family, Otlp, Value};
+use common::Log;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Request, Response, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -112,38 +114,6 @@ fn exporter(otlp: Otlp) -> Exporter {
 fn start(otlp: Otlp) -> JoinHandle<()> {
     let mut exporter = exporter(otlp);
     tokio::spawn(async move { match exporter.run(|| async { families() }).await {} })
-}
-
-/// What is logged by this thread, as lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-
-    fn count(&self, text: &str) -> usize {
-        self.text().matches(text).count()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 const FAILED: &str = "numbers could not be pushed by OTLP";

@@ -405,6 +405,7 @@ impl Known {
 
 fn log(metrics: &ProcessMetrics) {
     let memory = metrics.memory;
+    let sizes = memory.map(|memory| memory.sizes);
     tracing::info!(
         process_id = metrics.process_id,
         parent_process_id = metrics.parent_process_id,
@@ -423,10 +424,17 @@ fn log(metrics: &ProcessMetrics) {
         minor_faults = metrics.minor_faults,
         major_faults = metrics.major_faults,
         map_count = memory.map(|memory| memory.map_count),
-        private_size = memory.map(|memory| memory.sizes.private_size),
-        shared_size = memory.map(|memory| memory.sizes.shared_size),
-        anonymous_size = memory.map(|memory| memory.sizes.anonymous_size),
-        swap_size = memory.map(|memory| memory.sizes.swap_size),
+        proportional_size = sizes.map(|sizes| sizes.proportional_size),
+        private_size = sizes.map(|sizes| sizes.private_size),
+        private_clean_size = sizes.map(|sizes| sizes.private_clean_size),
+        private_dirty_size = sizes.map(|sizes| sizes.private_dirty_size),
+        shared_size = sizes.map(|sizes| sizes.shared_size),
+        shared_clean_size = sizes.map(|sizes| sizes.shared_clean_size),
+        shared_dirty_size = sizes.map(|sizes| sizes.shared_dirty_size),
+        referenced_size = sizes.map(|sizes| sizes.referenced_size),
+        anonymous_size = sizes.map(|sizes| sizes.anonymous_size),
+        swap_size = sizes.map(|sizes| sizes.swap_size),
+        proportional_swap_size = sizes.map(|sizes| sizes.proportional_swap_size),
         "process metrics captured"
     );
 }

@@ -37,7 +37,7 @@ impl Metrics {
     }
 
     /// All of them, as they are now; what monitors know is as of their last checks. A monitor that does not answer within a
-    /// second is left out, and `monitor_up` is 0 for it.
+    /// second, or has panicked and come to the end of no check since, is left out, and `monitor_up` is 0 for it.
     ///
     /// Samples that name a process (`process_id`) which is that of a child also get its name (`child`) and that of its
     /// `service`, unless they have them.

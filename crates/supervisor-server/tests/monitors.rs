@@ -200,6 +200,29 @@ async fn a_monitor_that_panics_begins_anew_with_all_workers() {
 }
 
 #[tokio::test]
+async fn a_panic_stands_in_the_status_until_a_check_has_come_to_its_end() {
+    let server = Server::new().monitor(TestMonitor { interval: Duration::MAX, ..idle("panicking") });
+    let metrics = server.metrics();
+    let server = TestServer::start(server);
+    let client = server.client().await;
+    let mut worker = server.lines().await;
+    worker.register("trap").await;
+    status_when(&client, |status| has_panicked(&status["panicking"])).await;
+    drop(worker);
+    let is_over = |status: &Value| {
+        let message = status["panicking"]["error"]["message"].as_str().unwrap_or_default();
+        !message.contains("started again in") && status["panicking"]["error"]["class"] != class::TIMED_OUT
+    };
+    let begun = status_when(&client, is_over).await;
+    let message =
+        begun["panicking"]["error"]["message"].as_str().unwrap_or_else(|| panic!("as if it were well: {begun}"));
+    assert!(message.contains("panicked in 'register': ") && message.contains("was started again"), "{message}");
+    let families = metrics.gather().await;
+    let up = families.iter().find(|family| family.name() == "monitor_up").unwrap();
+    assert_eq!(up.samples()[0].value, async_container_monitors::Value::Integer(0), "{up:?}");
+}
+
+#[tokio::test]
 async fn a_monitor_that_panics_is_made_anew_if_it_is_known_how() {
     let made = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = made.clone();

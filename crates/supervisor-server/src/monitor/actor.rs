@@ -53,10 +53,8 @@ pub(super) struct Loop {
     workers: BTreeMap<String, Worker>,
     /// Those that the monitor was told of.
     told: HashSet<String>,
-    /// Why it was not called any more, since it panicked.
+    /// How it panicked, until a check has come to its end.
     failing: Option<Failing>,
-    /// How many times in a row it panicked before a check came to its end.
-    panics: u32,
     /// What it is to be told of, and the memory for that.
     answers: Vec<Answered>,
     /// How many changes it was told of.
@@ -71,10 +69,13 @@ pub(super) struct Loop {
     has_complained: bool,
 }
 
-/// What is known of a monitor that is not called for now.
+/// What is known of a monitor that has panicked.
 struct Failing {
     message: String,
-    again_at: Instant,
+    /// How many times in a row.
+    panics: u32,
+    /// Until when it is not called; `None` once it was begun anew.
+    again_at: Option<Instant>,
 }
 
 impl Loop {
@@ -95,7 +96,6 @@ impl Loop {
             workers: BTreeMap::new(),
             told: HashSet::new(),
             failing: None,
-            panics: 0,
             answers: Vec::new(),
             heard: 0,
             reported: 0,
@@ -109,7 +109,7 @@ impl Loop {
         let mut due = self.next_check(None);
 
         loop {
-            let wake = self.failing.as_ref().map_or(due, |failing| failing.again_at);
+            let wake = self.again_at().unwrap_or(due);
             let Some(request) = self.wait(wake) else { return };
             let changes = {
                 let mut inbox = self.shared.lock();
@@ -120,7 +120,7 @@ impl Loop {
             let is_change = !changes.is_empty();
             let is_news = is_change || !self.answers.is_empty();
 
-            if self.failing.as_ref().is_some_and(|failing| failing.again_at <= Instant::now()) {
+            if self.again_at().is_some_and(|again_at| again_at <= Instant::now()) {
                 self.begin_anew();
                 due = self.next_check(None);
             }
@@ -132,7 +132,7 @@ impl Loop {
                 self.carry_out(actions);
             }
 
-            let is_due = Instant::now() >= due && self.failing.is_none();
+            let is_due = Instant::now() >= due && self.again_at().is_none();
             let mut may_show = false;
 
             if is_due {
@@ -176,10 +176,17 @@ impl Loop {
         next_check(last, Instant::now(), SystemTime::now(), interval)
     }
 
+    /// Until when the monitor is not called.
+    fn again_at(&self) -> Option<Instant> {
+        self.failing.as_ref()?.again_at
+    }
+
     /// After a panic: makes another monitor, or has this one forget everything, and tells it of all workers.
     fn begin_anew(&mut self) {
-        self.failing = None;
-        tracing::info!(monitor = self.shared.name, attempt = self.panics, "starting a monitor again");
+        if let Some(failing) = &mut self.failing {
+            failing.again_at = None;
+            tracing::info!(monitor = self.shared.name, attempt = failing.panics, "starting a monitor again");
+        }
 
         match &mut self.make {
             Some(make) => match catch_unwind(AssertUnwindSafe(make)) {
@@ -237,11 +244,12 @@ impl Loop {
         }
     }
 
-    /// Gives its metrics to those who want them; nothing, if it panics.
+    /// Gives its metrics to those who want them; nothing, if it panics, or has not come to the end of a check since.
     fn show_metrics(&mut self) {
         let wanted = mem::take(&mut self.shared.lock().metrics);
 
         if !wanted.is_empty()
+            && self.failing.is_none()
             && let Some(metrics) = self.guard("metrics", |monitor| monitor.metrics())
         {
             for sender in wanted {
@@ -287,7 +295,7 @@ impl Loop {
 
     fn check(&mut self) {
         if let Some(actions) = self.guard("check", |monitor| monitor.check(Instant::now())) {
-            self.panics = 0;
+            self.failing = None;
             self.carry_out(actions);
         }
     }
@@ -363,11 +371,15 @@ impl Loop {
         }
     }
 
-    /// Has the monitor say what it has to say of itself, in answer to requests up to this one.
+    /// Has the monitor say what it has to say of itself, in answer to requests up to this one. Of one that has panicked that is told
+    /// instead, until a check has come to its end: what was begun anew knows nothing, which looks as if all were well.
     pub(super) fn report(&mut self, request: u64) {
         self.reported = request;
         let name = self.shared.name.clone();
-        let encoded = self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status()));
+        let encoded = match self.failing {
+            Some(_) => None,
+            None => self.guard("status", |monitor| Fields::empty().with(&name, &monitor.status())),
+        };
         let shown = match encoded {
             Some(Ok(fields)) => Ok(fields),
             Some(Err(error)) => Err(Failure::new(class::INTERNAL, error.to_string())),
@@ -383,7 +395,7 @@ impl Loop {
     /// Calls the monitor, and survives it. What a panic leaves half done inside of it is not used: nothing is called any more,
     /// until it is begun anew.
     fn guard<T>(&mut self, what: &'static str, call: impl FnOnce(&mut Box<dyn Monitor>) -> T) -> Option<T> {
-        if self.failing.is_some() {
+        if self.again_at().is_some() {
             return None;
         }
 
@@ -399,19 +411,25 @@ impl Loop {
     }
 
     fn failed(&mut self, what: &'static str, payload: &(dyn Any + Send)) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.panics.min(16)).min(LONGEST_PAUSE);
-        self.panics = self.panics.saturating_add(1);
+        let before = self.failing.as_ref().map_or(0, |failing| failing.panics);
+        let pause = FIRST_PAUSE.saturating_mul(1 << before.min(16)).min(LONGEST_PAUSE);
+        let panics = before.saturating_add(1);
         let message = format!("the monitor panicked in '{what}': {}", panic_message(payload));
-        tracing::error!(monitor = self.shared.name, panics = self.panics, again_in = ?pause, "{message}");
-        self.failing = Some(Failing { message, again_at: Instant::now() + pause });
+        tracing::error!(monitor = self.shared.name, panics, again_in = ?pause, "{message}");
+        self.failing = Some(Failing { message, panics, again_at: Some(Instant::now() + pause) });
     }
 }
 
 impl Failing {
     fn describe(&self) -> Failure {
-        let pause = self.again_at.saturating_duration_since(Instant::now());
-        let message = format!("{}; it is started again in {:.1} s", self.message, pause.as_secs_f64());
-        Failure::new(class::INTERNAL, message)
+        let next = match self.again_at {
+            Some(again_at) => {
+                let pause = again_at.saturating_duration_since(Instant::now());
+                format!("it is started again in {:.1} s", pause.as_secs_f64())
+            }
+            None => "it was started again, and has not come to the end of a check yet".to_owned(),
+        };
+        Failure::new(class::INTERNAL, format!("{}; {next}", self.message))
     }
 }
 
