@@ -1,6 +1,7 @@
 //! Families as text.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -105,7 +106,7 @@ impl Collector for Families {
 impl Families {
     /// What a metric is, as the rest of one line.
     fn help(&self, family: &Family) -> String {
-        let help = family.help().replace('\\', r"\\").replace('\n', r"\n");
+        let help = without_nul(family.help()).replace('\\', r"\\").replace('\n', r"\n");
         match self.format {
             Format::OpenMetrics => help.replace('"', r#"\""#),
             Format::Prometheus => help,
@@ -196,10 +197,15 @@ fn labels(sample: &Sample) -> Labels {
     for (key, value) in &sample.labels {
         let key = name(key);
         if labels.iter().all(|(other, _)| *other != key) {
-            labels.push((key, value.clone()));
+            labels.push((key, without_nul(value).into_owned()));
         }
     }
     labels
+}
+
+/// A NUL, as a worker may have in its name, is where Prometheus stops reading: all the rest would be lost.
+fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 /// How many are beyond the last range of a histogram.
@@ -301,6 +307,19 @@ acs_call_duration_seconds_bucket{le=\"+Inf\",operation=\"ping\"} 6
         let text = render(families(), Format::Prometheus).unwrap();
         assert!(text.contains("# TYPE acs_calls_total counter\nacs_calls_total{operation=\"status\"} 7\n"), "{text}");
         assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    }
+
+    #[test]
+    fn a_nul_ends_nothing() {
+        let mut family = Family::gauge("size", "Of a\0b.");
+        family.push([("name", "a\0b")], 1);
+        for format in [Format::OpenMetrics, Format::Prometheus] {
+            let text = render(vec![family.clone()], format).unwrap();
+            assert!(
+                text.contains("acs_size Of a\u{fffd}b.\n") && text.contains("acs_size{name=\"a\u{fffd}b\"} 1\n"),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]
