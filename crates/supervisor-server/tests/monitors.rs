@@ -4,7 +4,11 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -224,23 +228,31 @@ async fn a_panic_stands_in_the_status_until_a_check_has_come_to_its_end() {
 
 #[tokio::test]
 async fn a_monitor_that_panics_is_made_anew_if_it_is_known_how() {
-    let made = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = made.clone();
-    let make = move || {
-        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        TestMonitor::new("made", move |check| match (number, check) {
-            (0, 3) => panic!("the first one"),
-            _ => Vec::new(),
-        })
+    let count = || Arc::new(AtomicUsize::new(0));
+    let (made, panics, was_seen) = (count(), count(), Arc::new(AtomicBool::new(false)));
+    let make = {
+        let (made, panics, was_seen) = (made.clone(), panics.clone(), was_seen.clone());
+        move || {
+            made.fetch_add(1, Ordering::Relaxed);
+            let (panics, was_seen) = (panics.clone(), was_seen.clone());
+            TestMonitor::new("made", move |check| match check {
+                3 if !was_seen.load(Ordering::Relaxed) => {
+                    panics.fetch_add(1, Ordering::Relaxed);
+                    panic!("nobody has seen it yet")
+                }
+                _ => Vec::new(),
+            })
+        }
     };
     let server = TestServer::start(Server::new().monitor_with(make));
     let client = server.client().await;
     let mut worker = server.lines().await;
     worker.register("web").await;
     status_when(&client, |status| has_panicked(&status["made"])).await;
-    let well = status_when(&client, |status| status["made"]["checks"].as_u64() > Some(1)).await;
+    was_seen.store(true, Ordering::Relaxed);
+    let well = status_when(&client, |status| status["made"]["checks"].as_u64() > Some(3)).await;
     assert_eq!((&well["made"]["workers"], &well["made"]["removed"]), (&json!(["web"]), &json!([])));
-    assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 2);
+    assert_eq!(made.load(Ordering::Relaxed), panics.load(Ordering::Relaxed) + 1);
 }
 
 /// A monitor whose first check lasts until the test says so.

@@ -390,7 +390,8 @@ fn a_process_that_is_left_to_another_parent_still_counts() {
     eventually(|| Stat::read(between).map_or(true, |stat| stat.ended));
     for _ in 0..2 {
         monitor.check(Instant::now());
-        assert!(size(&monitor) > before + 60 * MEBIBYTE, "{}", status(&monitor));
+        // Less than before: the shell that ended, and what it waited for, had a few of them.
+        assert!(size(&monitor) > before + 48 * MEBIBYTE, "{}", status(&monitor));
     }
 }
 
@@ -437,7 +438,8 @@ fn what_grows_fast_is_looked_at_sooner() {
 
 #[test]
 fn a_limit_below_what_all_share_is_no_kill_loop() {
-    let mut monitor = MemoryMonitor::new().free_size_minimum(1 << 60);
+    // What is free of the host changes by what other tests do, which looks as if restarts helped.
+    let mut monitor = MemoryMonitor::new().total_size_limit(4096);
     let now = Instant::now();
     let mut told = Vec::new();
     let mut restarted = 0;
@@ -452,5 +454,5 @@ fn a_limit_below_what_all_share_is_no_kill_loop() {
     }
     assert!((2..=5).contains(&restarted), "of 120 that might have been: {restarted}");
     assert!(status(&monitor)["left_alone"].as_f64() > Some(0.0), "{}", status(&monitor));
-    assert_eq!((&told[0]["rule"], &told[0]["left_alone"]), (&json!("free_size"), &json!(30.0)), "{told:?}");
+    assert_eq!((&told[0]["rule"], &told[0]["left_alone"]), (&json!("total_size"), &json!(30.0)), "{told:?}");
 }
