@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fmt, io,
+    fmt, io, mem,
     os::fd::RawFd,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
@@ -55,6 +55,7 @@ struct Table {
     /// Those in shared memory, in their order.
     fields: Vec<Field>,
     segment: Option<Result<Arc<sys::Shared>, String>>,
+    is_full_told: bool,
 }
 
 /// Memory that others can read.
@@ -173,7 +174,7 @@ impl Registry {
 }
 
 impl Table {
-    /// Gives a metric its place in shared memory.
+    /// Gives a metric its place in shared memory, or one of its own once that is full.
     fn share(&mut self, name: &str, kind: Type) -> Result<sys::Cell, String> {
         if !schema::is_name(name.as_bytes()) {
             return Err(crate::SchemaError::Name(name.to_owned()).to_string());
@@ -183,10 +184,17 @@ impl Table {
         let index = self.fields.len();
 
         if index >= layout::CAPACITY {
-            return Err(format!(
-                "there are {} metrics already, which is all that a segment can have",
-                layout::CAPACITY
-            ));
+            // Who makes a metric a user, say, makes thousands.
+            if !mem::replace(&mut self.is_full_told, true) {
+                tracing::warn!(
+                    metric = name,
+                    "there are {} metrics already, which is all that a segment can have: this one and all further ones can be \
+                     seen by this process only",
+                    layout::CAPACITY
+                );
+            }
+
+            return Ok(sys::Cell::own());
         }
 
         if index >= layout::capacity(size_of_val(segment.words())) {
