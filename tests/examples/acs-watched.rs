@@ -60,7 +60,7 @@ fn memory() -> MemoryMonitor {
         .increase_limit(10)
         .total_size_limit(1 << 50)
         .free_size_minimum(1)
-        .pressure_limit(1.0)
+        .pressure_limit(0.999)
 }
 
 fn serve(count: u32) -> ExitCode {

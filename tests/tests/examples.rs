@@ -262,3 +262,19 @@ fn every_example_says_how_to_run_it_and_is_listed() -> io::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_the_benchmark_of_monitors_watches_has_all_of_them() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("acs-watched")?.args(["serve", "2"]).start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    supervisor.wait_for_workers("both workers", LIMIT, |workers| workers.len() == 2)?;
+    let status = serde_json::Value::from(supervisor.call("status", serde_json::json!({}))?).to_string();
+    for monitor in ["memory", "process", "health", "utilization"] {
+        assert!(status.contains(&format!(r#""{monitor}":"#)), "{monitor} in {status}");
+    }
+    program.signal(Signal::TERM)?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(0));
+    Ok(())
+}
