@@ -72,6 +72,17 @@ impl Monitor for Named {
     }
 }
 
+/// A worker, and somebody who is told what is found out.
+async fn peers(server: &TestServer) -> (Lines, Lines) {
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let mut subscriber = server.lines().await;
+    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
+    // It is answered after that.
+    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+    (worker, subscriber)
+}
+
 /// The call of a diagnostic, as the worker hears it.
 async fn call(worker: &mut Lines, operation: &str) -> Value {
     let call = worker.hear().await;
@@ -186,11 +197,7 @@ async fn thousands_of_wishes_about_strangers_hold_up_nothing_and_nobody_looks_at
         Ok(String::new())
     });
     let server = TestServer::start(server);
-    let mut worker = server.lines().await;
-    worker.register("web").await;
-    let mut subscriber = server.lines().await;
-    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
-    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+    let (_worker, mut subscriber) = peers(&server).await;
 
     let restarts = (0..10_000).map(|number| Action::restart(NOBODY + number, "nobody"));
     let dumps = (0..10_000).map(|number| Action::Diagnose(Diagnosis::new(NOBODY + number, "thread_dump")));
@@ -214,11 +221,7 @@ async fn a_monitor_that_wants_too_much_to_be_known_keeps_no_other_from_it() {
     let (monitor, want) = teller();
     let (other, other_wants) = teller();
     let server = TestServer::start(Server::new().monitor(monitor).monitor(Named("other", other)));
-    let mut worker = server.lines().await;
-    worker.register("web").await;
-    let mut subscriber = server.lines().await;
-    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
-    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+    let (mut worker, mut subscriber) = peers(&server).await;
     let own = std::process::id();
     let dumps = ["a", "b", "c", "d", "e"].map(|operation| Diagnosis::new(own, operation).timeout(LONG));
     // Again and again, as a monitor may want it at each check; and at the end one that is told of at once.
@@ -296,11 +299,7 @@ async fn what_a_worker_does_not_say_is_looked_for_from_outside() {
     let (monitor, want) = teller();
     let server = Server::new().monitor(monitor).outside("thread_dump", |process_id| Ok(format!("of {process_id}")));
     let server = TestServer::start(server);
-    let mut worker = server.lines().await;
-    worker.register("web").await;
-    let mut subscriber = server.lines().await;
-    subscriber.say(json!({"id": 2, "do": "subscribe", "events": ["diagnosis"]})).await;
-    subscriber.ask(json!({"id": 4, "do": "ping"})).await;
+    let (mut worker, mut subscriber) = peers(&server).await;
     let own = std::process::id();
     // Half of it passes before somebody looks, and the other half is enough on a busy machine.
     let dump = Diagnosis::new(own, "thread_dump").timeout(Duration::from_secs(3)).to(Destination::Event);

@@ -21,8 +21,8 @@ use crate::{
     unwind::{Cache, End, Registers, Unwinder},
 };
 
-/// How many threads may have been asked, and not have answered, at a time. With more, their handlers take half as long again:
-/// what they write to is not in the processor's caches any more.
+/// How many threads may have been asked, and not have answered, at a time. Each takes 64 KiB; with a quarter of them, a dump of many
+/// threads takes nearly twice as long, because it waits for each group.
 const SLOTS: usize = 16;
 
 /// How often to see whether those that have not answered still can.
