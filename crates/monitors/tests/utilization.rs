@@ -1,8 +1,9 @@
 //! The utilization monitor over the memory of real processes.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
@@ -11,7 +12,8 @@ use std::{
 use async_container_monitors::{
     Action, Answer, CallFailure, Kind, Monitor, Sample, ServiceUtilization, UtilizationMonitor, Worker,
 };
-use async_container_utilization::{Number, metric, registry};
+use async_container_utilization::{Number, Type, View, metric, registry};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const VARIABLE: &str = "MONITORS_TEST_UTILIZATION";
@@ -25,11 +27,55 @@ fn helper() {
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let (name, amount) = line.split_once(' ').unwrap();
-        metric(name).increment_by(amount.parse::<i64>().unwrap());
+        match name {
+            "storm" => storm(amount.parse().unwrap()),
+            name => metric(name).increment_by(amount.parse::<i64>().unwrap()),
+        }
         println!("\nanswer {}", registry().share().unwrap().descriptor());
         std::io::stdout().flush().unwrap();
     }
     std::process::exit(0);
+}
+
+/// Two values of each type that differ in every part, so that one of both halves is neither.
+fn patterns(kind: Type) -> [Number; 2] {
+    let (one, other) = (0x5555_5555_5555_5555_u64, 0xaaaa_aaaa_aaaa_aaaa_u64);
+    match kind {
+        Type::U32 => [one as u32, other as u32].map(Number::from),
+        Type::U64 => [one, other].map(Number::from),
+        Type::I32 => [one as i32, other as i32].map(Number::from),
+        Type::I64 => [one as i64, other as i64].map(Number::from),
+        Type::F32 => [0x3f80_3f80, 0x4120_4120].map(|bits| f32::from_bits(bits).into()),
+        Type::F64 => [0x3ff0_3ff0_3ff0_3ff0, 0x4024_4024_4024_4024].map(|bits| f64::from_bits(bits).into()),
+    }
+}
+
+/// Threads that change metrics of all types without a pause, and one that makes new ones.
+fn storm(threads: usize) {
+    let made = Type::ALL.map(|kind| {
+        (
+            registry().metric_of(&format!("{kind}_total"), kind),
+            registry().metric_of(&format!("{kind}_pattern"), kind),
+            patterns(kind),
+        )
+    });
+    for _ in 0..threads {
+        let made = made.clone();
+        std::thread::spawn(move || {
+            loop {
+                for (total, pattern, [one, other]) in &made {
+                    pattern.set(*one);
+                    total.increment();
+                    pattern.set(*other);
+                }
+            }
+        });
+    }
+    std::thread::spawn(|| {
+        for number in 1..200 {
+            registry().metric_of(&format!("grown_{number}"), Type::ALL[number % Type::ALL.len()]).set(number);
+        }
+    });
 }
 
 struct Helper {
@@ -210,6 +256,78 @@ fn totals_do_not_go_back_when_a_worker_is_killed() {
     register(&mut monitor, &second.worker, second.answer());
     let metrics = json!({"requests_active": 0, "requests_total": 18});
     assert_eq!(check(&mut monitor)["web"], json!({"worker_count": 1, "metrics": metrics}));
+}
+
+/// What a worker in a storm had by now. Panics if a value is one that was never there.
+fn whole(view: &View) -> BTreeMap<String, Number> {
+    let values = view.fields().map(|(field, value)| {
+        let (name, kind) = (field.name(), field.kind());
+        let number = name.strip_prefix("grown_").map(|number| number.parse::<u64>().unwrap());
+        let is_whole = match number {
+            Some(number) => {
+                kind == Type::ALL[number as usize % Type::ALL.len()] && [0, number].contains(&value.as_u64())
+            }
+            None if name == format!("{kind}_pattern") => value.as_u64() == 0 || patterns(kind).contains(&value),
+            // So far nobody counts in this time.
+            None => name == format!("{kind}_total") && value.as_u64() < 1 << 31 && value.as_f64().fract() == 0.0,
+        };
+        assert!(is_whole, "{name}, {kind}: {value}");
+        (name.to_owned(), value)
+    });
+    values.collect()
+}
+
+/// Whether this process has mapped that file.
+fn is_mapped(inode: u64) -> bool {
+    let inode = inode.to_string();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("/memfd:")).any(|line| line.split_whitespace().nth(4) == Some(&inode))
+}
+
+#[test]
+fn workers_killed_in_the_midst_of_an_update_leave_whole_values_that_stay_in_the_sums() {
+    const KILLS: u32 = 200;
+    let (mut monitor, _) = monitor();
+    let mut bystander = Helper::spawn("bystander", "web");
+    bystander.add("u64_total", 7);
+    register(&mut monitor, &bystander.worker, bystander.answer());
+    let mut counted = BTreeMap::from([("u64_total".to_owned(), Number::Unsigned(7))]);
+
+    for round in 0..KILLS {
+        let mut helper = Helper::spawn(&round.to_string(), "web");
+        helper.add("storm", 2);
+        let mut view = View::open(helper.worker.process_id, helper.descriptor).unwrap();
+        let path = format!("/proc/{}/fd/{}", helper.worker.process_id, helper.descriptor);
+        let inode = std::fs::metadata(path).unwrap().ino();
+        register(&mut monitor, &helper.worker, helper.answer());
+        assert!(is_mapped(inode));
+
+        // It ends sooner or later after it has begun, and is read meanwhile.
+        (0..round % 4).for_each(|_| drop(monitor.check(Instant::now())));
+        view.refresh();
+        let before = whole(&view);
+        kill_process(Pid::from_child(&helper.child), Signal::KILL).unwrap();
+        let during = check(&mut monitor)["web"].take();
+        assert_eq!(during["worker_count"], 2, "none of them is missing");
+        helper.kill();
+        monitor.remove(&helper.worker);
+
+        let after = whole(&view);
+        for (name, value) in after.iter().filter(|(name, _)| name.ends_with("_total")) {
+            assert!(value.as_u64() >= before[name].as_u64(), "{name} of a worker went back");
+            let sum = counted.entry(name.clone()).or_insert(Number::Unsigned(0));
+            *sum = sum.plus(*value);
+        }
+        drop(view);
+
+        let sums = check(&mut monitor)["web"].take();
+        assert_eq!(sums["worker_count"], 1);
+        assert!(!is_mapped(inode), "its memory is freed");
+        for (name, sum) in &counted {
+            let (during, now) = (during["metrics"][name].as_f64(), sums["metrics"][name].as_f64());
+            assert!(during <= now && now == Some(sum.as_f64()), "{name}: {during:?}, then {now:?}, and not {sum}");
+        }
+    }
 }
 
 #[test]
