@@ -2,7 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::{convert::Infallible, io::Read as _, path::PathBuf, process::ExitCode, sync::Mutex, time::Duration};
+use std::{
+    convert::Infallible,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Mutex,
+    time::Duration,
+};
 
 use async_container_supervisor::{
     Application, BoxError, Instance, Service,
@@ -44,7 +51,7 @@ fn memory(scenario: &str) -> MemoryMonitor {
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
         // Percent, where a part is wanted.
-        "nonsense" => memory.pressure_limit(20.0),
+        "changing" if Path::new("nonsense").exists() => memory.pressure_limit(20.0),
         "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),
         // What a dump of a program with debug information takes must not make it urgent to end it.
         "diagnosed" => memory.maximum_size_limit(600 * MEBIBYTE).diagnostic(
@@ -103,6 +110,12 @@ fn operations() -> Operations {
             let mut buffer = vec![0; 1 << 20];
             let mut file = std::fs::File::open(file.path)?;
             while file.read(&mut buffer)? > 0 {}
+            Ok::<_, Failure>(Accepted { accepted: true })
+        })
+        .operation("daemon", |_| async {
+            // What started it has ended a moment later, and it has a session of its own.
+            let script = "setsid sh -c 'head -c 67108864 /dev/zero | tail | sleep 1000060' &";
+            std::process::Command::new("sh").args(["-c", script]).status()?;
             Ok::<_, Failure>(Accepted { accepted: true })
         })
         .operation("hang", |_| async {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, Worker, wait_for};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, Worker, proc, wait_for};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -126,17 +126,43 @@ fn a_limit_below_the_size_at_the_start_is_said_and_no_kill_loop() -> io::Result<
 }
 
 #[test]
-fn settings_that_cannot_be_meant_are_said_and_nothing_is_ready() -> io::Result<()> {
+fn settings_that_cannot_be_meant_are_said_and_end_the_first_start() -> io::Result<()> {
     let dir = Dir::new()?;
-    let mut program = dir.example("acs-leaks")?.arg("nonsense").start()?;
-    let line = program.wait_for_stderr("the monitor 'memory' cannot work so", LIMIT)?;
-    assert!(line.contains("pressure_limit is 20, ") && line.contains("for 20 % it is 0.2"), "{line}");
-    // It is tried again, as whatever cannot start, and never said to be ready.
-    let attempts = || program.stderr().matches("the monitor 'memory' cannot work so").count();
-    wait_for("more attempts", LIMIT, || Ok((attempts() > 2).then_some(())))?;
-    assert!(!program.stderr().contains("all children are ready"), "{}", program.stderr());
+    fs::write(dir.file("nonsense"), "")?;
+    let mut program = dir.example("acs-leaks")?.arg("changing").start()?;
+    assert_eq!(program.wait(LIMIT)?.code(), Some(78), "{}", program.stderr());
+    let stderr = program.stderr();
+    let given_up = stderr.lines().find(|line| line.contains("giving up")).unwrap_or_default();
+    assert!(given_up.contains("the monitor 'memory' cannot work so: pressure_limit is 20, "), "{stderr}");
+    assert!(given_up.contains("for 20 % it is 0.2"), "{stderr}");
+    assert!(!stderr.contains("all children are ready"), "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn settings_that_cannot_be_meant_end_nothing_that_is_at_work() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "changing")?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let first = supervisor.ask("ping", json!({}))?["process_id"].clone();
+    fs::write(dir.file("nonsense"), "")?;
+    program.signal(Signal::HUP)?;
+    let line = program.wait_for_stderr("the new generation failed", LIMIT)?;
+    assert!(line.contains("supervisor#1: exited with status 78: the monitor 'memory' cannot work so"), "{line}");
+    assert_eq!(supervisor.ask("ping", json!({}))?["process_id"], first);
+    assert_eq!(supervisor.workers()?[0].pid, worker.pid);
+
+    // Nor does a supervisor that is needed, and cannot begin. It is tried again until it can.
+    let old = proc::process(first.as_u64().unwrap_or_default() as u32).ok_or(io::ErrorKind::NotFound)?;
+    assert!(old.signal(Signal::KILL)?);
+    let attempts = || program.stderr().matches("the configuration is wrong").count();
+    wait_for("more attempts", LIMIT, || Ok((attempts() > 3).then_some(())))?;
+    fs::remove_file(dir.file("nonsense"))?;
+    let mut supervisor = Supervisor::connect(&dir.socket())?;
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    assert_eq!(workers[0].pid, worker.pid, "it went on all the time");
     program.signal(Signal::TERM)?;
-    program.wait(LIMIT)?;
+    assert!(program.wait(LIMIT)?.success());
     Ok(())
 }
 
@@ -269,6 +295,29 @@ fn memory_that_a_worker_shares_with_its_own_child_counts_once() -> io::Result<()
     })?;
     live_through_checks(&mut program, &mut supervisor, 10)?;
     assert!(!program.stderr().contains("asking for a restart"), "{status}, {}", program.stderr());
+    Ok(())
+}
+
+/// As daemons are: there was no moment at which a check could have seen it below its worker.
+#[test]
+fn what_is_left_to_the_root_at_once_counts_with_its_worker() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "daemons")?;
+    let is_counted = |supervisor: &mut Supervisor| {
+        let status = monitor(supervisor, "memory")?;
+        let own = processes(&status).find(|process| process["process_id"] == worker.pid).cloned();
+        Ok(own.filter(|own| own["current_resident_size"].as_u64() > Some(64 * MEBIBYTE)))
+    };
+    supervisor.forward(&worker, json!({"do": "daemon"}))?;
+    program.wait_for("the daemon to count", LIMIT, || is_counted(&mut supervisor))?;
+    // Another supervisor has not seen it begin.
+    let old = supervisor.ask("ping", json!({}))?["process_id"].as_u64().unwrap_or_default();
+    let old = proc::process(old as u32).ok_or(io::ErrorKind::NotFound)?;
+    assert!(old.signal(Signal::KILL)?);
+    program.wait_for("the next supervisor to count it", LIMIT, || {
+        let Ok(mut supervisor) = Supervisor::connect(&dir.socket()) else { return Ok(None) };
+        Ok(is_counted(&mut supervisor).unwrap_or_default())
+    })?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use async_container::{BoxError, ChildStatus, Instance, Link, Status};
+use async_container::{BoxError, ChildStatus, ConfigurationError, Instance, Link, Status};
 use async_container_supervisor_server::{
     ChildState, ParentProcess, Replacement, Root, RootError, RootState, Server, Signal,
 };
@@ -56,7 +56,7 @@ pub(crate) async fn serve(
         warn_of_closed_file(&listener);
     }
     // Before it is ready, so that a new generation in which something is wrong does not take over.
-    server.validate()?;
+    server.validate().map_err(ConfigurationError::new)?;
     instance.ready()?;
     #[cfg(feature = "diagnostics")]
     let end = crate::black_box::End::of(&instance);

@@ -70,6 +70,8 @@ pub(crate) enum Event {
     Stopped { generation: u64 },
     /// An essential child ended by itself.
     EssentialEnded { name: String, status: ExitStatus, failed: bool },
+    /// An instance ended because its configuration is wrong.
+    Misconfigured { reason: String },
     /// A thread of the root hangs.
     ThreadHung { name: String },
     /// A policy wants everything to be stopped.

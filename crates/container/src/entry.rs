@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::error::BoxError;
+use crate::error::{BoxError, ConfigurationError};
+use crate::exit::exit_code;
 use crate::instance::{Instance, child_name, child_title};
 use crate::listener::inherited;
 use crate::notify::Notify;
@@ -87,6 +88,15 @@ fn run_service(application: &str, service: &Service, index: u32) -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if error.is::<ConfigurationError>() => {
+            let error = chain(error.as_ref());
+            tracing::error!(error, "the configuration is wrong");
+            // So that whoever asks the root why need not look for it in the log.
+            if let Err(error) = Notify::open().status(error) {
+                tracing::debug!(%error, "cannot tell the root what is wrong");
+            }
+            ExitCode::from(exit_code::CONFIGURATION)
+        }
         Ok(Err(error)) => {
             tracing::error!(error = %chain(error.as_ref()), "the service failed");
             ExitCode::FAILURE

@@ -439,6 +439,37 @@ impl StartError {
     }
 }
 
+/// What the code of a service fails with when its configuration is wrong, so that there is no use in trying again.
+///
+/// Its process ends with status 78, [`exit_code::CONFIGURATION`]. As long as not all children have been ready, that ends the
+/// application with the same status. Later the instance is tried again as after any other failure, since what is running is
+/// better than nothing; a new generation fails with it, and the old one goes on.
+///
+/// ```
+/// use async_container::{BoxError, ConfigurationError, Instance};
+///
+/// async fn work(instance: Instance) -> Result<(), BoxError> {
+///     let port: u16 = std::env::var("PORT")
+///         .map_err(ConfigurationError::new)?
+///         .parse()
+///         .map_err(|error| ConfigurationError::new(format!("PORT is no port: {error}")))?;
+///     instance.ready()?;
+///     instance.shutdown().await;
+///     Ok(drop(port))
+/// }
+/// # let _ = work;
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ConfigurationError(BoxError);
+
+impl ConfigurationError {
+    /// The error says what is wrong, and what would be right.
+    pub fn new(error: impl Into<BoxError>) -> Self {
+        ConfigurationError(error.into())
+    }
+}
+
 /// Why an instance could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -24,7 +24,7 @@ pub mod exit_code {
     pub const CANNOT_BIND: u8 = 73;
     /// A [policy](crate::Policy) gave up.
     pub const GAVE_UP: u8 = 75;
-    /// The services make no sense as they were described.
+    /// The services make no sense as they were described, or one of them [said so](crate::ConfigurationError) at the first start.
     pub const CONFIGURATION: u8 = 78;
     /// The guardian was killed.
     pub const GUARDIAN_KILLED: u8 = 137;

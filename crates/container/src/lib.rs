@@ -126,7 +126,10 @@ pub use cgroup::{CGROUP, Cgroups};
 pub use command::{Command, Resource, Stdio};
 pub use controller::{Controller, GRACEFUL_STOP};
 pub use entry::is_child;
-pub use error::{BindError, BoxError, CgroupError, CommandError, InstanceError, ProbeError, SpawnError, StartError};
+pub use error::{
+    BindError, BoxError, CgroupError, CommandError, ConfigurationError, InstanceError, ProbeError, SpawnError,
+    StartError,
+};
 pub use exit::{ExitStatus, exit_code};
 pub use instance::Instance;
 pub use limits::Limits;

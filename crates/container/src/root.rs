@@ -183,6 +183,9 @@ impl Root {
                     self.end_with(status.code(), reason);
                 }
             }
+            // What does its work already goes on with it.
+            Event::Misconfigured { reason } if self.announced == 0 => self.give_up(exit_code::CONFIGURATION, &reason),
+            Event::Misconfigured { .. } => {}
             Event::ThreadHung { name } => {
                 self.give_up(exit_code::THREAD_HUNG, &format!("thread {name} of the root hangs"))
             }

@@ -8,6 +8,7 @@ mod report;
 mod rules;
 mod search;
 mod settings;
+mod strays;
 mod wish;
 
 use std::{
@@ -23,6 +24,7 @@ use self::{
     rules::{Candidate, to_free, total},
     search::{Search, Where},
     settings::Settings,
+    strays::Strays,
     wish::Wish,
 };
 use crate::{
@@ -56,7 +58,8 @@ const HURRY: u32 = 20;
 /// # What counts
 ///
 /// A worker is its process and all that descend from it, but for those that are workers themselves; one that is left to another
-/// parent, as a daemon is, goes on to count if a check saw it before. Its size is the
+/// parent, as a daemon is, goes on to count: where no check saw it before, by what the root has in the environment of its children.
+/// Its size is the
 /// *proportional* one: a page that two processes share, as after a fork, counts half for each. Where the kernel does not tell
 /// that, it is the resident size.
 ///
@@ -142,6 +145,7 @@ pub struct MemoryMonitor {
     /// The time until the next check, if that must come early.
     hurry: Option<Duration>,
     search: Search,
+    strays: Strays,
 }
 
 struct Asked {
@@ -226,11 +230,16 @@ impl MemoryMonitor {
         let place = self.search.begin(sample::last_process_id(), now, started);
         let (is_due, parents) = match &place {
             Where::All => (true, HashSet::new()),
-            // One that has ended since has nothing to tell.
             Where::Started(ids) => {
-                (false, ids.iter().filter_map(|id| Some(Stat::read(*id).ok()?.parent_process_id)).collect())
+                // One that has ended since has nothing to tell.
+                let new: Vec<Stat> = ids.iter().filter_map(|id| Stat::read(*id).ok()).collect();
+                self.strays.find_among(&new, &mut self.roster);
+                (false, new.iter().map(|stat| stat.parent_process_id).collect())
             }
         };
+        if is_due && self.search.after() == 0 {
+            self.strays.find(&mut self.roster);
+        }
         let has_started =
             |process_id, footprint: &Footprint| footprint.has_descendants() || parents.contains(&process_id);
         let is_any = |(process_id, entry): (u32, &Entry<Watch>)| matches!(&entry.state.source, Source::Open(it) if has_started(process_id, it));
@@ -563,6 +572,13 @@ impl Source {
                 cannot_measure(process_id, &error);
                 Self::Failed
             }
+        }
+    }
+
+    fn footprint(&mut self) -> Option<&mut Footprint> {
+        match self {
+            Self::Open(footprint) => Some(footprint),
+            Self::Failed | Self::Ended => None,
         }
     }
 

@@ -40,6 +40,10 @@ pub(crate) use listing::{last_process_id, started};
 /// A command line is shown to people; one of many megabytes would only fill the log.
 const COMMAND_LIMIT: u64 = 4096;
 
+/// Longer ones are more than the kernel lets most programs have.
+#[cfg(feature = "memory")]
+const ENVIRONMENT_LIMIT: u64 = 1 << 20;
+
 /// `stat` is 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_LIMIT: usize = 2048;
 
@@ -379,6 +383,14 @@ impl Directory {
             }
         }
         Ok(children)
+    }
+
+    /// The environment that it was started with, cut to 1 MiB: each variable as `NAME=value`, ended by NUL.
+    #[cfg(feature = "memory")]
+    pub(crate) fn environment(&self) -> io::Result<Vec<u8>> {
+        let mut environment = Vec::new();
+        self.file("environ")?.take(ENVIRONMENT_LIMIT).read_to_end(&mut environment)?;
+        Ok(environment)
     }
 
     fn count(&self, name: &str) -> io::Result<u64> {

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use super::words::{next_try, pid_of};
 use super::{Container, Event, Key, cause_of_death};
-use crate::exit::ExitStatus;
+use crate::exit::{ExitStatus, exit_code};
 use crate::exits::Reason;
 use crate::lifecycle::{End, State};
 use crate::notify::link::Topic;
 use crate::process::Process;
-use crate::spec::Restart;
+use crate::spec::{Restart, Start};
 
 impl Container {
     /// The process of the child, or its thread, has ended: with this status, in these words.
@@ -36,14 +36,21 @@ impl Container {
         }
         self.policies.child_exited(&slot.as_policies_see_it(process), status, now);
         let failure = slot.failure().or_else(|| cause_of_death(slot));
+        // Of other programs nobody knows what they mean by it.
+        let is_misconfigured = status == ExitStatus::Exited(exit_code::CONFIGURATION.into())
+            && matches!(slot.service.start, Start::Entry(_));
+        let said = slot.status.take().filter(|_| is_misconfigured);
+        let words = &said.map_or_else(|| words.to_owned(), |said| format!("{words}: {said}"));
         let is_spared = slot.lifecycle.is_spared();
         slot.lifecycle.handle_exited(now, exit);
         let Reason { text, cause } = slot.take_reason(failure, asked, exit.failed);
-        let reason = if text.is_empty() { words.to_owned() } else { format!("{text}, {words}") };
+        let reason = if text.is_empty() { words.clone() } else { format!("{text}, {words}") };
+        if !asked && is_misconfigured {
+            self.events.push_back(Event::Misconfigured { reason: format!("{} {words}", slot.name) });
+        }
         slot.exits.note(reason.clone(), &cause);
         let late_incident = slot.late_incident.take().filter(|_| !is_spared);
         slot.exits.last_incident = late_incident.or(slot.incident.take());
-        slot.status = None;
         let pid = process.map(pid_of);
         if let Some(pid) = pid.filter(|_| is_spared) {
             tracing::info!(child = slot.name, pid, "the child ended by itself before it was to be killed");

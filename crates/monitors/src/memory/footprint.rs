@@ -2,11 +2,13 @@
 //! matters.
 
 use std::{
+    cell::OnceCell,
     collections::HashSet,
     io,
     time::{Duration, Instant},
 };
 
+use super::strays::{Mark, mark_of};
 use crate::sample::{self, Directory, Memory, Process};
 
 /// A close look at a process that is near a limit may take this part of the time: 1 in 100. It holds up the process, too.
@@ -35,6 +37,8 @@ pub(super) struct Size {
 pub(super) struct Footprint {
     root: Member,
     descendants: Vec<Member>,
+    /// What those that descend from it have in common, once somebody asked for that.
+    mark: OnceCell<Option<Mark>>,
 }
 
 struct Member {
@@ -56,7 +60,7 @@ struct Close {
 
 impl Footprint {
     pub(super) fn open(process_id: u32) -> io::Result<Self> {
-        Ok(Self { root: Member::open(process_id)?, descendants: Vec::new() })
+        Ok(Self { root: Member::open(process_id)?, descendants: Vec::new(), mark: OnceCell::new() })
     }
 
     pub(super) fn start_time(&self) -> u64 {
@@ -70,6 +74,30 @@ impl Footprint {
 
     pub(super) fn has_descendants(&self) -> bool {
         !self.descendants.is_empty()
+    }
+
+    /// What all that descend from it have in their environment, if it is the child of a root.
+    pub(super) fn mark(&self) -> Option<&Mark> {
+        self.mark.get_or_init(|| mark_of(self.root.process.process_id())).as_ref()
+    }
+
+    /// Has a process count as one that descends from it, though it is another one's child by now.
+    pub(super) fn adopt(&mut self, process_id: u32) {
+        if self.descendants.len() < MAXIMUM_MEMBERS && !self.has(process_id) {
+            self.add(process_id);
+        }
+    }
+
+    fn has(&self, process_id: u32) -> bool {
+        self.descendants.iter().any(|member| member.process.process_id() == process_id)
+    }
+
+    fn add(&mut self, process_id: u32) {
+        if let Ok(mut member) = Member::open(process_id)
+            && member.sample().unwrap_or(false)
+        {
+            self.descendants.push(member);
+        }
     }
 
     /// Measures at 1–2 µs a process. `None` once the worker's own process has ended.
@@ -122,11 +150,8 @@ impl Footprint {
         }
         self.descendants.retain(|member| found.contains(&member.process.process_id()));
         for process_id in found {
-            if self.descendants.iter().all(|member| member.process.process_id() != process_id)
-                && let Ok(mut member) = Member::open(process_id)
-                && member.sample().unwrap_or(false)
-            {
-                self.descendants.push(member);
+            if !self.has(process_id) {
+                self.add(process_id);
             }
         }
     }
