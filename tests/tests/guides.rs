@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, binary, example, proc};
+use async_container_supervisor_tests::{Dir, Program, Signal, binary, example, has_python, proc};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -356,9 +356,7 @@ fn units_are_what_systemd_understands() -> io::Result<()> {
 
 #[test]
 fn manifests_are_yaml_with_what_kubernetes_expects() -> io::Result<()> {
-    let has_parser = Command::new("python3").args(["-c", "import yaml"]).output();
-    if !has_parser.is_ok_and(|output| output.status.success()) {
-        println!("skipped: python3 has no module yaml");
+    if !has_python("import yaml") {
         return Ok(());
     }
     let mut found = 0;

@@ -1,39 +1,12 @@
 //! The examples in Python, against a real application: what is in docs/protocol.md is enough to write a worker and a client.
 //! Where there is no python3, or it has no package msgpack, these pass and say so.
 
-use std::{
-    io,
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{io, path::PathBuf, time::Duration};
 
-use async_container_supervisor_tests::{Dir, Launch, Program, Signal, Supervisor, Worker, proc, wait_for};
+use async_container_supervisor_tests::{Dir, Launch, Program, Signal, Supervisor, Worker, has_python, proc, wait_for};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Whether the examples can run; if not, the reason is printed.
-fn can_run() -> bool {
-    let mut command = Command::new("python3");
-    let output = command.args(["-c", "import msgpack"]).stdin(Stdio::null()).output();
-
-    match output {
-        Ok(output) if output.status.success() => true,
-        Ok(_) => {
-            eprintln!("skipped: this python3 has no package msgpack");
-            false
-        }
-        Err(error) => {
-            eprintln!("skipped: there is no python3: {error}");
-            false
-        }
-    }
-}
-
-fn has_python() -> bool {
-    Command::new("python3").args(["-c", ""]).stdin(Stdio::null()).status().is_ok_and(|status| status.success())
-}
 
 fn examples() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/python")
@@ -67,7 +40,7 @@ fn ask(dir: &Dir, arguments: &[&str]) -> io::Result<(Vec<Value>, Option<i32>, St
 
 #[test]
 fn without_its_package_an_example_says_what_installs_it() -> io::Result<()> {
-    if !has_python() {
+    if !has_python("") {
         return Ok(());
     }
 
@@ -87,7 +60,7 @@ fn without_its_package_an_example_says_what_installs_it() -> io::Result<()> {
 
 #[test]
 fn worker_in_python_answers_and_comes_back() -> io::Result<()> {
-    if !can_run() {
+    if !has_python("import msgpack") {
         return Ok(());
     }
 
@@ -125,7 +98,7 @@ fn worker_in_python_answers_and_comes_back() -> io::Result<()> {
 
 #[test]
 fn client_in_python_asks_and_follows() -> io::Result<()> {
-    if !can_run() {
+    if !has_python("import msgpack") {
         return Ok(());
     }
 

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, has_python, proc};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,9 +23,7 @@ sys.stdin.read()
 
 /// A debugger of that process, or nothing, and the reason printed, without a Python.
 fn trace(dir: &Dir, pid: u32) -> io::Result<Option<Program>> {
-    let has_python = Command::new("python3").args(["-c", "import ctypes"]).stdin(Stdio::null()).status();
-    if !has_python.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no python3 with ctypes");
+    if !has_python("import ctypes") {
         return Ok(None);
     }
     let mut tracer = dir.command("python3").args(["-c", TRACER, &pid.to_string()]).with_input().start()?;

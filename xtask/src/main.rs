@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod demo;
 mod pictures;
+mod python;
 mod test;
 mod tidy;
 mod workspace;

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    Result,
+    Result, python,
     workspace::{self, Metadata},
 };
 
@@ -18,13 +18,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result {
-    let succeeded = succeeds(&arguments.rest)?;
+    let succeeded = succeeds(&arguments.rest, false)?;
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether all tests passed. Those that did not have been printed.
-pub(crate) fn succeeds(arguments: &[String]) -> Result<bool> {
-    let plan = Plan::new(arguments, workspace::has("nextest"), &workspace::metadata()?);
+/// Whether all tests passed. Those that did not have been printed. What they need of the system is installed, if it may be.
+pub(crate) fn succeeds(arguments: &[String], may_install: bool) -> Result<bool> {
+    let metadata = workspace::metadata()?;
+    let plan = Plan::new(arguments, workspace::has("nextest"), &metadata);
     if !workspace::succeeds(workspace::cargo().args(&plan.build))? {
         return Ok(false);
     }
@@ -36,7 +37,9 @@ pub(crate) fn succeeds(arguments: &[String]) -> Result<bool> {
             true
         }
     };
-    let others = workspace::succeeds(workspace::cargo().args(&plan.runner))?;
+    let mut runner = workspace::cargo();
+    python::offer(&mut runner, &metadata.target_directory, may_install);
+    let others = workspace::succeeds(runner.args(&plan.runner))?;
     if !documentation {
         eprintln!("error: documentation tests failed, see above");
     }

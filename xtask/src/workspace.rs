@@ -68,6 +68,13 @@ pub(crate) fn has(subcommand: &str) -> bool {
     version.is_ok_and(|output| output.status.success())
 }
 
+/// Installs packages of the system, where this program may do so.
+pub(crate) fn install(packages: &[&str]) -> bool {
+    let script = "apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends \"$@\"";
+    let status = Command::new("sh").args(["-c", script, "sh"]).args(packages).stdin(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
 /// Runs a command whose output is for the user. `false` means that it failed and has said why.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
     match command.status() {
