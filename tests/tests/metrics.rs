@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc, wait_for};
+use async_container_supervisor::metrics::{Family, Format, Value, render};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, has_python, proc, wait_for};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, any_value},
@@ -93,37 +94,70 @@ fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     process.signal(signal).map(drop)
 }
 
-/// Reads the text by the parser of the Python client of Prometheus. Nothing is checked, and the reason printed, where there
-/// is none.
+/// Reads the text by the parser of the Python client of Prometheus, which is to find all of its values. Nothing is checked, and
+/// the reason printed, where there is none.
 fn is_understood(text: &str, module: &str) -> io::Result<()> {
+    let count = text.lines().filter(|line| !line.starts_with('#')).count();
     let script = "families = list(parse(sys.stdin.read()))\n\
          samples = [sample for family in families for sample in family.samples]\n\
-         assert len(samples) > 50, len(samples)\n\
+         assert len(samples) == COUNT, len(samples)\n\
          keys = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in samples]\n\
          assert len(keys) == len(set(keys)), 'a series is there twice'\n";
-    python(&format!("from {module} import text_string_to_metric_families as parse"), script, text.as_bytes()).map(drop)
+    let script = script.replace("COUNT", &count.to_string());
+    python(&format!("from {module} import text_string_to_metric_families as parse"), &script, text.as_bytes()).map(drop)
 }
 
 /// What a script of Python prints that is given this, if what it imports is there.
 fn python(import: &str, script: &str, input: &[u8]) -> io::Result<Option<String>> {
-    let script = format!("import sys\ntry: {import}\nexcept ImportError: sys.exit(77)\n{script}");
-    let mut command = Command::new("python3");
-    command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let Ok(mut child) = command.spawn() else {
-        eprintln!("skipped: there is no python3 to read metrics with");
+    if !has_python(import) {
         return Ok(None);
-    };
+    }
+    let mut command = Command::new("python3");
+    command.args(["-c", &format!("import sys\n{import}\n{script}")]).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     // It may have ended already, without reading.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input));
     let output = child.wait_with_output()?;
-    match output.status.code() {
-        Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
-        Some(77) => {
-            eprintln!("skipped: this python3 cannot {import}");
-            Ok(None)
-        }
-        _ => panic!("{}\n{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(input)),
+    let input = String::from_utf8_lossy(input);
+    assert!(output.status.success(), "{}\n{input}", String::from_utf8_lossy(&output.stderr));
+    Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+#[test]
+fn whatever_is_written_is_understood() -> io::Result<()> {
+    let histogram = |buckets: &[(f64, u64)], count| Value::Histogram { buckets: buckets.to_vec(), count, sum: 0.5 };
+    let mut strange = Family::gauge("9 lives\n", "Of a \"cat\\\"\n# TYPE lie counter\0");
+    for (index, text) in
+        ["", "a \"quoted\" \\ and a\nnew line", "\0", "\u{feff}ü 🐈", "a\r", "}", "\\n"].iter().enumerate()
+    {
+        let index = index.to_string();
+        strange.push([("na me", *text), ("index", &index), ("na-me", "again")], 1);
     }
+    let mut numbers = Family::gauge("numbers", "");
+    for (index, number) in [f64::NAN, f64::INFINITY, -f64::INFINITY, -0.0, 5e-324, f64::MAX].into_iter().enumerate() {
+        numbers.push([("index", index.to_string().as_str())], number);
+    }
+    let mut time = Family::histogram("time", "Taken.").unit("seconds");
+    time.push([("of", "some")], histogram(&[(0.0, 2), (1e-9, 0), (10.0, 3)], 7));
+    time.push([("of", "none")], histogram(&[], 0));
+    let families = vec![
+        strange,
+        numbers,
+        time,
+        Family::counter("jobs", "That there were.").with(u64::MAX),
+        Family::gauge("jobs", "That there are.").with(-3),
+        Family::counter("time", "Spent.").unit("seconds").with(0.25),
+        Family::counter("", "Without a name.").with(1),
+    ];
+    for (format, module) in [
+        (Format::OpenMetrics, "prometheus_client.openmetrics.parser"),
+        (Format::Prometheus, "prometheus_client.parser"),
+    ] {
+        let text = render(families.clone(), format).map_err(io::Error::other)?;
+        assert_eq!(text.matches("\nacs_jobs_total 18446744073709551615\n").count(), 1, "{text}");
+        is_understood(&text, module)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -355,6 +389,10 @@ fn what_is_pushed_is_what_is_told() -> io::Result<()> {
         Ok(calls.zip(counted(metrics, restarts, of)).map(|(calls, restarts)| (calls.0, restarts)))
     })?;
     assert_eq!(root.1, 0);
+    let requests =
+        |metrics: &ResourceMetrics| counted(metrics, "acs_utilization_requests_total", Some(("service", "echo")));
+    let counted_before = receiver.wait("a request", |metrics| Ok(requests(metrics).filter(|(_, count)| *count > 0)))?;
+    assert_eq!(counted_before, (before, 1));
     signal(process_id as u32, Signal::KILL)?;
     let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
     let (after, root_after) = receiver.wait("numbers of the second supervisor", |metrics| {
@@ -364,6 +402,12 @@ fn what_is_pushed_is_what_is_told() -> io::Result<()> {
         Ok(calls.zip(restarts).map(|(calls, restarts)| (calls.0, restarts)))
     })?;
     assert!(after > before, "it counts calls anew: {before}, {after}");
+    // Workers count on, but what they had counted was told of already, by another start.
+    let begun = receiver.wait("what workers count", |metrics| Ok(requests(metrics)))?;
+    assert_eq!(begun, (after, 0));
+    connection.write_all(b"hello\n")?;
+    let more = receiver.wait("another request", |metrics| Ok(requests(metrics).filter(|(_, count)| *count > 0)))?;
+    assert_eq!(more, (after, 1));
     // By its own clock a start is known to some milliseconds.
     assert!(root.0.abs_diff(root_after.0) < 50_000_000 && root.0 <= before, "{root:?}, {root_after:?}");
     program.signal(Signal::TERM)?;

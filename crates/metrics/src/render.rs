@@ -62,8 +62,11 @@ impl Format {
 ///
 /// A name that would not be one is made one, by `_` in the place of what is wrong, and the ends that are added to names are not
 /// added twice. Of two families that would have a name in common, of two values that would have the same labels, and of two labels of
-/// a value that would have the same name, the first is written. Of a family that is left out so the log tells once. A counter that is negative, or no number, is left out: for many
-/// who read this, it would make all the rest worthless.
+/// a value that would have the same name, the first is written. A value that cannot be, such as a counter that is negative, is left
+/// out: for many who read this, it would make all the rest worthless. Of each family that this happens to the log tells once.
+///
+/// OpenMetrics calls a counter by its name without `_total`. If that is the name of another family, it is written with all of its
+/// name and of unknown type there, which changes nothing for those who read it.
 pub fn render(families: Vec<Family>, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Families { families: Arc::from(families), format }));
@@ -83,19 +86,20 @@ struct Families {
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for Distinct { name, family, samples } in distinct(&self.families) {
+        for Distinct { name, family, samples, is_plain } in distinct(&self.families, self.format) {
             let unit = family.get_unit().map(|unit| Unit::Other(unit.to_owned()));
-            let kind = match family.kind() {
-                Kind::Counter => MetricType::Counter,
-                Kind::Histogram => MetricType::Histogram,
-                _ => MetricType::Gauge,
+            let (name, unit, kind) = match family.kind() {
+                Kind::Counter if is_plain => (total(&name, family), None, MetricType::Unknown),
+                Kind::Counter => (name, unit, MetricType::Counter),
+                Kind::Histogram => (name, unit, MetricType::Histogram),
+                _ => (name, unit, MetricType::Gauge),
             };
             let mut encoder = encoder.encode_descriptor(&name, &self.help(family), unit.as_ref(), kind)?;
             for (labels, value) in samples {
                 if labels.is_empty() {
-                    encode(&mut encoder, family.kind(), value)?;
+                    encode(&mut encoder, kind, value)?;
                 } else {
-                    encode(&mut encoder.encode_family(&labels)?, family.kind(), value)?;
+                    encode(&mut encoder.encode_family(&labels)?, kind, value)?;
                 }
             }
         }
@@ -120,50 +124,90 @@ pub(crate) struct Distinct<'a> {
     pub(crate) name: String,
     pub(crate) family: &'a Family,
     pub(crate) samples: Vec<(Labels, &'a Value)>,
+    /// Whether it is a counter that OpenMetrics would call by the name of another family.
+    is_plain: bool,
 }
 
 /// What of these is written. Families that have no value are left out.
-pub(crate) fn distinct(families: &[Family]) -> impl Iterator<Item = Distinct<'_>> {
+pub(crate) fn distinct(families: &[Family], format: Format) -> impl Iterator<Item = Distinct<'_>> {
+    let families = move || families.iter().filter(|family| !family.samples().is_empty());
+    let others = families().filter(|family| family.kind() != Kind::Counter);
+    let others: HashSet<String> = others.flat_map(|family| names(&name(stem(family)), family, false)).collect();
     let mut taken: HashMap<String, &Family> = HashMap::new();
-    families.iter().filter(|family| !family.samples().is_empty()).filter_map(move |family| {
+
+    families().filter_map(move |family| {
         let name = name(stem(family));
-        let names = names(&name, family);
+        let is_stem = family.kind() == Kind::Counter && format == Format::OpenMetrics;
+        let is_plain = is_stem && others.contains(&with_unit(&name, family));
+        let names = names(&name, family, is_stem && !is_plain);
+
         if let Some(other) = names.iter().find_map(|name| taken.get(name)) {
-            complain(family, other);
+            complain_of_family(family, other);
             return None;
         }
+
         taken.extend(names.into_iter().map(|name| (name, family)));
         let mut seen = HashSet::new();
         let samples = family.samples().iter().filter_map(|sample| {
             let labels = labels(sample);
             let mut key = labels.clone();
             key.sort_unstable();
-            (is_possible(family.kind(), &sample.value) && seen.insert(key)).then_some((labels, &sample.value))
+
+            if !is_possible(family.kind(), &sample.value) {
+                complain_of_value(family, &labels, "it cannot be one of its type");
+                return None;
+            }
+            if !seen.insert(key) {
+                complain_of_value(family, &labels, "another one has the same labels");
+                return None;
+            }
+
+            Some((labels, &sample.value))
         });
-        Some(Distinct { samples: samples.collect(), name, family })
+        let samples: Vec<_> = samples.collect();
+        (!samples.is_empty()).then_some(Distinct { samples, name, family, is_plain })
     })
 }
 
 /// Says once of each family that it is left out, and what for.
-fn complain(family: &Family, other: &Family) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+fn complain_of_family(family: &Family, other: &Family) {
     let (left_out, written) = (full_name(family), full_name(other));
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
 
-    if told.len() < COMPLAINTS && told.insert(format!("{left_out} {written}")) {
-        drop(told);
+    if is_news(format!("{left_out} {written}")) {
         tracing::warn!(
             metric = left_out,
             other = written,
-            "a metric is left out, because another one has its name, or has it but for an end such as `_total`: rename one of them"
+            "a metric is left out, because another one has its name, or has it but for an end such as `_sum`: rename one of them"
         );
     }
 }
 
+/// Says once of each family that a value of it is left out, and what for.
+fn complain_of_value(family: &Family, labels: &Labels, reason: &'static str) {
+    let metric = full_name(family);
+
+    if is_news(format!("{metric} {reason}")) {
+        tracing::warn!(metric, ?labels, reason, "a value of a metric is left out, and so will be others like it");
+    }
+}
+
+/// Whether this was not said before.
+fn is_news(complaint: String) -> bool {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    told.len() < COMPLAINTS && told.insert(complaint)
+}
+
 /// The name with all that is added to it.
 fn full_name(family: &Family) -> String {
-    let end = if family.kind() == Kind::Counter { "_total" } else { "" };
-    format!("{PREFIX}_{}{end}", with_unit(&name(stem(family)), family))
+    let name = name(stem(family));
+    let name = if family.kind() == Kind::Counter { total(&name, family) } else { with_unit(&name, family) };
+    format!("{PREFIX}_{name}")
+}
+
+/// The name of a counter without the prefix.
+fn total(name: &str, family: &Family) -> String {
+    format!("{}_total", with_unit(name, family))
 }
 
 fn with_unit(name: &str, family: &Family) -> String {
@@ -181,15 +225,16 @@ fn stem(family: &Family) -> &str {
     unit.unwrap_or(name)
 }
 
-/// All names that are taken by a family.
-fn names(name: &str, family: &Family) -> Vec<String> {
-    let name = with_unit(name, family);
+/// All names that are taken by a family. That of a counter without its end is one of them to OpenMetrics only.
+fn names(name: &str, family: &Family, has_stem: bool) -> Vec<String> {
+    let own = with_unit(name, family);
     let ends: &[&str] = match family.kind() {
         Kind::Counter => &["_total"],
         Kind::Histogram => &["_sum", "_count", "_bucket"],
         _ => &[],
     };
-    ends.iter().map(|end| format!("{name}{end}")).chain([name.clone()]).collect()
+    let has_own = has_stem || family.kind() != Kind::Counter;
+    ends.iter().map(|end| format!("{own}{end}")).chain(has_own.then(|| own.clone())).collect()
 }
 
 fn labels(sample: &Sample) -> Labels {
@@ -213,11 +258,19 @@ pub(crate) fn beyond(buckets: &[(f64, u64)], count: u64) -> u64 {
     count.saturating_sub(buckets.iter().map(|(_, count)| count).sum())
 }
 
-/// A counter has grown from zero.
+/// Whether the value is one that its family can have: counters have grown from zero, and so have the sums of histograms; of what is
+/// in a histogram each is in one range at most.
 fn is_possible(kind: Kind, value: &Value) -> bool {
     match (kind, value) {
+        (Kind::Counter | Kind::Gauge, Value::Integer(_)) | (Kind::Gauge, Value::Number(_)) => true,
         (Kind::Counter, Value::Number(value)) => *value >= 0.0,
-        _ => true,
+        (Kind::Histogram, Value::Histogram { buckets, count, sum }) => {
+            let is_sorted = buckets.is_sorted_by(|(one, _), (next, _)| one < next);
+            let within = buckets.iter().try_fold(0u64, |sum, (_, count)| sum.checked_add(*count));
+            let is_within = within.is_some_and(|within| within <= *count);
+            is_sorted && buckets.iter().all(|(bound, _)| bound.is_finite() && *bound >= 0.0) && is_within && *sum >= 0.0
+        }
+        _ => false,
     }
 }
 
@@ -228,19 +281,19 @@ const NO_EXEMPLAR: Option<&Exemplar<Labels, u64>> = None;
 const NO_EXEMPLAR_OF_NUMBER: Option<&Exemplar<Labels, f64>> = None;
 const NO_EXEMPLARS: Option<&HashMap<usize, Exemplar<Labels, f64>>> = None;
 
-fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
+fn encode(encoder: &mut MetricEncoder<'_>, kind: MetricType, value: &Value) -> fmt::Result {
     match (kind, value) {
-        (Kind::Counter, Value::Integer(value)) => encoder.encode_counter(value, NO_EXEMPLAR),
-        (Kind::Counter, Value::Number(value)) => encoder.encode_counter(value, NO_EXEMPLAR_OF_NUMBER),
-        (Kind::Gauge, Value::Integer(value)) => encoder.encode_gauge(value),
-        (Kind::Gauge, Value::Number(value)) => encoder.encode_gauge(value),
-        (Kind::Histogram, Value::Histogram { buckets, count, sum }) => {
+        (MetricType::Counter, Value::Integer(value)) => encoder.encode_counter(value, NO_EXEMPLAR),
+        (MetricType::Counter, Value::Number(value)) => encoder.encode_counter(value, NO_EXEMPLAR_OF_NUMBER),
+        (_, Value::Integer(value)) => encoder.encode_gauge(value),
+        (_, Value::Number(value)) => encoder.encode_gauge(value),
+        (_, Value::Histogram { buckets, count, sum }) => {
             // The last range has no end, and the format wants it.
             let beyond = (f64::INFINITY, beyond(buckets, *count));
             let buckets: Vec<_> = buckets.iter().copied().chain([beyond]).collect();
             encoder.encode_histogram(*sum, *count, &buckets, NO_EXEMPLARS)
         }
-        // A value of another kind than its family says nothing.
+        // There are no others so far.
         _ => Ok(()),
     }
 }
@@ -269,13 +322,7 @@ mod tests {
         let mut duration = Family::histogram("call_duration", "How long.").unit("seconds");
         duration
             .push([("operation", "ping")], Value::Histogram { buckets: vec![(0.1, 3), (1.0, 2)], count: 6, sum: 12.5 });
-        vec![
-            calls,
-            size,
-            duration,
-            Family::gauge("nothing", "Without a value."),
-            Family::gauge("calls", "Again.").with(1),
-        ]
+        vec![calls, size, duration, Family::gauge("nothing", "Without a value.")]
     }
 
     #[test]
@@ -371,6 +418,35 @@ acs___lives_{na_me=\"a \\\"quoted\\\" \\\\ and a\\nnew line\"} 1
     }
 
     #[test]
+    fn what_goes_on_and_what_has_been_done_may_have_one_name() {
+        let gauge = Family::gauge("jobs", "That there are.").with(3);
+        let counter = Family::counter("jobs", "That there were.").with(4);
+        let mut time = Family::histogram("time", "").unit("seconds");
+        time.push([], Value::Histogram { buckets: vec![(0.1, 1)], count: 1, sum: 0.1 });
+        let seconds = Family::counter("time", "").unit("seconds").with(0.5);
+        for families in
+            [[gauge.clone(), counter.clone(), time.clone(), seconds.clone()], [seconds, time, counter, gauge]]
+        {
+            for (format, kind) in [(Format::Prometheus, "counter"), (Format::OpenMetrics, "unknown")] {
+                let text = render(families.to_vec(), format).unwrap();
+                for line in [
+                    "# TYPE acs_jobs gauge",
+                    "acs_jobs 3",
+                    &format!("# TYPE acs_jobs_total {kind}"),
+                    "acs_jobs_total 4",
+                    "# TYPE acs_time_seconds histogram",
+                    "acs_time_seconds_count 1",
+                    &format!("# TYPE acs_time_seconds_total {kind}"),
+                    "acs_time_seconds_total 0.5",
+                ] {
+                    assert_eq!(text.lines().filter(|other| *other == line).count(), 1, "{line} in {text}");
+                }
+                assert!(!text.contains("# UNIT acs_time_seconds_total"), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn no_label_and_no_series_is_there_twice() {
         let mut family = Family::gauge("size", "");
         family.push([("a b", "1"), ("a-b", "2")], 1);
@@ -391,6 +467,28 @@ acs___lives_{na_me=\"a \\\"quoted\\\" \\\\ and a\\nnew line\"} 1
             gauge.push([("is", name)], value);
         }
         assert_eq!(samples(vec![gauge]).len(), 3, "of others these are possible");
+    }
+
+    #[test]
+    fn a_value_that_is_none_of_its_family_is_left_out() {
+        let histogram = |buckets: &[(f64, u64)], count| Value::Histogram { buckets: buckets.to_vec(), count, sum: 1.0 };
+        let values = [
+            histogram(&[(1.0, 1), (0.5, 1)], 2),
+            histogram(&[(1.0, 1), (1.0, 1)], 2),
+            histogram(&[(1.0, 1), (f64::INFINITY, 1)], 2),
+            histogram(&[(f64::NAN, 1)], 2),
+            histogram(&[(-1.0, 1)], 2),
+            Value::Histogram { buckets: vec![], count: 1, sum: -1.0 },
+            histogram(&[(1.0, 2)], 1),
+            histogram(&[(1.0, u64::MAX), (2.0, 1)], 1),
+            Value::Integer(7),
+        ];
+        for value in values {
+            let text = render(vec![Family::histogram("time", "").with(value.clone())], Format::OpenMetrics).unwrap();
+            assert_eq!(text, "# EOF\n", "{value:?}");
+        }
+        let gauge = Family::gauge("size", "").with(histogram(&[], 0));
+        assert_eq!(render(vec![gauge], Format::Prometheus).unwrap(), "");
     }
 
     #[test]

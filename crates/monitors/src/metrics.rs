@@ -53,7 +53,7 @@ pub enum Value {
     Integer(u64),
     /// Any number.
     Number(f64),
-    /// Of a histogram.
+    /// Of a histogram of what is not negative.
     Histogram {
         /// The upper bound of each range, and how many are in it that are not in the ones before.
         buckets: Vec<(f64, u64)>,

@@ -41,7 +41,9 @@ const METRICS: usize = async_container_utilization::CAPACITY;
 ///
 /// What is going on, such as `requests_active`, is the sum over the workers that are there. What has been done, that is, every
 /// metric whose name ends with `_total`, never goes back when workers are replaced: what those that are gone have counted stays
-/// in the sum, to the last one, until the supervisor is restarted.
+/// in the sum, to the last one, until the supervisor is restarted. [`metrics`](Monitor::metrics) tells of such totals what was
+/// counted since: a worker that outlived another supervisor (it says how long ago it was asked first) begins at zero once more,
+/// because whoever collects them has the rest from the one before.
 ///
 /// Several workers in one process (threads, or a fork) that count in the same memory are counted once, as one each in
 /// `worker_count`.
@@ -89,6 +91,8 @@ pub struct UtilizationMonitor {
 struct Member {
     worker: Worker,
     state: State,
+    /// When it was asked first.
+    asked: Instant,
 }
 
 enum State {
@@ -108,6 +112,8 @@ struct Segment {
     shares: BTreeMap<String, Share>,
     /// What was read last.
     values: Vec<Number>,
+    /// What another supervisor may have told of already: the first values, or nothing.
+    before: Vec<Number>,
 }
 
 /// The part that a service has in a segment.
@@ -131,6 +137,8 @@ struct Sum {
     /// What workers have counted that are gone.
     retired: Option<Number>,
     value: Option<Number>,
+    /// What of it, and of what workers have counted that are gone, another supervisor may have told of.
+    before: Option<Number>,
 }
 
 impl Sum {
@@ -238,16 +246,24 @@ impl UtilizationMonitor {
 
     /// Takes what a worker said of its memory.
     fn attach(&mut self, id: &str, answer: Result<Answer, CallFailure>) {
+        let Some(process_id) = self.workers.get(id).map(|member| member.worker.process_id) else { return };
+        // By whichever of its connections.
+        let asked = self.workers.values().filter(|member| member.worker.process_id == process_id);
+        let since = asked.map(|member| member.asked.elapsed().as_secs_f64()).fold(0.0, f64::max);
         let Some(member) = self.workers.get_mut(id) else { return };
         member.state = match open(&member.worker, answer) {
-            Ok((descriptor, view)) => {
+            Ok((place, view)) => {
                 let identity = view.identity();
-                let segment = self.segments.entry(identity).or_insert_with(|| Segment {
-                    process_id: member.worker.process_id,
-                    descriptor,
-                    values: view.values().collect(),
-                    view,
-                    shares: BTreeMap::new(),
+                let segment = self.segments.entry(identity).or_insert_with(|| {
+                    let values: Vec<Number> = view.values().collect();
+                    Segment {
+                        process_id: member.worker.process_id,
+                        descriptor: place.descriptor,
+                        before: if place.first_asked > since { values.clone() } else { Vec::new() },
+                        values,
+                        view,
+                        shares: BTreeMap::new(),
+                    }
                 });
                 segment.shares.entry(service_name(&member.worker).to_owned()).or_default().members += 1;
                 State::Reading(identity)
@@ -315,8 +331,16 @@ impl Segment {
             }
             let Some(service) = services.get_mut(name) else { continue };
 
-            for (field, _) in self.view.fields().skip(share.places.len()) {
+            let mapped = share.places.len();
+            for (field, _) in self.view.fields().skip(mapped) {
                 share.places.push(service.place(field.name()));
+            }
+            if let (Some(places), Some(values)) = (share.places.get(mapped..), self.before.get(mapped..)) {
+                service.add(places, values, |sum, value| {
+                    if sum.is_total() {
+                        sum.before = Some(sum.before.map_or(value, |before| before.plus(value)));
+                    }
+                });
             }
 
             service.worker_count += share.members;
@@ -348,13 +372,24 @@ impl Segment {
 }
 
 impl Service {
+    /// What of a value this supervisor is the first to tell of.
+    fn own(&self, name: &str, value: Number) -> Number {
+        let before = self.places.get(name).and_then(|place| self.sums.get(*place)?.before);
+        match (value, before) {
+            (value, None) => value,
+            (Number::Unsigned(value), Some(Number::Unsigned(before))) => value.saturating_sub(before).into(),
+            (Number::Signed(value), Some(before)) => value.saturating_sub(before.as_i64()).into(),
+            (value, Some(before)) => (value.as_f64() - before.as_f64()).into(),
+        }
+    }
+
     fn place(&mut self, name: &str) -> Option<usize> {
         let place = self.sums.len();
 
         match self.places.get(name) {
             Some(place) => Some(*place),
             None if place < METRICS => {
-                self.sums.push(Sum { name: name.to_owned(), retired: None, value: None });
+                self.sums.push(Sum { name: name.to_owned(), retired: None, value: None, before: None });
                 self.places.insert(name.to_owned(), place);
                 Some(place)
             }
@@ -375,11 +410,14 @@ impl Service {
 #[derive(Deserialize)]
 struct Where {
     descriptor: i32,
+    /// How long ago somebody asked first, in seconds. Workers in other languages need not say so.
+    #[serde(default)]
+    first_asked: f64,
 }
 
 /// Opens what a worker says that its metrics are in. It says which descriptor only: the process is the one that the kernel
 /// says it is.
-fn open(worker: &Worker, answer: Result<Answer, CallFailure>) -> Result<(i32, View), State> {
+fn open(worker: &Worker, answer: Result<Answer, CallFailure>) -> Result<(Where, View), State> {
     let Worker { id, process_id, name } = worker;
     let failed = |message: String| {
         tracing::warn!(
@@ -402,9 +440,9 @@ fn open(worker: &Worker, answer: Result<Answer, CallFailure>) -> Result<(i32, Vi
         Err(failure) if ["TimedOut", "TooManyCalls"].contains(&failure.class.as_str()) => return Err(State::Silent),
         Err(failure) => return Err(failed(failure.message)),
     };
-    let descriptor = answer.map_err(|error| failed(format!("the answer of the worker makes no sense: {error}")))?;
-    let view = View::open(*process_id, descriptor.descriptor).map_err(|error| failed(describe(&error)))?;
-    Ok((descriptor.descriptor, view))
+    let place = answer.map_err(|error| failed(format!("the answer of the worker makes no sense: {error}")))?;
+    let view = View::open(*process_id, place.descriptor).map_err(|error| failed(describe(&error)))?;
+    Ok((place, view))
 }
 
 /// An error with its causes.
@@ -446,7 +484,10 @@ impl Monitor for UtilizationMonitor {
                 self.workers.insert(worker.id.clone(), member);
             }
             None => {
-                self.workers.insert(worker.id.clone(), Member { worker: worker.clone(), state: State::Asked });
+                self.workers.insert(
+                    worker.id.clone(),
+                    Member { worker: worker.clone(), state: State::Asked, asked: Instant::now() },
+                );
                 self.ask(&worker.id);
             }
         }
@@ -492,6 +533,8 @@ impl Monitor for UtilizationMonitor {
             workers.push(labels, service.worker_count);
 
             for (name, value) in service.metrics.iter() {
+                let known = self.services.get(&service.name);
+                let value = known.map_or(value, |known| known.own(name, value));
                 let family = families.entry(name.to_owned()).or_insert_with(|| match name.strip_suffix(TOTAL) {
                     Some(name) => {
                         Family::counter(format!("utilization_{name}"), "The sum of what workers have counted.")

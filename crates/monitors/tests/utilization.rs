@@ -218,6 +218,49 @@ fn sums_are_metrics() {
 }
 
 #[test]
+fn what_another_supervisor_has_told_of_is_in_the_sums_but_not_in_what_is_collected() {
+    let mut helpers = [Helper::spawn("1", "web"), Helper::spawn("2", "web"), Helper::spawn("3", "web")];
+    let (mut monitor, _) = monitor();
+    // Two have been asked before, the third one has just been started.
+    for (helper, (amount, first_asked)) in helpers.iter_mut().zip([(100, 60.0), (20, 0.5), (3, 0.0)]) {
+        helper.add("requests_total", amount);
+        helper.add("busy_total", amount);
+        helper.add("requests_active", amount);
+        let place = json!({"descriptor": helper.descriptor, "first_asked": first_asked});
+        register(&mut monitor, &helper.worker, answer(place));
+    }
+    let collected = |monitor: &UtilizationMonitor| -> BTreeMap<String, Value> {
+        let families = monitor.metrics();
+        let values = families.iter().map(|family| (family.name().to_owned(), &family.samples()[0].value));
+        let numbers = values.map(|(name, value)| match value {
+            async_container_monitors::Value::Integer(value) => (name, json!(value)),
+            other => panic!("{name}: {other:?}"),
+        });
+        numbers.collect()
+    };
+    let names = ["utilization_busy", "utilization_requests", "utilization_requests_active", "utilization_workers"];
+    let expected = |values: [u64; 4]| -> BTreeMap<String, Value> {
+        names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
+    };
+
+    let sums = check(&mut monitor)["web"]["metrics"].take();
+    assert_eq!(sums, json!({"busy_total": 123, "requests_active": 123, "requests_total": 123}));
+    assert_eq!(collected(&monitor), expected([3, 3, 123, 3]));
+
+    helpers[0].add("requests_total", 1_000);
+    helpers[2].add("requests_total", 1_000);
+    check(&mut monitor);
+    assert_eq!(collected(&monitor), expected([3, 2_003, 123, 3]));
+
+    // It takes with it neither what it has counted nor what it had counted before.
+    helpers[0].kill();
+    monitor.remove(&helpers[0].worker);
+    let sums = check(&mut monitor)["web"]["metrics"].take();
+    assert_eq!(sums, json!({"busy_total": 123, "requests_active": 23, "requests_total": 2_123}));
+    assert_eq!(collected(&monitor), expected([3, 2_003, 23, 2]));
+}
+
+#[test]
 fn services_are_told_to_subscribers() {
     let mut helper = Helper::spawn("1", "web");
     helper.add("requests_total", 1);

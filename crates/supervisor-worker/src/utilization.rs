@@ -1,5 +1,7 @@
 //! Where the metrics of this process are, for a supervisor that reads them.
 
+use std::{sync::OnceLock, time::Instant};
+
 use async_container_protocol::{Failure, Operations};
 use async_container_utilization::{Registry, VERSION};
 use serde::Serialize;
@@ -12,9 +14,14 @@ struct Segment {
     path: String,
     size: usize,
     version: u32,
+    /// How long ago that was asked for first, in seconds: what was counted before, another supervisor may have told of already.
+    first_asked: f64,
     /// Name, type and offset of each metric that there is by now.
     schema: Vec<(String, &'static str, usize)>,
 }
+
+/// When somebody asked first, through whichever connection of this process.
+static FIRST_ASKED: OnceLock<Instant> = OnceLock::new();
 
 /// The operations of a worker that shows the metrics of `registry`.
 pub(crate) fn operations(registry: Registry) -> Operations {
@@ -40,6 +47,7 @@ fn segment(registry: &Registry) -> Result<Segment, Failure> {
         path: format!("/proc/{process_id}/fd/{descriptor}"),
         size: shared.size(),
         version: VERSION,
+        first_asked: FIRST_ASKED.get_or_init(Instant::now).elapsed().as_secs_f64(),
         schema: fields.collect(),
     })
 }

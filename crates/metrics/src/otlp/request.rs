@@ -16,7 +16,10 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
-use crate::render::{Distinct, PREFIX, beyond, distinct};
+use crate::{
+    Format,
+    render::{Distinct, PREFIX, beyond, distinct},
+};
 
 /// Who made the numbers.
 const SCOPE: &str = "async-container-supervisor";
@@ -72,7 +75,9 @@ fn find<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
 pub(super) fn request(families: &[Family], resource: Resource, starts: &mut Starts) -> ExportMetricsServiceRequest {
     let now = SystemTime::now();
     starts.update(families, now);
-    let metrics = distinct(families).filter_map(|distinct| metric(&distinct, starts, now)).collect();
+    // Metrics have all of their names here, as there.
+    let metrics =
+        distinct(families, Format::Prometheus).filter_map(|distinct| metric(&distinct, starts, now)).collect();
     let scope = InstrumentationScope {
         name: SCOPE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,7 +89,7 @@ pub(super) fn request(families: &[Family], resource: Resource, starts: &mut Star
 }
 
 /// The same name and numbers as in the text, so that it does not matter which way they come.
-fn metric(Distinct { name, family, samples }: &Distinct<'_>, starts: &Starts, now: SystemTime) -> Option<Metric> {
+fn metric(Distinct { name, family, samples, .. }: &Distinct<'_>, starts: &Starts, now: SystemTime) -> Option<Metric> {
     let unit = family.get_unit();
     let end = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
     let total = if family.kind() == Kind::Counter { "_total" } else { "" };
