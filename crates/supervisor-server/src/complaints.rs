@@ -27,6 +27,8 @@ pub(crate) enum Complaint {
     NotPermitted,
     /// It wants something done to a process that is none of ours.
     Stranger,
+    /// It wants more to be found out than anybody could read.
+    Diagnoses,
 }
 
 /// A user, or whoever else, if it is one that is kept apart.

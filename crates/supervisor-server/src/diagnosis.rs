@@ -1,7 +1,7 @@
 //! Having workers look into themselves, and keeping what they find.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     error::Error,
     fs::OpenOptions,
     io::{self, Write},
@@ -41,30 +41,53 @@ pub(crate) struct Wanted {
     pub(crate) monitor: String,
 }
 
-/// What makes two diagnostics the same: who wants it, of whom, which, and where it goes.
-type Key = (String, u32, String, Destination);
+/// How many different diagnostics one monitor may have under way of one process.
+const DIFFERENT: usize = 16;
+
+/// Who wants to know, and of which process.
+type Whom = (String, u32);
+
+/// What makes two diagnostics of a process the same: which it is, with which parameters, and where it goes.
+type Kind = (String, Fields, Destination);
+
+type UnderWay = HashMap<Whom, Vec<Kind>>;
 
 /// Diagnostics that are being made, or wait for their turn: each once, so that a monitor that always wants more has no more
-/// waiting than there are processes. Each monitor has turns of its own, and so no other waits for it.
+/// waiting than a few for each process. Each monitor has turns of its own, and so no other waits for it.
 #[derive(Default)]
 pub(crate) struct Diagnoses {
     turns: HashMap<String, Arc<Semaphore>>,
-    under_way: Arc<Mutex<HashSet<Key>>>,
+    under_way: Arc<Mutex<UnderWay>>,
+}
+
+/// Why a diagnostic is not begun.
+pub(crate) enum NotBegun {
+    /// The same one is under way already.
+    Again,
+    /// So many others of the process are.
+    TooMany,
 }
 
 impl Diagnoses {
-    /// Notes that one is wanted; nothing, if the same one is under way already.
-    pub(crate) fn begin(&mut self, wanted: &Wanted) -> Option<Begun> {
-        let Wanted { diagnosis, monitor, .. } = wanted;
-        let operation = diagnosis.operation().to_owned();
-        let key = (monitor.clone(), diagnosis.process_id(), operation, diagnosis.destination().clone());
+    /// Notes that one is wanted.
+    pub(crate) fn begin(&mut self, wanted: &Wanted) -> Result<Begun, NotBegun> {
+        let Wanted { diagnosis, monitor, parameters } = wanted;
+        let whom = (monitor.clone(), diagnosis.process_id());
+        let kind = (diagnosis.operation().to_owned(), parameters.clone(), diagnosis.destination().clone());
+        let mut under_way = lock(&self.under_way);
+        let kinds = under_way.entry(whom.clone()).or_default();
 
-        if !lock(&self.under_way).insert(key.clone()) {
-            return None;
+        if kinds.contains(&kind) {
+            return Err(NotBegun::Again);
         }
 
+        if kinds.len() >= DIFFERENT {
+            return Err(NotBegun::TooMany);
+        }
+
+        kinds.push(kind.clone());
         let turns = self.turns.entry(monitor.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
-        Some(Begun { turns: turns.clone(), mark: Mark { under_way: self.under_way.clone(), key } })
+        Ok(Begun { turns: turns.clone(), mark: Mark { under_way: self.under_way.clone(), whom, kind } })
     }
 }
 
@@ -89,17 +112,26 @@ pub(crate) struct Turn {
 }
 
 struct Mark {
-    under_way: Arc<Mutex<HashSet<Key>>>,
-    key: Key,
+    under_way: Arc<Mutex<UnderWay>>,
+    whom: Whom,
+    kind: Kind,
 }
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        lock(&self.under_way).remove(&self.key);
+        let mut under_way = lock(&self.under_way);
+
+        if let Some(kinds) = under_way.get_mut(&self.whom) {
+            kinds.retain(|kind| *kind != self.kind);
+
+            if kinds.is_empty() {
+                under_way.remove(&self.whom);
+            }
+        }
     }
 }
 
-fn lock(under_way: &Mutex<HashSet<Key>>) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+fn lock(under_way: &Mutex<UnderWay>) -> std::sync::MutexGuard<'_, UnderWay> {
     under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -171,14 +203,13 @@ impl Wanted {
         match (diagnosis.destination(), result) {
             (Destination::Event, result) => self.publish(&name, result.as_ref(), events),
             (Destination::Directory(directory), Ok(result)) => {
-                let path = directory.join(file_name(&name, process_id, operation, &result));
-                let kept = path.clone();
-                match tokio::task::spawn_blocking(move || keep(&path, &result)).await {
-                    Ok(Ok(())) => {
-                        tracing::warn!(monitor, process_id, name, operation, path = %kept.display(), "kept a diagnostic");
+                let (place, stem) = (directory.clone(), stem(&name, process_id, operation));
+                match tokio::task::spawn_blocking(move || keep(&place, &stem, &result)).await {
+                    Ok(Ok(path)) => {
+                        tracing::warn!(monitor, process_id, name, operation, path = %path.display(), "kept a diagnostic");
                     }
                     Ok(Err(error)) => {
-                        tracing::error!(monitor, process_id, name, operation, path = %kept.display(), %error, "could not keep a diagnostic");
+                        tracing::error!(monitor, process_id, name, operation, directory = %directory.display(), %error, "could not keep a diagnostic");
                     }
                     Err(error) => tracing::error!(monitor, operation, %error, "keeping a diagnostic failed"),
                 }
@@ -263,33 +294,51 @@ fn text(result: &Fields) -> String {
     }
 }
 
-fn file_name(name: &str, process_id: u32, operation: &str, result: &Fields) -> PathBuf {
+/// The name of a file, but for when it was made.
+fn stem(name: &str, process_id: u32, operation: &str) -> String {
     // A worker chooses its name, and must not choose the directory with it.
     let word = |text: &str| -> String {
         let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
         text.chars().take(64).map(|character| if plain(character) { character } else { '_' }).collect()
     };
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let extension = if matches!(result.get::<String>("data"), Ok(Some(_))) { "txt" } else { "json" };
-    format!("{}-{process_id}-{}-{at}.{extension}", word(name), word(operation)).into()
+    format!("{}-{process_id}-{}", word(name), word(operation))
 }
 
 /// Writes a file that was not there, and that nobody else can read.
-fn keep(path: &Path, result: &Fields) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+fn keep(directory: &Path, stem: &str, result: &Fields) -> io::Result<PathBuf> {
+    let extension = if matches!(result.get::<String>("data"), Ok(Some(_))) { "txt" } else { "json" };
+    let mut at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let (mut file, path) = loop {
+        let path = directory.join(format!("{stem}-{at}.{extension}"));
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            // The same with other parameters may have come in the same millisecond.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => at += 1,
+            opened => break (opened?, path),
+        }
+    };
     let mut data = text(result);
     data.push('\n');
-    file.write_all(data.as_bytes())
+    file.write_all(data.as_bytes())?;
+    Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn names_of_workers_choose_no_directory() {
-        let name = file_name("../../etc/passwd\0x", 7, "thread_dump", &Fields::empty());
-        assert_eq!(name.components().count(), 1);
-        assert!(name.to_string_lossy().starts_with("______etc_passwd_x-7-thread_dump-"), "{}", name.display());
+        let stem = stem("../../etc/passwd\0x", 7, "thread_dump");
+        assert_eq!(stem, "______etc_passwd_x-7-thread_dump");
+    }
+
+    #[test]
+    fn what_comes_at_the_same_time_is_kept_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept: HashSet<PathBuf> =
+            (0..100).map(|_| keep(directory.path(), "web-7-dump", &Fields::empty()).unwrap()).collect();
+        assert_eq!(kept.len(), 100);
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     asking,
     complaints::{Complaint, Complaints},
-    diagnosis::{Diagnoses, Outside, Wanted},
+    diagnosis::{Diagnoses, NotBegun, Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
     monitor::Wish,
@@ -105,12 +105,19 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                 Wish::Diagnose(wanted) => {
                     if !means.is_to_be_looked_at(&wanted) {
                         wanted.give_up(&means.events);
-                    } else if let Some(begun) = diagnoses.begin(&wanted) {
-                        let means = means.clone();
-                        tasks.spawn(async move {
-                            let _turn = begun.turn().await;
-                            wanted.carry_out(&means.registry, &means.outside, &means.events).await;
-                        });
+                        continue;
+                    }
+
+                    match diagnoses.begin(&wanted) {
+                        Ok(begun) => {
+                            let means = means.clone();
+                            tasks.spawn(async move {
+                                let _turn = begun.turn().await;
+                                wanted.carry_out(&means.registry, &means.outside, &means.events).await;
+                            });
+                        }
+                        Err(NotBegun::Again) => {}
+                        Err(NotBegun::TooMany) => means.complain_of_diagnoses(&wanted),
                     }
                 }
                 Wish::Calls(calls, reply) => {
@@ -259,6 +266,21 @@ impl Means {
                 monitor,
                 suppressed = told.suppressed,
                 "a process that is neither a worker that is connected nor a child should {wish}: left alone"
+            );
+        }
+    }
+
+    /// A monitor that wants more of a process, and other things each time, than can be found out.
+    fn complain_of_diagnoses(&self, wanted: &Wanted) {
+        let Wanted { diagnosis, monitor, .. } = wanted;
+
+        if let Some(told) = self.complaints.admit(Complaint::Diagnoses, monitor.clone(), Instant::now()) {
+            tracing::warn!(
+                process_id = diagnosis.process_id(),
+                monitor,
+                operation = diagnosis.operation(),
+                suppressed = told.suppressed,
+                "too many diagnostics of this process are under way for one more: not made"
             );
         }
     }

@@ -246,6 +246,30 @@ async fn a_monitor_that_wants_too_much_to_be_known_keeps_no_other_from_it() {
 }
 
 #[tokio::test]
+async fn diagnostics_with_other_parameters_are_others_and_there_is_an_end_to_them() {
+    let (monitor, want) = teller();
+    let server = TestServer::start(Server::new().monitor(monitor));
+    let (mut worker, mut subscriber) = peers(&server).await;
+    let own = std::process::id();
+    let sample = |duration: f64| Diagnosis::new(own, "memory_sample").parameters(Parameters { duration }).timeout(LONG);
+    let last = Diagnosis::new(NOBODY, "thread_dump").to(Destination::Event);
+    // Each twice, and so many that no more than the first few are made.
+    let samples = (1..=100).flat_map(|number| [sample(number.into()), sample(number.into())]);
+    want.send(samples.chain([last]).map(Action::Diagnose).collect()).unwrap();
+    assert_eq!(subscriber.hear().await["process_id"], NOBODY);
+    let mut durations = Vec::new();
+    for _ in 0..16 {
+        let heard = call(&mut worker, "memory_sample").await;
+        durations.push(heard["duration"].as_f64().unwrap() as u32);
+        worker.say(json!({"id": heard["id"], "finished": true})).await;
+    }
+    durations.sort_unstable();
+    assert_eq!(durations, (1..=16).collect::<Vec<_>>(), "each once");
+    want.send(vec![Action::Diagnose(Diagnosis::new(own, "thread_dump"))]).unwrap();
+    call(&mut worker, "thread_dump").await;
+}
+
+#[tokio::test]
 async fn what_is_found_out_is_kept_in_a_file() {
     let (monitor, want) = teller();
     let directory = tempfile::tempdir().unwrap();
