@@ -9,6 +9,7 @@ mod rules;
 mod search;
 mod settings;
 mod strays;
+mod watch;
 mod wish;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use self::{
-    footprint::{Footprint, Size},
+    footprint::Footprint,
     futility::{Advice, Excess, Futility},
     relief::Relief,
     report::{MemoryStatus, ProcessStatus, mebibytes},
@@ -25,6 +26,7 @@ use self::{
     search::{Search, Where},
     settings::Settings,
     strays::Strays,
+    watch::{Source, Watch},
     wish::Wish,
 };
 use crate::{
@@ -155,34 +157,6 @@ struct Asked {
     process: Option<Process>,
 }
 
-/// What is known of one worker's processes.
-struct Watch {
-    source: Source,
-    sample_count: u64,
-    /// Checks alone: what it takes before it works says little.
-    check_count: u64,
-    size: Size,
-    start_size: u64,
-    maximum_size: u64,
-    /// The size from which the next increase counts.
-    mark: u64,
-    increase_count: u64,
-    /// The size when it was first seen to exceed its limit.
-    first_excess: Option<u64>,
-    /// The last check and the size then.
-    previous: Option<(Instant, u64)>,
-    /// How many bytes a second it grew between the last two checks.
-    rate: Option<f64>,
-}
-
-enum Source {
-    Open(Box<Footprint>),
-    /// It could not be opened for a reason that may pass, such as too many open files.
-    Failed,
-    /// It ended. Its connections will be seen to end shortly.
-    Ended,
-}
-
 impl MemoryMonitor {
     /// A monitor that measures, and asks for nothing until it is given a limit.
     pub fn new() -> Self {
@@ -272,7 +246,6 @@ impl MemoryMonitor {
     fn forget(&mut self, now: Instant) {
         let limit = self.settings.cooldown.max(self.settings.interval).saturating_mul(2);
         self.asked.retain(|_, asked| {
-            let has_ended = |process: &Process| matches!(process.resident_size(), Ok(None));
             now.saturating_duration_since(asked.at) < limit && !asked.process.as_ref().is_some_and(has_ended)
         });
     }
@@ -415,6 +388,11 @@ impl MemoryMonitor {
                 continue;
             }
             let Some(entry) = self.roster.get(wish.process_id) else { continue };
+            let process = Process::open(wish.process_id).ok().filter(|it| it.start_time() == wish.start_time);
+            // It may have ended while it was measured, as one does that was asked for before.
+            if process.as_ref().is_none_or(has_ended) {
+                continue;
+            }
             let (name, size) = (&entry.name, entry.state.size);
             tracing::warn!(
                 process_id = wish.process_id,
@@ -444,7 +422,6 @@ impl MemoryMonitor {
             if let Some((excess, private)) = wish.relief {
                 self.relief.asked(wish.rule, excess, private, identity, now);
             }
-            let process = Process::open(wish.process_id).ok().filter(|it| it.start_time() == wish.start_time);
             self.asked.insert(identity, Asked { at: now, is_urgent, process });
             actions.push(Action::Restart(restart));
         }
@@ -528,6 +505,7 @@ impl MemoryMonitor {
         let left = |until: Option<Instant>| Some(until?.checked_duration_since(now)?.as_secs_f64());
         let process = |(process_id, entry): (u32, &Entry<Watch>)| {
             let Entry { name, state, start_time, .. } = entry;
+            let restarting = start_time.is_some_and(|start_time| self.asked.contains_key(&(process_id, start_time)));
             ProcessStatus {
                 process_id,
                 name: name.clone(),
@@ -541,8 +519,8 @@ impl MemoryMonitor {
                 threshold_size: settings.threshold_size,
                 increase_count: state.increase_count,
                 increase_limit: settings.increase_limit,
-                restarting: start_time.is_some_and(|start_time| self.asked.contains_key(&(process_id, start_time))),
-                left_alone: state.first_excess.and_then(|_| left(self.futility.until(name))),
+                restarting,
+                left_alone: state.first_excess.filter(|_| !restarting).and_then(|_| left(self.futility.until(name))),
             }
         };
         let candidates: Vec<Candidate> =
@@ -563,106 +541,35 @@ impl MemoryMonitor {
     }
 }
 
-impl Source {
-    fn open(process_id: u32) -> Self {
-        match Footprint::open(process_id) {
-            Ok(footprint) => Self::Open(Box::new(footprint)),
-            Err(error) if sample::has_ended(&error) => Self::Ended,
-            Err(error) => {
-                cannot_measure(process_id, &error);
-                Self::Failed
-            }
-        }
-    }
-
-    fn footprint(&mut self) -> Option<&mut Footprint> {
-        match self {
-            Self::Open(footprint) => Some(footprint),
-            Self::Failed | Self::Ended => None,
-        }
-    }
-
-    fn start_time(&self) -> Option<u64> {
-        match self {
-            Self::Open(footprint) => Some(footprint.start_time()),
-            Self::Failed | Self::Ended => None,
-        }
-    }
-}
-
-fn cannot_measure(process_id: u32, error: &std::io::Error) {
-    let error = error as &dyn std::error::Error;
-    tracing::warn!(process_id, error, "cannot measure this process, trying again at the next check");
-}
-
-impl Watch {
-    fn new(source: Source) -> Self {
-        Self {
-            source,
-            sample_count: 0,
-            check_count: 0,
-            size: Size::default(),
-            start_size: 0,
-            maximum_size: 0,
-            mark: 0,
-            increase_count: 0,
-            first_excess: None,
-            previous: None,
-            rate: None,
-        }
-    }
-
-    /// Takes a cheap sample.
-    fn sample(&mut self, process_id: u32) {
-        let Source::Open(footprint) = &mut self.source else { return };
-        match footprint.sample() {
-            Ok(Some(size)) => {
-                self.sample_count += 1;
-                self.size = size;
-            }
-            Ok(None) => {
-                self.source = Source::Ended;
-                self.size = Size::default();
-            }
-            Err(error) => cannot_measure(process_id, &error),
-        }
-    }
-
-    fn look_closely(&mut self, now: Instant) {
-        if let Source::Open(footprint) = &mut self.source {
-            footprint.look_closely(now);
-            self.size = footprint.size();
-        }
-    }
-
-    /// Takes note of the size at a check.
-    fn note(&mut self, now: Instant, threshold_size: u64) {
-        let size = self.size.proportional;
-        self.maximum_size = self.maximum_size.max(size);
-        self.check_count += 1;
-        if self.check_count == 1 {
-            self.mark = size;
-        } else if size.saturating_sub(self.mark) > threshold_size {
-            self.mark = size;
-            self.increase_count += 1;
-        }
-        if let Some((at, before)) = self.previous.replace((now, size)) {
-            let elapsed = now.saturating_duration_since(at);
-            self.rate = (!elapsed.is_zero()).then(|| size.saturating_sub(before) as f64 / elapsed.as_secs_f64());
-        }
-    }
-
-    /// In what time it reaches this size if it goes on growing as it did.
-    fn time_to(&self, limit: u64) -> Option<Duration> {
-        let rate = self.rate.filter(|rate| *rate > 0.0)?;
-        let left = limit.checked_sub(self.size.proportional).filter(|left| *left > 0)?;
-        Duration::try_from_secs_f64(left as f64 / rate).ok()
-    }
+/// Whether nothing is left of it but its status.
+fn has_ended(process: &Process) -> bool {
+    matches!(process.resident_size(), Ok(None))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ended_while_it_was_measured_is_not_asked_for() {
+        let now = Instant::now();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut monitor = MemoryMonitor::new().maximum_size_limit(4096);
+        monitor.register(&Worker { id: "a".into(), process_id: child.id(), name: "web".into() });
+        monitor.measure(now);
+        child.kill().unwrap();
+        let leaks = monitor.find_leaks(now, &mut Vec::new());
+        assert_eq!(leaks.len(), 1);
+        // It has not been waited for yet.
+        let process = Process::open(child.id()).unwrap();
+        while !has_ended(&process) {
+            std::thread::yield_now();
+        }
+        let mut actions = Vec::new();
+        monitor.ask(leaks, now, &mut actions);
+        assert_eq!(actions, []);
+        child.wait().unwrap();
+    }
 
     /// No test can have a kernel be short of memory, so this one says itself what the kernel would.
     #[test]

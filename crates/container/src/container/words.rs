@@ -23,7 +23,7 @@ pub(super) fn log_kill(slot: &Slot, process: &Process) {
     let pid = pid_of(process);
     match slot.lifecycle.failure() {
         Some(failure) => {
-            tracing::error!(child = slot.name, pid, reason = %failure, "killing child")
+            tracing::error!(child = slot.name, pid, reason = failure.to_string(), "killing child")
         }
         None => tracing::warn!(
             child = slot.name,

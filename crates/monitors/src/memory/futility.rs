@@ -34,13 +34,19 @@ pub(super) struct Futility(HashMap<String, Record>);
 
 #[derive(Default)]
 struct Record {
-    /// How many processes in a row exceeded the limit from their start on.
+    /// How many processes in a row exceeded the limit from their start on, but for those that did while others were left alone.
     early: u32,
     /// When the last of them was started.
     last_start: u64,
     /// Its process id and start time.
     last: Option<(u32, u64)>,
     until: Option<Instant>,
+}
+
+impl Record {
+    fn is_left_alone(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
 }
 
 /// A process that exceeds its limit.
@@ -74,21 +80,27 @@ impl Futility {
             // The same one may have connected anew.
             let identity = (excess.process_id, excess.start_time);
             if excess.age < EARLY && record.last.replace(identity) != Some(identity) {
-                record.early = record.early.saturating_add(1);
                 record.last_start = record.last_start.max(excess.start_time);
-                if record.early > 1 {
-                    let pause = pause(record.early);
-                    record.until = Some(now + pause);
-                    news = Some(pause);
+                // Those beside it say the same, and nothing of what a further restart would come to.
+                if !record.is_left_alone(now) {
+                    record.early = record.early.saturating_add(1);
+                    if record.early > 1 {
+                        let pause = pause(record.early);
+                        record.until = Some(now + pause);
+                        news = Some(pause);
+                    }
                 }
             }
             excess.size
         });
-        if record.until.is_some_and(|until| now < until) && !is_growth(first_size, excess.size) {
-            return Advice::LeaveAlone { news };
+        if !record.is_left_alone(now) {
+            record.until = None;
+            return Advice::Restart;
         }
-        record.until = None;
-        Advice::Restart
+        match is_growth(first_size, excess.size) {
+            true => Advice::Restart,
+            false => Advice::LeaveAlone { news },
+        }
     }
 
     /// Until when processes of this name are left alone.
@@ -148,6 +160,28 @@ mod tests {
             }
         }
         assert_eq!(restarts, [0, 31, 92, 213, 454, 935, 1896], "{restarts:?}");
+    }
+
+    #[test]
+    fn workers_beside_each_other_are_left_alone_for_one_pause() {
+        let start = Instant::now();
+        let mut futility = Futility::default();
+        let mut all: Vec<Process> = (0..10).map(|number| born(number, start)).collect();
+        let advice: Vec<Advice> = all.iter_mut().map(|process| process.exceeds(&mut futility, 600, start)).collect();
+        assert_eq!(advice[0], Advice::Restart);
+        assert_eq!(advice[1], Advice::LeaveAlone { news: Some(FIRST_PAUSE) });
+        assert!(advice[2..].iter().all(|advice| *advice == Advice::LeaveAlone { news: None }), "{advice:?}");
+        // The one in place of the first.
+        let soon = start + Duration::from_secs(1);
+        assert_eq!(born(10, soon).exceeds(&mut futility, 600, soon), Advice::LeaveAlone { news: None });
+        assert_eq!(all[2].exceeds(&mut futility, 760, soon), Advice::Restart, "it leaks");
+        assert_eq!(all[3].exceeds(&mut futility, 600, soon), Advice::LeaveAlone { news: None }, "others do not");
+        let then = start + FIRST_PAUSE;
+        assert_eq!(all[1].exceeds(&mut futility, 600, then), Advice::Restart);
+        assert_eq!(
+            born(11, then).exceeds(&mut futility, 600, then),
+            Advice::LeaveAlone { news: Some(2 * FIRST_PAUSE) }
+        );
     }
 
     #[test]
