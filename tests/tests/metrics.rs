@@ -439,6 +439,31 @@ fn all_numbers_are_pushed_at_the_end() -> io::Result<()> {
 }
 
 #[test]
+fn an_address_that_nobody_can_ask_at_is_refused_at_once() -> io::Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let in_use = taken.local_addr()?.to_string();
+    let too_long = format!("unix:{}", "x".repeat(120));
+    for (address, message) in [
+        (in_use.as_str(), format!("another program listens at {in_use}: stop it")),
+        ("192.0.2.1:9464", "192.0.2.1:9464 is no address of this machine: choose one that is".to_owned()),
+        ("no-such-host.invalid:9464", "the host of no-such-host.invalid:9464 cannot be found".to_owned()),
+        ("9464", "\"9464\" is no address to listen at: use HOST:PORT".to_owned()),
+        ("unix:", "\"unix:\" is no address to listen at: use HOST:PORT".to_owned()),
+        ("unix:none/metrics.ipc", "directory none for the socket does not exist: create it first".to_owned()),
+        (&too_long, "has 120 bytes, but the limit is 107: use a shorter or a relative path".to_owned()),
+        ("udp:127.0.0.1:9464", "nobody can ask for metrics at udp:127.0.0.1:9464: use HOST:PORT".to_owned()),
+    ] {
+        let dir = Dir::new()?;
+        let mut program =
+            dir.example("utilization")?.args(["--listen", "127.0.0.1:0", "--metrics", address]).start()?;
+        let code = program.wait(LIMIT)?.code();
+        let stderr = program.stderr();
+        assert!(code.is_some_and(|code| code != 0) && stderr.contains(&message), "{address}: {code:?}, {stderr}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_endpoint_that_is_none_is_refused_at_once() -> io::Result<()> {
     for (endpoint, message) in [
         ("127.0.0.1:4318", "it must be like http://127.0.0.1:4318"),

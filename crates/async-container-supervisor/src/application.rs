@@ -209,6 +209,10 @@ impl Application {
         let metrics = self.metrics;
         #[cfg(not(feature = "metrics"))]
         let metrics: Option<Address> = None;
+        if let Some(address) = metrics.as_ref().filter(|address| !address.takes_connections()) {
+            eprintln!("{}: nobody can ask for metrics at {address}: use HOST:PORT or unix:PATH", self.name);
+            return ExitCode::from(async_container::exit_code::CONFIGURATION);
+        }
         let has_numbers = metrics.is_some();
         #[cfg(feature = "otlp")]
         if let Some(Err(error)) = self.otlp.clone().map(|otlp| otlp.exporter(&self.name)) {

@@ -246,6 +246,34 @@ pub enum BindError {
         /// The process that listens, if the kernel tells.
         process_id: Option<i32>,
     },
+    /// Another socket is bound to the TCP or UDP address.
+    #[error(
+        "another program listens at {address}: stop it (`ss -lntup` tells which one it is), or choose another address"
+    )]
+    AddressInUse {
+        /// The address.
+        address: String,
+    },
+    /// The IP address is one of another machine, or none at all.
+    #[error("{address} is no address of this machine: choose one that is, or 0.0.0.0 or [::] for all of them")]
+    NotLocal {
+        /// The address.
+        address: String,
+    },
+    /// The name of the host leads to no IP address.
+    #[error("the host of {address} cannot be found ({source}): correct its name, or use an IP address")]
+    UnknownHost {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port is for privileged programs.
+    #[error("this program may not listen at {address}: choose a port from 1024 on, or give it CAP_NET_BIND_SERVICE")]
+    Privileged {
+        /// The address.
+        address: String,
+    },
     /// What is at the path is no socket, so it is not ours to replace.
     #[error("{} exists and is {kind}, not a socket: remove it, or use another path", path.display())]
     NotASocket {

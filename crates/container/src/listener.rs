@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -118,10 +119,18 @@ impl Address {
         self.kind
     }
 
+    /// Whether its socket takes connections, and not datagrams.
+    pub fn takes_connections(&self) -> bool {
+        self.kind.listens()
+    }
+
     /// Finds what can be found wrong before anything is bound.
     pub(crate) fn validate(&self) -> Result<(), BindError> {
         match &self.place {
             Place::Internet { address, .. } => self.resolve(address).map(drop),
+            Place::File { path, .. } if path.as_os_str().is_empty() => {
+                Err(BindError::InvalidAddress { address: self.to_string() })
+            }
             Place::File { path, .. } => {
                 let length = path.as_os_str().as_bytes().len();
                 if length > PATH_LIMIT {
@@ -142,7 +151,7 @@ impl Address {
             Ok(addresses) if addresses.len() > 0 => Ok(addresses.collect()),
             Ok(_) => Err(invalid()),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(invalid()),
-            Err(source) => Err(BindError::System { address: self.to_string(), source }),
+            Err(source) => Err(BindError::UnknownHost { address: self.to_string(), source }),
         }
     }
 
@@ -150,14 +159,20 @@ impl Address {
         let system = |source| BindError::System { address: self.to_string(), source };
         match &self.place {
             Place::Internet { address, reuse_port, only_v6 } => {
-                let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+                let mut failure = Errno::ADDRNOTAVAIL;
                 for address in self.resolve(address)? {
                     match self.bind_internet(&address, *reuse_port, *only_v6) {
                         Ok(socket) => return Ok(Listener { address: local(&socket, self.kind), socket, file: None }),
                         Err(error) => failure = error,
                     }
                 }
-                Err(system(failure))
+                let address = self.to_string();
+                Err(match failure {
+                    Errno::ADDRINUSE => BindError::AddressInUse { address },
+                    Errno::ADDRNOTAVAIL => BindError::NotLocal { address },
+                    Errno::ACCESS => BindError::Privileged { address },
+                    failure => BindError::System { address, source: failure.into() },
+                })
             }
             Place::File { path, mode } => {
                 self.validate()?;
@@ -170,7 +185,7 @@ impl Address {
         }
     }
 
-    fn bind_internet(&self, address: &SocketAddr, reuse_port: bool, only_v6: bool) -> io::Result<OwnedFd> {
+    fn bind_internet(&self, address: &SocketAddr, reuse_port: bool, only_v6: bool) -> rustix::io::Result<OwnedFd> {
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let socket = rustix::net::socket_with(family, self.kind.socket_type(), SocketFlags::CLOEXEC, None)?;
         if self.kind == Kind::Tcp {
@@ -389,6 +404,22 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_bound_is_told_with_what_can_be_done() {
+        // 192.0.2.0/24 is for documentation, and `invalid` for names that nobody has.
+        let cases = [
+            ("192.0.2.1:8125", "192.0.2.1:8125 is no address of this machine: choose one that is"),
+            ("udp:192.0.2.1:8125", "udp:192.0.2.1:8125 is no address of this machine: choose one that is"),
+            ("no-such-host.invalid:80", "the host of no-such-host.invalid:80 cannot be found ("),
+            ("unix:", "\"unix:\" is no address to listen at: use HOST:PORT"),
+            ("unix-datagram:", "\"unix-datagram:\" is no address to listen at: use HOST:PORT"),
+        ];
+        for (text, expected) in cases {
+            let error = Address::from(text).bind().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn the_actual_port_is_told() {
         for (text, host) in [("127.0.0.1:0", "127.0.0.1:"), ("[::1]:0", "[::1]:"), ("udp:[::1]:0", "udp:[::1]:")] {
             let listener = Address::from(text).bind().unwrap();
@@ -401,7 +432,9 @@ mod tests {
         for prefix in ["", "udp:"] {
             let first = Address::from(format!("{prefix}127.0.0.1:0")).reuse_port().bind().unwrap();
             let address = Address::from(first.address());
-            assert!(matches!(address.bind(), Err(BindError::System { .. })));
+            let error = address.bind().unwrap_err();
+            let text = format!("another program listens at {}: stop it", first.address());
+            assert!(error.to_string().starts_with(&text), "{error}");
             address.reuse_port().bind().unwrap();
         }
     }
