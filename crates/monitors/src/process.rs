@@ -72,6 +72,8 @@ pub struct ProcessMonitor {
     root: Option<(u32, Option<u64>)>,
     /// Shared with what is being shown.
     processes: Arc<Vec<ProcessMetrics>>,
+    /// What they are called in metrics.
+    names: Vec<Arc<str>>,
 }
 
 /// What is remembered of a process from one check to the next.
@@ -82,6 +84,9 @@ struct Known {
     utilization: f64,
     /// What takes a look at more than one file, and when that was.
     details: Option<Details>,
+    /// What it is called in metrics, and whether that is final.
+    name: Arc<str>,
+    is_named: bool,
     looked: Duration,
     memory: Option<ProcessMemory>,
     /// When the memory may be looked at closely again.
@@ -155,6 +160,7 @@ impl Default for ProcessMonitor {
             census: Census::default(),
             root: None,
             processes: Arc::default(),
+            names: Vec::new(),
         }
     }
 }
@@ -280,12 +286,14 @@ impl Monitor for ProcessMonitor {
         let mut processes = Arc::get_mut(&mut self.processes).map(std::mem::take).unwrap_or_default();
         processes.clear();
         processes.reserve(found.len());
+        self.names.clear();
         for index in found {
             let Entry { stat, known, .. } = self.census.entry(index);
             match measure(stat, known) {
                 Ok(metrics) => {
                     (self.emit)(&metrics);
                     processes.push(metrics);
+                    self.names.push(known.as_ref().map(|known| known.name.clone()).unwrap_or_default());
                 }
                 // It may have ended since it was listed.
                 Err(_) => *known = None,
@@ -297,7 +305,7 @@ impl Monitor for ProcessMonitor {
     }
 
     fn metrics(&self) -> Vec<crate::Family> {
-        metrics::families(&self.processes)
+        metrics::families(&self.processes, &self.names)
     }
 
     fn status(&self) -> Status {
@@ -364,6 +372,8 @@ impl Known {
             processor_time: Duration::ZERO,
             utilization: 0.0,
             details: None,
+            name: Arc::default(),
+            is_named: false,
             looked: Duration::ZERO,
             memory: None,
             memory_due: Duration::ZERO,
@@ -373,11 +383,10 @@ impl Known {
     /// Reads what takes a look at more than one file.
     fn look(&mut self, stat: &Stat) -> io::Result<()> {
         let directory = Directory::open(stat.process_id)?;
-        self.details = Some(Details {
-            command: directory.command()?,
-            switches: directory.switches()?,
-            open_files: directory.open_files().ok(),
-        });
+        let command = directory.command()?;
+        self.call(&command, stat.elapsed_time());
+        self.details =
+            Some(Details { command, switches: directory.switches()?, open_files: directory.open_files().ok() });
         self.looked = stat.at;
         if stat.at >= self.memory_due {
             let before = sample::uptime();
@@ -386,6 +395,17 @@ impl Known {
             self.memory_due = stat.at + sample::uptime().saturating_sub(before) * CLOSE_SHARE;
         }
         Ok(())
+    }
+
+    /// So long a process may take until it is called what it is to be called, as by `exec` or by its title.
+    const YOUNG: Duration = Duration::from_secs(1);
+
+    /// Names it after its command line, if that is not what it was named after already.
+    fn call(&mut self, command: &str, age: Duration) {
+        if !self.is_named {
+            self.name = metrics::name(command);
+            self.is_named = age >= Self::YOUNG;
+        }
     }
 
     /// Processor time counts in ticks of 10 ms, so over less than a few of them the utilization
@@ -450,18 +470,24 @@ mod tests {
     #[test]
     fn utilization_is_of_the_last_interval_and_not_of_an_instant() {
         let seconds = Duration::from_secs;
-        let mut known = Known {
-            at: seconds(100),
-            processor_time: seconds(10),
-            utilization: 0.25,
-            details: None,
-            looked: Duration::ZERO,
-            memory: None,
-            memory_due: Duration::ZERO,
-        };
+        let known = Known::new(&Stat::read(std::process::id()).unwrap());
+        let mut known = Known { at: seconds(100), processor_time: seconds(10), utilization: 0.25, ..known };
         known.advance(seconds(100) + Duration::from_millis(1), seconds(10) + Duration::from_millis(10));
         assert_eq!(known.utilization, 0.25);
         known.advance(seconds(110), seconds(25));
         assert_eq!(known.utilization, 1.5);
+    }
+
+    #[test]
+    fn a_process_is_named_once_it_is_called_what_it_is_to_be_called() {
+        let mut known = Known::new(&Stat::read(std::process::id()).unwrap());
+        let mut name = |command, milliseconds| {
+            known.call(command, Duration::from_millis(milliseconds));
+            known.name.to_string()
+        };
+        assert_eq!(name("my-app", 2), "my-app");
+        assert_eq!(name("my-app: web#1", 999), "my-app: web#1");
+        assert_eq!(name("my-app: web#1 (1 request)", 5_000), "my-app: web#1 (1 request)");
+        assert_eq!(name("my-app: web#1 (2 requests)", 6_000), "my-app: web#1 (1 request)");
     }
 }

@@ -19,7 +19,7 @@ pub enum Type {
     /// 64 bits with a sign.
     I64,
     /// 32-bit floating point. To add to it is a loop around compare-and-swap, which is repeated when another thread was
-    /// faster.
+    /// faster. Beyond 2^24, which is 16,777,216, it does not grow by ones any more.
     F32,
     /// 64-bit floating point, added to as [`F32`](Type::F32) is.
     F64,

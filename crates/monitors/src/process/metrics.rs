@@ -1,25 +1,33 @@
 //! What was measured of processes, as numbers.
 
+use std::sync::Arc;
+
 use super::ProcessMetrics;
 use crate::metrics::{Family, Value};
 
-/// What of a command line is shown: enough to know it, and no more, since every other one is another series.
+/// What of a command line is shown: enough to know it.
 const COMMAND: usize = 64;
+
+/// What a process with this command line is called from now on. It is kept, since every other name would be another series, and a
+/// title may tell how many requests there are.
+pub(super) fn name(command: &str) -> Arc<str> {
+    let end = command.char_indices().nth(COMMAND).map_or(command.len(), |(end, _)| end);
+    command[..end].into()
+}
 
 /// A metric, and what it is of a process. What is not known of one is left out.
 type Column = (Family, fn(&ProcessMetrics) -> Option<Value>);
 
-/// The families of processes.
-pub(super) fn families(processes: &[ProcessMetrics]) -> Vec<Family> {
+/// The families of processes, of which each has one of the names.
+pub(super) fn families(processes: &[ProcessMetrics], names: &[Arc<str>]) -> Vec<Family> {
     let mut switches =
         Family::gauge("process_context_switches", "How often the threads of a process gave way to others.");
     let mut faults = Family::counter("process_page_faults", "How often a process used memory that was not mapped yet.");
     let mut columns = columns();
 
-    for process in processes {
+    for (process, name) in processes.iter().zip(names) {
         let process_id = process.process_id.to_string();
-        let command: String = process.command.chars().take(COMMAND).collect();
-        let labels = [("process_id", process_id.as_str()), ("command", command.as_str())];
+        let labels = [("process_id", process_id.as_str()), ("command", &**name)];
         let with_kind = |kind| labels.into_iter().chain([("kind", kind)]);
 
         for (family, value) in &mut columns {

@@ -1,4 +1,6 @@
 use std::{
+    io::Write,
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
@@ -59,6 +61,26 @@ fn every_process_of_the_tree_is_measured_once() {
     eventually(|| [first, second].iter().all(|id| Stat::read(*id).unwrap().ended));
     monitor.check(Instant::now());
     assert_eq!(process_ids(&receiver), [helper.process_id()], "zombies are not measured");
+}
+
+#[test]
+fn a_process_has_one_name_in_metrics_whatever_it_is_called_later() {
+    let mut child =
+        Command::new("sh").args(["-c", "read line; exec sleep 1000"]).stdin(Stdio::piped()).spawn().unwrap();
+    let (mut monitor, receiver) = monitor(child.id());
+    let mut checked = || {
+        monitor.check(Instant::now());
+        let families = monitor.metrics();
+        let labels = families[0].samples()[0].labels.clone();
+        assert!(labels[1].0 == "command" && labels[1].1 == "sh -c read line; exec sleep 1000", "{labels:?}");
+        receiver.try_iter().last().unwrap()
+    };
+    eventually(|| checked().elapsed_time > Duration::from_secs(2));
+    // It becomes another program.
+    writeln!(child.stdin.as_mut().unwrap(), "go on").unwrap();
+    eventually(|| checked().command == "sleep 1000");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
