@@ -259,7 +259,10 @@ mod tests {
             };
 
             let load = loader(&words);
-            if check(&load) == Header::Valid {
+            let header = check(&load);
+            // It is not there yet, or complete.
+            assert!([Header::Valid, Header::Foreign("it does not begin as one")].contains(&header), "{header:?}");
+            if header == Header::Valid {
                 let expected = [("requests".to_owned(), Type::U64), ("load".to_owned(), Type::F64)];
                 for (index, expected) in expected.iter().enumerate().take(count(&load) as usize) {
                     assert_eq!(describe(index, &load).as_ref(), Some(expected));
