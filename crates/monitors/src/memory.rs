@@ -42,6 +42,10 @@ const BUDGET: Duration = Duration::from_millis(1);
 /// A worker that exceeds its limit by so much waits for nothing.
 const URGENT: f64 = 1.25;
 
+/// One that was asked for has to grow by so much besides: to look into itself before it is restarted takes a program with debug
+/// information some tens of MiB.
+const LOOKED_AT: u64 = 64 << 20;
+
 /// Checks do not come more often than that, however fast something grows, unless the interval is shorter.
 const SHORTEST_HURRY: Duration = Duration::from_millis(50);
 const HURRY: u32 = 20;
@@ -73,7 +77,8 @@ const HURRY: u32 = 20;
 /// # What is asked for
 ///
 /// A restart is asked for once, until the process is gone or the [cooldown](Self::cooldown) has passed; then it is urgent.
-/// [One at a time](Self::restarts_at_once), unless a worker exceeds its limit by a quarter. Another one
+/// [One at a time](Self::restarts_at_once), unless a worker exceeds its limit by a quarter, and has grown by 64 MiB since it was asked
+/// for if it was: what it takes to look into itself is no reason to hurry. Another one
 /// [is started first](Self::start_first) if there is memory for that. The worker may be asked for a
 /// [diagnostic](Self::diagnostic) before.
 ///
@@ -152,6 +157,8 @@ pub struct MemoryMonitor {
 
 struct Asked {
     at: Instant,
+    /// What it had then.
+    size: u64,
     is_urgent: bool,
     /// To see whether it has ended.
     process: Option<Process>,
@@ -377,17 +384,19 @@ impl MemoryMonitor {
         for wish in wishes {
             let identity = (wish.process_id, wish.start_time);
             let going = self.asked.get(&identity);
-            let is_late = going.is_some_and(|asked| now.saturating_duration_since(asked.at) >= self.settings.cooldown);
-            let was_urgent = going.is_some_and(|asked| asked.is_urgent);
-            let is_urgent = wish.is_urgent || is_late;
-            let is_news = match going {
-                None => is_urgent || self.asked.len() < self.settings.restarts_at_once,
-                Some(_) => is_urgent && (!was_urgent || is_late),
+            let Some(entry) = self.roster.get(wish.process_id) else { continue };
+            let (is_urgent, is_news) = match going {
+                None => (wish.is_urgent, wish.is_urgent || self.asked.len() < self.settings.restarts_at_once),
+                Some(asked) => {
+                    let is_late = now.saturating_duration_since(asked.at) >= self.settings.cooldown;
+                    let grew = entry.state.size.proportional.saturating_sub(asked.size) > LOOKED_AT;
+                    let is_urgent = is_late || wish.is_urgent && grew;
+                    (is_urgent, is_urgent && (!asked.is_urgent || is_late))
+                }
             };
             if !is_news {
                 continue;
             }
-            let Some(entry) = self.roster.get(wish.process_id) else { continue };
             let process = Process::open(wish.process_id).ok().filter(|it| it.start_time() == wish.start_time);
             // It may have ended while it was measured, as one does that was asked for before.
             if process.as_ref().is_none_or(has_ended) {
@@ -422,7 +431,7 @@ impl MemoryMonitor {
             if let Some((excess, private)) = wish.relief {
                 self.relief.asked(wish.rule, excess, private, identity, now);
             }
-            self.asked.insert(identity, Asked { at: now, is_urgent, process });
+            self.asked.insert(identity, Asked { at: now, size: size.proportional, is_urgent, process });
             actions.push(Action::Restart(restart));
         }
     }

@@ -84,10 +84,14 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
         text.push_str(&format!("\n{}", style.paint(Paint::Bad, &warning)));
     }
     for process in elements(status, "processes") {
+        let (name, process_id) = (clean_line(process["name"].as_str().unwrap_or("-")), &process["process_id"]);
         if let Some(time) = alone(process) {
-            let (name, process_id) = (clean_line(process["name"].as_str().unwrap_or("-")), &process["process_id"]);
             let warning = format!("restarts do not help {name}, pid {process_id}: left alone for {time}");
             text.push_str(&format!("\n{}", style.paint(Paint::Bad, &warning)));
+        }
+        if process["restarting"] == true {
+            let news = format!("a restart of {name}, pid {process_id}, is under way");
+            text.push_str(&format!("\n{}", style.paint(Paint::Passing, &news)));
         }
     }
 
@@ -211,17 +215,19 @@ mod tests {
     }
 
     #[test]
-    fn restarts_that_do_not_help_are_said_above_the_memory() {
+    fn restarts_are_said_above_the_memory_with_those_that_do_not_help() {
         let status = json!({"total_size": 1 << 30, "total_size_limit": 700 << 20, "left_alone": 27.0, "processes": [
             {"process_id": 7, "name": "web", "current_size": 5 << 20, "maximum_size_limit": 1 << 20, "left_alone": 9.5},
             {"process_id": 8, "name": "web", "current_size": 1 << 20, "maximum_size_limit": 2 << 20, "left_alone": null},
+            {"process_id": 9, "name": "web", "current_size": 3 << 20, "maximum_size_limit": 2 << 20, "restarting": true},
         ]});
         let text = text("memory", &status, &[], Style::PLAIN);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], ": 1.0 GiB in use, limit 700.0 MiB for all");
         assert_eq!(lines[1], "restarts do not help all of them: none for 27 s");
         assert_eq!(lines[2], "restarts do not help web, pid 7: left alone for 9 s");
-        assert!(lines[3].trim_start().starts_with("PID"), "{text}");
+        assert_eq!(lines[3], "a restart of web, pid 9, is under way");
+        assert!(lines[4].trim_start().starts_with("PID"), "{text}");
     }
 
     #[test]

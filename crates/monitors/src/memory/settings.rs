@@ -235,8 +235,8 @@ impl MemoryMonitor {
     }
 
     /// Has an operation of a worker called before it is restarted, such as `thread_dump`, and keeps what it answers. The restart
-    /// waits for that no longer than `timeout`, and not at all once the worker exceeds its limit by a quarter. Nothing else
-    /// waits.
+    /// waits for that no longer than `timeout`, and not at all once the worker exceeds its limit by a quarter and has grown by 64 MiB
+    /// meanwhile. Nothing else waits.
     ///
     /// Default is none.
     pub fn diagnostic(mut self, operation: impl Into<String>, timeout: Duration, destination: Destination) -> Self {
