@@ -7,7 +7,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -32,6 +32,10 @@ fn main() -> ExitCode {
     let scenario = std::env::args().nth(1).unwrap_or_default();
     let is_stubborn = scenario == "stubborn";
     let watches_health = scenario == "health";
+    if scenario == "cramped" {
+        // What each process needs, before anybody can look at it.
+        leaked().push(vec![1; 64 << 20]);
+    }
     Application::new("leaks")
         .graceful_stop(Duration::from_secs(1))
         .service(Service::new("worker", move |instance| work(instance, is_stubborn)).count(1).supervised())
@@ -49,6 +53,8 @@ fn memory(scenario: &str) -> MemoryMonitor {
         "large" | "stubborn" => memory.maximum_size_limit(300 * MEBIBYTE),
         "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
+        // No host has so much.
+        "cramped" => memory.interval(Duration::from_millis(100)).free_size_minimum(1 << 60),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
         // Percent, where a part is wanted.
         "changing" if Path::new("nonsense").exists() => memory.pressure_limit(20.0),
@@ -131,13 +137,17 @@ fn hang_for_ever() -> Infallible {
     }
 }
 
+fn leaked() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    LEAKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Leaks at that rate, in steps of a fiftieth of a second, and ends the process where it would be ended.
 async fn leak_on(leak: Leak) {
     let start = Instant::now();
     let step = leak.rate / 50;
     for number in 1.. {
         sleep_until(start + Duration::from_millis(20) * number).await;
-        let mut leaked = LEAKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut leaked = leaked();
         // Not zeros, for which the kernel would give no memory.
         leaked.push(vec![1; step]);
         let total = leaked.len() * step;

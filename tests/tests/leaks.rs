@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -338,7 +339,8 @@ struct Group(PathBuf);
 impl Group {
     /// Says so where this user may not make one.
     fn make(limit: u64) -> Option<Group> {
-        let name = format!("acs-leaks-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("acs-leaks-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let made = [("memory/", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(|(mount, file)| {
             let path = Path::new("/sys/fs/cgroup").join(mount).join(&name);
             fs::create_dir(&path).ok()?;
@@ -350,6 +352,13 @@ impl Group {
         }
         made
     }
+
+    /// Starts a scenario of the fixture in it.
+    fn start(&self, dir: &Dir, scenario: &str) -> io::Result<Program> {
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" {scenario}", self.0.display());
+        let fixture = async_container_supervisor_tests::example("acs-leaks")?;
+        dir.command("sh").args(["-c", &script]).arg(fixture).env("ASYNC_CONTAINER_CGROUP", "none").start()
+    }
 }
 
 impl Drop for Group {
@@ -359,6 +368,44 @@ impl Drop for Group {
             eprintln!("{} stays: {error}", self.0.display());
         }
     }
+}
+
+#[test]
+fn who_is_killed_for_want_of_memory_is_said_to_be() -> io::Result<()> {
+    let Some(group) = Group::make(200 * MEBIBYTE) else { return Ok(()) };
+    let dir = Dir::new()?;
+    let mut program = group.start(&dir, "unlimited")?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    leak(&mut supervisor, &workers[0], 400 * MEBIBYTE, None)?;
+    let ended = replaced(&mut program, &mut supervisor)?;
+    assert_eq!(ended["last_exit"], "probably out of memory, killed by SIGKILL", "{ended}");
+    // Whom somebody else kills is not.
+    let workers = supervisor.wait_for_workers("another worker", LIMIT, |workers| workers.len() == 1)?;
+    let another = proc::process(workers[0].pid).ok_or(io::ErrorKind::NotFound)?;
+    assert!(another.signal(Signal::KILL)?);
+    program.wait_for("its end", LIMIT, || {
+        let child = child(&mut supervisor)?;
+        Ok((child["last_exit"] == "killed by SIGKILL").then_some(()))
+    })?;
+    Ok(())
+}
+
+/// In a cgroup, for what is free of the host changes by what others do meanwhile, which looks as if restarts helped.
+#[test]
+fn too_little_free_memory_is_no_kill_loop_where_restarts_free_none() -> io::Result<()> {
+    let Some(group) = Group::make(1024 * MEBIBYTE) else { return Ok(()) };
+    let dir = Dir::new()?;
+    let mut program = group.start(&dir, "cramped")?;
+    let line = program.wait_for_stderr("restarting workers does not help", LIMIT)?;
+    assert!(line.contains("rule=\"free_size\"") && line.contains("pause=30s"), "{line}");
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
+    live_through_checks(&mut program, &mut supervisor, 10)?;
+    let status = monitor(&mut supervisor, "memory")?;
+    assert!(status["left_alone"].as_f64() > Some(0.0), "{status}");
+    assert_eq!(child(&mut supervisor)?["restarts"], 2, "{}", program.stderr());
+    Ok(())
 }
 
 #[test]
@@ -375,10 +422,7 @@ fn page_cache_is_not_mistaken_for_exhaustion() -> io::Result<()> {
     // take as much of the cache as anything else.
     File::create(dir.file("large"))?.set_len(2048 * MEBIBYTE)?;
 
-    let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" free", group.0.display());
-    let fixture = async_container_supervisor_tests::example("acs-leaks")?;
-    let mut program =
-        dir.command("sh").args(["-c", &script]).arg(fixture).env("ASYNC_CONTAINER_CGROUP", "none").start()?;
+    let mut program = group.start(&dir, "free")?;
     let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
     let workers = supervisor.wait_for_workers("the worker", LIMIT, |workers| workers.len() == 1)?;
     supervisor.forward(&workers[0], json!({"do": "read", "path": dir.file("large")}))?;

@@ -10,6 +10,9 @@
 //! ```
 
 mod find;
+mod shortage;
+
+pub(crate) use self::shortage::Shortage;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -311,9 +314,14 @@ impl Cgroup {
     }
 
     fn kills(&self) -> Option<u64> {
-        let events = std::fs::read_to_string(self.path.join("memory.events")).ok()?;
-        events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+        kills_in(&self.path.join("memory.events"))
     }
+}
+
+/// How often the kernel has killed for want of memory, according to a file of a cgroup of either version.
+fn kills_in(file: &Path) -> Option<u64> {
+    let events = std::fs::read_to_string(file).ok()?;
+    events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
 /// What a name may be in the file system, without a dot: files of cgroups have them.

@@ -33,7 +33,7 @@ pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
 use self::timers::sleep_until;
 use self::words::{log_kill, next_try, pid_of};
-use crate::cgroup::Tree;
+use crate::cgroup::{Shortage, Tree};
 use crate::error::{CgroupError, SpawnError};
 use crate::exit::ExitStatus;
 use crate::exits::Exits;
@@ -101,6 +101,7 @@ pub(crate) struct Container {
     reaper: Reaper,
     /// Where children have cgroups of their own, or why they have none.
     cgroups: Result<Tree, CgroupError>,
+    shortage: Shortage,
     /// True if something may have been left behind since the last look.
     orphans_due: bool,
     /// True if there ever were any.
@@ -148,6 +149,7 @@ impl Container {
             orphans: Orphans::default(),
             reaper: Reaper::default(),
             cgroups,
+            shortage: Shortage::new(),
             orphans_due: false,
             had_orphans: false,
             policies,

@@ -21,11 +21,24 @@ pub(super) fn own() -> Result<PathBuf, CgroupError> {
     let read = |path: &str| {
         std::fs::read(path).map_err(|error| CgroupError::System { action, path: path.into(), source: Arc::new(error) })
     };
-    let (root, point) = mount(&read("/proc/self/mountinfo")?).ok_or(CgroupError::NotMounted)?;
-    let cgroup = path(&read("/proc/self/cgroup")?).ok_or(CgroupError::NotMounted)?;
-    // The mount may show a part only, in which this process need not be.
-    let below = cgroup.strip_prefix(&root).map_err(|_| CgroupError::NotMounted)?;
-    Ok(if below.as_os_str().is_empty() { point } else { point.join(below) })
+    let mounted = mount(&read("/proc/self/mountinfo")?, |kind, _| kind == b"cgroup2");
+    let cgroup = path(&read("/proc/self/cgroup")?, |id, _| id == b"0");
+    mounted.zip(cgroup).and_then(|(mounted, cgroup)| below(mounted, &cgroup)).ok_or(CgroupError::NotMounted)
+}
+
+/// The cgroup of this process in the file system of version 1 that counts memory, if there is one.
+pub(super) fn own_of_memory() -> Option<PathBuf> {
+    let is_one = |controllers: &[u8]| controllers.split(|byte| *byte == b',').any(|name| name == b"memory");
+    let mountinfo = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounted = mount(&mountinfo, |kind, options| kind == b"cgroup" && is_one(options))?;
+    let cgroup = path(&std::fs::read("/proc/self/cgroup").ok()?, |_, controllers| is_one(controllers))?;
+    below(mounted, &cgroup)
+}
+
+/// Where a cgroup is to be found. The mount may show a part only, in which this process need not be.
+fn below((root, point): (PathBuf, PathBuf), cgroup: &Path) -> Option<PathBuf> {
+    let below = cgroup.strip_prefix(&root).ok()?;
+    Some(if below.as_os_str().is_empty() { point } else { point.join(below) })
 }
 
 /// The cgroup that is delegated to this program, which is in the cgroup `own`.
@@ -71,13 +84,14 @@ fn is_unit(path: &Path) -> bool {
     path.extension().is_some_and(|ending| UNITS.iter().any(|unit| ending == *unit))
 }
 
-/// What of the file system of version 2 is mounted, and where; see proc_pid_mountinfo(5).
-fn mount(mountinfo: &[u8]) -> Option<(PathBuf, PathBuf)> {
+/// What of a file system, known by its kind and its options, is mounted, and where; see proc_pid_mountinfo(5).
+fn mount(mountinfo: &[u8], is_it: impl Fn(&[u8], &[u8]) -> bool) -> Option<(PathBuf, PathBuf)> {
     mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let (root, point) = (fields.nth(3)?, fields.next()?);
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (kind == b"cgroup2").then(|| (unescaped(root), unescaped(point)))
+        let mut fields = fields.skip_while(|field| *field != b"-");
+        let (kind, options) = (fields.nth(1)?, fields.nth(1)?);
+        is_it(kind, options).then(|| (unescaped(root), unescaped(point)))
     })
 }
 
@@ -101,9 +115,13 @@ fn unescaped(field: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&bytes))
 }
 
-/// The path of a process in version 2, from its file `cgroup`; see cgroups(7).
-fn path(cgroup: &[u8]) -> Option<PathBuf> {
-    let path = cgroup.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+/// The path of a process in a hierarchy, known by its number and its controllers, from its file `cgroup`; see cgroups(7).
+fn path(cgroup: &[u8], is_it: impl Fn(&[u8], &[u8]) -> bool) -> Option<PathBuf> {
+    let path = cgroup.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.splitn(3, |byte| *byte == b':');
+        let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        is_it(id, controllers).then_some(path)
+    })?;
     // Of a process that has left the part that this one sees.
     let is_outside = path.starts_with(b"/..");
     (!is_outside).then(|| PathBuf::from(OsStr::from_bytes(path)))
@@ -134,14 +152,20 @@ mod tests {
         let text = b"25 1 0:23 / /sys rw - sysfs sysfs rw\n\
             31 25 0:38 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
             41 31 0:38 /a\\040b /sys/fs/cgroup\\134x rw,relatime shared:5 master:1 - cgroup2 cgroup2 rw\n";
+        let mount = |text: &[u8]| mount(text, |kind, _| kind == b"cgroup2");
         assert_eq!(mount(text), Some(("/a b".into(), "/sys/fs/cgroup\\x".into())));
         assert_eq!(mount(b"25 1 0:23 / /sys rw - sysfs sysfs rw\n"), None);
         assert_eq!(mount(b""), None);
+        let of_memory = super::mount(text, |kind, options| kind == b"cgroup" && options == b"rw,memory");
+        assert_eq!(of_memory, Some(("/".into(), "/sys/fs/cgroup/memory".into())));
     }
 
     #[test]
     fn the_path_of_version_2_is_found() {
-        assert_eq!(path(b"4:memory:/x\n0::/system.slice/app.service\n"), Some("/system.slice/app.service".into()));
+        let text = b"4:cpu,memory:/x:y\n0::/system.slice/app.service\n";
+        assert_eq!(super::path(text, |_, controllers| controllers == b"cpu,memory"), Some("/x:y".into()));
+        let path = |text: &[u8]| path(text, |id, _| id == b"0");
+        assert_eq!(path(text), Some("/system.slice/app.service".into()));
         assert_eq!(path(b"0::/\n"), Some("/".into()));
         assert_eq!(path(b"0::/../other\n"), None);
         assert_eq!(path(b"4:memory:/x\n"), None);

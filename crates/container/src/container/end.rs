@@ -35,7 +35,11 @@ impl Container {
             self.events.push_back(Event::EssentialEnded { name, status, failed: exit.failed });
         }
         self.policies.child_exited(&slot.as_policies_see_it(process), status, now);
-        let failure = slot.failure().or_else(|| cause_of_death(slot));
+        let failure = slot.failure().or_else(|| cause_of_death(slot)).or_else(|| {
+            // Somebody else may have killed it, and the kernel another one that it started.
+            let is_lack = !asked && status == ExitStatus::Signaled(libc::SIGKILL) && self.shortage.has_killed();
+            is_lack.then(|| "probably out of memory".to_owned())
+        });
         // Of other programs nobody knows what they mean by it.
         let is_misconfigured = status == ExitStatus::Exited(exit_code::CONFIGURATION.into())
             && matches!(slot.service.start, Start::Entry(_));
