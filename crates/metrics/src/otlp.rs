@@ -6,16 +6,17 @@ use std::{
     convert::Infallible,
     error::Error,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
 use async_container_monitors::Family;
+use flate2::{Compression, write::GzEncoder};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request, StatusCode, Uri,
     body::Bytes,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -27,7 +28,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use self::request::{Starts, attribute, request, text};
+use self::request::{attribute, request, text};
 
 /// What is added to an endpoint.
 const PATH: &str = "/v1/metrics";
@@ -63,6 +64,7 @@ pub struct Otlp {
     attributes: Vec<(String, String)>,
     timeout: Option<Duration>,
     interval: Option<Duration>,
+    gzip: Option<bool>,
 }
 
 /// What is wrong with an [`Otlp`].
@@ -148,6 +150,13 @@ impl Otlp {
         self
     }
 
+    /// Whether what is pushed is compressed by gzip, to about a tenth of its size. Default is what
+    /// `OTEL_EXPORTER_OTLP_METRICS_COMPRESSION` or `OTEL_EXPORTER_OTLP_COMPRESSION` says, `gzip` or `none`, else no.
+    pub fn gzip(mut self, gzip: bool) -> Self {
+        self.gzip = Some(gzip);
+        self
+    }
+
     /// What pushes the numbers of the service of that name, which is that of the application. None, if `OTEL_SDK_DISABLED` is
     /// `true`.
     pub fn exporter(self, service: &str) -> Result<Option<Exporter>, OtlpError> {
@@ -175,6 +184,19 @@ impl Otlp {
         };
         let default_timeout = time("OTEL_EXPORTER_OTLP_TIMEOUT", of_metrics("TIMEOUT"), 10_000);
         let default_interval = time("OTEL_METRIC_EXPORT_INTERVAL", variable("OTEL_METRIC_EXPORT_INTERVAL"), 60_000);
+        let default_gzip = match of_metrics("COMPRESSION").as_deref() {
+            Some("gzip") => true,
+            Some("none") | None => false,
+            Some(_) => {
+                let name = "OTEL_EXPORTER_OTLP_COMPRESSION";
+                complaints.push(format!("{name} is neither `gzip` nor `none`, so nothing is compressed"));
+                false
+            }
+        };
+        let temporality = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        if variable(temporality).is_some_and(|preference| !preference.eq_ignore_ascii_case("cumulative")) {
+            complaints.push(format!("{temporality} is not `cumulative`, which is all that there is"));
+        }
 
         if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(None);
@@ -213,6 +235,10 @@ impl Otlp {
             headers.insert(key, value);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        let gzip = self.gzip.unwrap_or(default_gzip);
+        if gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
 
         let given = pairs(&variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default());
         let name = variable("OTEL_SERVICE_NAME").map(|name| ("service.name".to_owned(), name));
@@ -226,7 +252,6 @@ impl Otlp {
 
         // One connection for each push: they are far apart, and one that was kept would have been closed by then.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-        let starts = Arc::new(Mutex::new(Starts::new(SystemTime::now())));
         let not_before = Instant::now();
         let is_failing = false;
         Ok(Some(Exporter {
@@ -234,9 +259,10 @@ impl Otlp {
             headers,
             timeout,
             interval,
+            gzip,
             resource,
             client,
-            starts,
+            began: SystemTime::now(),
             not_before,
             is_failing,
             complaints,
@@ -312,9 +338,10 @@ pub struct Exporter {
     headers: HeaderMap,
     timeout: Duration,
     interval: Duration,
+    gzip: bool,
     resource: Resource,
     client: Client<HttpConnector, Full<Bytes>>,
-    starts: Arc<Mutex<Starts>>,
+    began: SystemTime,
     /// When whoever takes the numbers wants to have some again.
     not_before: Instant,
     is_failing: bool,
@@ -386,13 +413,13 @@ impl Exporter {
 
     async fn send(&self, families: Vec<Family>, limit: Duration) -> Result<(), Refusal> {
         let refusal = |reason: String| Refusal { reason, retry_after: None };
-        let (resource, starts) = (self.resource.clone(), Arc::clone(&self.starts));
+        let (resource, began, gzip) = (self.resource.clone(), self.began, self.gzip);
         // Off the thread that does other things as well: of many workers this may be a megabyte.
         let encoded = tokio::task::spawn_blocking(move || {
-            let mut starts = starts.lock().unwrap_or_else(PoisonError::into_inner);
-            request(&families, resource, &mut starts).encode_to_vec()
+            let body = request(&families, resource, began).encode_to_vec();
+            if gzip { compress(&body) } else { Ok(body) }
         });
-        let body = encoded.await.map_err(|error| refusal(chain(&error)))?;
+        let body = encoded.await.map_err(|error| refusal(chain(&error)))?.map_err(|error| refusal(chain(&error)))?;
         let mut request =
             Request::post(&self.uri).body(Full::new(Bytes::from(body))).map_err(|error| refusal(chain(&error)))?;
         *request.headers_mut() = self.headers.clone();
@@ -419,6 +446,13 @@ impl Exporter {
             _ => Ok(()),
         }
     }
+}
+
+fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
+    // The names and labels that make up most of it are found again at any level.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
 }
 
 /// What `Retry-After` asks for: seconds, or a date.
@@ -498,6 +532,19 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(times(Otlp::default().timeout(second).interval(second), &variables), (1000, 1000, 0));
         exporter(Otlp::default().interval(Duration::ZERO), &[]).unwrap_err();
+
+        let gzip = |otlp, value: &str| {
+            let exporter = made(otlp, &[("OTEL_EXPORTER_OTLP_COMPRESSION", value)]);
+            (exporter.gzip, exporter.complaints.len())
+        };
+        assert_eq!(
+            ["gzip", "none", "", "zstd"].map(|value| gzip(Otlp::default(), value)),
+            [(true, 0), (false, 0), (false, 0), (false, 1)]
+        );
+        assert_eq!(gzip(Otlp::default().gzip(false), "gzip"), (false, 0));
+        let temporality =
+            |value| made(Otlp::default(), &[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", value)]);
+        assert_eq!(["cumulative", "delta"].map(|value| temporality(value).complaints.len()), [0, 1]);
         assert!(exporter(Otlp::default(), &[("OTEL_SDK_DISABLED", "True")]).unwrap().is_none());
     }
 

@@ -5,6 +5,7 @@ mod common;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    io::Read as _,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
@@ -77,8 +78,11 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     assert_eq!(head.method, "POST");
-    let body = body.collect().await.unwrap().to_bytes();
-    let request = ExportMetricsServiceRequest::decode(body).unwrap();
+    let mut body = body.collect().await.unwrap().to_bytes().to_vec();
+    if head.headers.contains_key("content-encoding") {
+        body = decompress(&body);
+    }
+    let request = ExportMetricsServiceRequest::decode(body.as_slice()).unwrap();
     let _ =
         sender.send(Received { path: head.uri.path().to_owned(), headers: head.headers, request, at: Instant::now() });
     let answer = answers.lock().unwrap().next().unwrap_or_else(|| Some((200, None, Vec::new())));
@@ -88,6 +92,12 @@ async fn answer(
         response = response.header(name, value);
     }
     Ok(response.body(Full::new(body.into())).unwrap())
+}
+
+fn decompress(body: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    flate2::read::GzDecoder::new(body).read_to_end(&mut decoded).unwrap();
+    decoded
 }
 
 fn families() -> Vec<Family> {
@@ -181,6 +191,15 @@ async fn all_kinds_of_numbers_are_pushed() {
     assert_eq!((point.count, point.sum), (6, Some(12.5)));
     assert_eq!((&point.bucket_counts, &point.explicit_bounds), (&vec![3, 2, 1], &vec![0.1, 1.0]));
     assert!((before..=made).contains(&point.start_time_unix_nano), "{point:?}");
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_the_same() {
+    let mut receiver = Receiver::start(vec![]).await;
+    exporter(Otlp::new(&receiver.endpoint).gzip(true)).last(families()).await;
+    let received = receiver.next().await;
+    assert_eq!(received.headers["content-encoding"], "gzip");
+    assert_eq!(received.metrics().len(), 4);
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use self::census::{Census, Entry};
+use self::{
+    census::{Census, Entry},
+    metrics::Identity,
+};
 use crate::{
     Action, Monitor, Status, Worker,
     monitor::validate_interval,
@@ -72,8 +75,8 @@ pub struct ProcessMonitor {
     root: Option<(u32, Option<u64>)>,
     /// Shared with what is being shown.
     processes: Arc<Vec<ProcessMetrics>>,
-    /// What they are called in metrics.
-    names: Vec<Arc<str>>,
+    /// What is told of them in metrics beside that.
+    identities: Vec<Identity>,
 }
 
 /// What is remembered of a process from one check to the next.
@@ -84,8 +87,8 @@ struct Known {
     utilization: f64,
     /// What takes a look at more than one file, and when that was.
     details: Option<Details>,
-    /// What it is called in metrics, and whether that is final.
-    name: Arc<str>,
+    /// What is told of it in metrics beside its figures, and whether its name is final.
+    identity: Identity,
     is_named: bool,
     looked: Duration,
     memory: Option<ProcessMemory>,
@@ -160,7 +163,7 @@ impl Default for ProcessMonitor {
             census: Census::default(),
             root: None,
             processes: Arc::default(),
-            names: Vec::new(),
+            identities: Vec::new(),
         }
     }
 }
@@ -286,14 +289,14 @@ impl Monitor for ProcessMonitor {
         let mut processes = Arc::get_mut(&mut self.processes).map(std::mem::take).unwrap_or_default();
         processes.clear();
         processes.reserve(found.len());
-        self.names.clear();
+        self.identities.clear();
         for index in found {
             let Entry { stat, known, .. } = self.census.entry(index);
             match measure(stat, known) {
                 Ok(metrics) => {
                     (self.emit)(&metrics);
                     processes.push(metrics);
-                    self.names.push(known.as_ref().map(|known| known.name.clone()).unwrap_or_default());
+                    self.identities.push(known.as_ref().map(|known| known.identity.clone()).unwrap_or_default());
                 }
                 // It may have ended since it was listed.
                 Err(_) => *known = None,
@@ -305,7 +308,7 @@ impl Monitor for ProcessMonitor {
     }
 
     fn metrics(&self) -> Vec<crate::Family> {
-        metrics::families(&self.processes, &self.names)
+        metrics::families(&self.processes, &self.identities)
     }
 
     fn status(&self) -> Status {
@@ -372,7 +375,7 @@ impl Known {
             processor_time: Duration::ZERO,
             utilization: 0.0,
             details: None,
-            name: Arc::default(),
+            identity: Identity { name: Arc::default(), began: stat.began() },
             is_named: false,
             looked: Duration::ZERO,
             memory: None,
@@ -403,7 +406,7 @@ impl Known {
     /// Names it after its command line, if that is not what it was named after already.
     fn call(&mut self, command: &str, age: Duration) {
         if !self.is_named {
-            self.name = metrics::name(command);
+            self.identity.name = metrics::name(command);
             self.is_named = age >= Self::YOUNG;
         }
     }
@@ -483,7 +486,7 @@ mod tests {
         let mut known = Known::new(&Stat::read(std::process::id()).unwrap());
         let mut name = |command, milliseconds| {
             known.call(command, Duration::from_millis(milliseconds));
-            known.name.to_string()
+            known.identity.name.to_string()
         };
         assert_eq!(name("my-app", 2), "my-app");
         assert_eq!(name("my-app: web#1", 999), "my-app: web#1");

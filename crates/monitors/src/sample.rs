@@ -21,7 +21,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
@@ -58,6 +58,14 @@ const ATTEMPTS: usize = 3;
 /// Bytes a page, and clock ticks a second. Neither changes while the system runs.
 static PAGE_SIZE: LazyLock<u64> = LazyLock::new(|| rustix::param::page_size() as u64);
 static TICKS_PER_SECOND: LazyLock<u64> = LazyLock::new(rustix::param::clock_ticks_per_second);
+
+/// When the host was started, in whole seconds since 1970: as the kernel has it, for a difference of two clocks would be another one
+/// each time.
+static HOST_BEGAN: LazyLock<Option<Duration>> = LazyLock::new(|| {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Some(Duration::from_secs(seconds.trim().parse().ok()?))
+});
 
 /// Whether this error means that the process is no longer there, which is in the nature of
 /// sampling and no fault.
@@ -188,6 +196,12 @@ impl Stat {
     /// The time from its start until it was read.
     pub fn elapsed_time(&self) -> Duration {
         self.at.saturating_sub(ticks(self.start_time))
+    }
+
+    /// When it was started, by the clock. It is up to a second early, and the same for whoever asks, as long as nobody sets the
+    /// clock. Nothing, where the kernel does not tell when the host was started.
+    pub fn began(&self) -> Option<SystemTime> {
+        SystemTime::UNIX_EPOCH.checked_add(*HOST_BEGAN.as_ref()?)?.checked_add(ticks(self.start_time))
     }
 
     /// `executable` is room for that.
@@ -585,6 +599,19 @@ mod tests {
     #[test]
     fn ticks_of_a_host_that_ran_for_centuries_do_not_overflow() {
         assert_eq!(ticks(u64::MAX).as_secs(), u64::MAX / *TICKS_PER_SECOND);
+    }
+
+    #[test]
+    fn a_process_began_when_it_was_started() {
+        let before = SystemTime::now();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let after = SystemTime::now();
+        let stat = Stat::read(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let began = stat.began().unwrap();
+        let tick = ticks(1);
+        assert!(began >= before - tick - Duration::from_secs(1) && began <= after + tick, "{began:?}, {before:?}");
     }
 
     #[test]

@@ -20,7 +20,6 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     param::clock_ticks_per_second,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-    time::{ClockId, clock_gettime},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -195,15 +194,17 @@ pub(crate) fn send(handle: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(handle, signal)?)
 }
 
-/// When a process was started, if that can be known, as the clock is now.
+/// When a process was started, if that can be known, by the clock. It is up to a second early, but the same for each supervisor, as
+/// long as nobody sets the clock.
 pub(crate) fn began(process_id: u32) -> Option<SystemTime> {
     let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
     // The name before it may contain anything. What follows begins with the third field; this is the 22nd.
     let (_, fields) = stat.rsplit_once(") ")?;
     let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
-    let began = Duration::from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64);
-    let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
-    SystemTime::now().checked_sub(up.checked_sub(began)?)
+    let host = std::fs::read_to_string("/proc/stat").ok()?;
+    let host_began: u64 = host.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let since = Duration::try_from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(host_began))?.checked_add(since)
 }
 
 /// Whether a process that we can see lives in another pid namespace, so that what it says of its own id has another
@@ -241,8 +242,11 @@ mod tests {
         child.wait().unwrap();
         // A tick is a hundredth of a second.
         let tick = Duration::from_millis(20);
-        assert!(began.is_some_and(|began| began >= before - tick && began <= after + tick), "{began:?}, {before:?}");
+        let earliest = before - tick - Duration::from_secs(1);
+        assert!(began.is_some_and(|began| began >= earliest && began <= after + tick), "{began:?}, {before:?}");
         assert_eq!(super::began(child.id()), None, "it is gone");
+        let own = std::process::id();
+        assert_eq!(super::began(own), super::began(own), "it is always the same");
     }
 
     #[test]

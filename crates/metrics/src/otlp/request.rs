@@ -27,43 +27,34 @@ const SCOPE: &str = "async-container-supervisor";
 /// The label that says which process a number is of.
 const PROCESS: &str = "process_id";
 
+/// When processes were started: seconds since 1970, by process.
+const PROCESS_STARTS: &str = "process_start_timestamp";
+
 /// When what is counted began to be.
-#[derive(Debug)]
-pub(super) struct Starts {
+struct Starts<'a> {
     /// What nothing else is known of: when the supervisor was started.
     all: SystemTime,
-    /// Those of processes, by process id, with their age when they were seen last. It is asked for once for each: the age is as
-    /// of the last check, so the difference would be another one each time, and each time say that all begins anew.
-    processes: HashMap<String, (SystemTime, f64)>,
+    /// Those of processes, by process id.
+    processes: HashMap<&'a str, SystemTime>,
 }
 
-impl Starts {
-    pub(super) fn new(all: SystemTime) -> Self {
-        Self { all, processes: HashMap::new() }
-    }
-
-    /// Takes note of the processes that there are.
-    fn update(&mut self, families: &[Family], now: SystemTime) {
-        let ages = families.iter().filter(|family| family.name() == "process_elapsed").flat_map(Family::samples);
-        let mut processes = HashMap::new();
-        for sample in ages {
-            let (Some(process_id), Value::Number(age)) = (find(&sample.labels, PROCESS), &sample.value) else {
-                continue;
+impl<'a> Starts<'a> {
+    fn new(all: SystemTime, families: &'a [Family]) -> Self {
+        let told = families.iter().filter(|family| family.name() == PROCESS_STARTS).flat_map(Family::samples);
+        let processes = told.filter_map(|sample| {
+            let (process_id, Value::Number(seconds)) = (find(&sample.labels, PROCESS)?, &sample.value) else {
+                return None;
             };
-            let start = match self.processes.get(process_id) {
-                Some((start, before)) if before <= age => *start,
-                _ => Duration::try_from_secs_f64(*age).ok().and_then(|age| now.checked_sub(age)).unwrap_or(self.all),
-            };
-            processes.insert(process_id.to_owned(), (start, *age));
-        }
-        self.processes = processes;
+            Some((process_id, SystemTime::UNIX_EPOCH + Duration::try_from_secs_f64(*seconds).ok()?))
+        });
+        Self { all, processes: processes.collect() }
     }
 
     fn of(&self, family: &Family, labels: &[(String, String)]) -> SystemTime {
         // What a process has used it has since its own start; what else is told of it was counted by others.
         let is_own = family.name().starts_with("process_");
         let process = find(labels, PROCESS).filter(|_| is_own).and_then(|process_id| self.processes.get(process_id));
-        process.map(|(start, _)| *start).or(family.get_since()).unwrap_or(self.all)
+        process.copied().or(family.get_since()).unwrap_or(self.all)
     }
 }
 
@@ -71,10 +62,10 @@ fn find<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
     labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
 }
 
-/// What is sent of families as they are now.
-pub(super) fn request(families: &[Family], resource: Resource, starts: &mut Starts) -> ExportMetricsServiceRequest {
+/// What is sent of families as they are now, of which most have counted since the supervisor began.
+pub(super) fn request(families: &[Family], resource: Resource, began: SystemTime) -> ExportMetricsServiceRequest {
     let now = SystemTime::now();
-    starts.update(families, now);
+    let starts = &Starts::new(began, families);
     // Metrics have all of their names here, as there.
     let metrics =
         distinct(families, Format::Prometheus).filter_map(|distinct| metric(&distinct, starts, now)).collect();
@@ -89,7 +80,11 @@ pub(super) fn request(families: &[Family], resource: Resource, starts: &mut Star
 }
 
 /// The same name and numbers as in the text, so that it does not matter which way they come.
-fn metric(Distinct { name, family, samples, .. }: &Distinct<'_>, starts: &Starts, now: SystemTime) -> Option<Metric> {
+fn metric(
+    Distinct { name, family, samples, .. }: &Distinct<'_>,
+    starts: &Starts<'_>,
+    now: SystemTime,
+) -> Option<Metric> {
     let unit = family.get_unit();
     let end = unit.map(|unit| format!("_{unit}")).unwrap_or_default();
     let total = if family.kind() == Kind::Counter { "_total" } else { "" };
@@ -187,43 +182,30 @@ fn nanoseconds(time: SystemTime) -> u64 {
 mod tests {
     use super::*;
 
-    fn starts_of(families: &[Family], starts: &mut Starts) -> HashMap<String, u64> {
-        let request = request(families, Resource::default(), starts);
-        let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
-        let sums = metrics.iter().filter_map(|metric| match &metric.data {
-            Some(Data::Sum(sum)) => Some((metric.name.clone(), sum.data_points[0].start_time_unix_nano)),
-            _ => None,
-        });
-        sums.collect()
-    }
-
-    fn families(age: f64) -> Vec<Family> {
+    #[test]
+    fn what_is_counted_has_begun_when_it_did() {
         let of_process = |mut family: Family, value: f64| {
             family.push([("process_id", "7")], value);
             family
         };
-        vec![
-            of_process(Family::gauge("process_elapsed", "").unit("seconds"), age),
+        let families = [
             of_process(Family::counter("process_cpu", "").unit("seconds"), 3.0),
             of_process(Family::counter("health_answers", ""), 3.0),
+            of_process(Family::gauge("process_start_timestamp", "").unit("seconds"), 3.5),
             Family::counter("root_reloads", "").since(SystemTime::UNIX_EPOCH + Duration::from_secs(5)).with(1),
-        ]
-    }
-
-    #[test]
-    fn what_is_counted_has_begun_when_it_did() {
-        let began = SystemTime::now();
-        let mut starts = Starts::new(began);
-        let first = starts_of(&families(100.0), &mut starts);
-        assert_eq!(first["acs_health_answers_total"], nanoseconds(began));
-        assert_eq!(first["acs_root_reloads_total"], 5_000_000_000);
-        let before = nanoseconds(began) - first["acs_process_cpu_seconds_total"];
-        assert!((90_000_000_000..=100_000_000_000).contains(&before), "{before}");
-
-        assert_eq!(starts_of(&families(100.0), &mut starts), first, "no check since");
-        assert_eq!(starts_of(&families(160.0), &mut starts), first, "older, and still the same");
-        let another = starts_of(&families(1.0), &mut starts);
-        assert!(another["acs_process_cpu_seconds_total"] > first["acs_process_cpu_seconds_total"], "its successor");
+        ];
+        let request = request(&families, Resource::default(), SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+        let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+        let starts = metrics.iter().filter_map(|metric| match &metric.data {
+            Some(Data::Sum(sum)) => Some((metric.name.as_str(), sum.data_points[0].start_time_unix_nano)),
+            _ => None,
+        });
+        let expected = [
+            ("acs_process_cpu_seconds_total", 3_500_000_000),
+            ("acs_health_answers_total", 9_000_000_000),
+            ("acs_root_reloads_total", 5_000_000_000),
+        ];
+        assert!(starts.eq(expected), "{metrics:?}");
     }
 
     #[test]

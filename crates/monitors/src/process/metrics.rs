@@ -1,12 +1,30 @@
 //! What was measured of processes, as numbers.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::ProcessMetrics;
 use crate::metrics::{Family, Value};
 
 /// What of a command line is shown: enough to know it.
 const COMMAND: usize = 64;
+
+/// What of a process stays as it is.
+#[derive(Clone, Default)]
+pub(super) struct Identity {
+    pub(super) name: Arc<str>,
+    pub(super) began: Option<SystemTime>,
+}
+
+impl Identity {
+    /// In seconds since 1970.
+    fn began(&self) -> Option<f64> {
+        let began = self.began?.duration_since(SystemTime::UNIX_EPOCH);
+        began.as_ref().map(Duration::as_secs_f64).ok()
+    }
+}
 
 /// What a process with this command line is called from now on. It is kept, since every other name would be another series, and a
 /// title may tell how many requests there are.
@@ -18,16 +36,17 @@ pub(super) fn name(command: &str) -> Arc<str> {
 /// A metric, and what it is of a process. What is not known of one is left out.
 type Column = (Family, fn(&ProcessMetrics) -> Option<Value>);
 
-/// The families of processes, of which each has one of the names.
-pub(super) fn families(processes: &[ProcessMetrics], names: &[Arc<str>]) -> Vec<Family> {
+/// The families of processes, of which each has one of the identities.
+pub(super) fn families(processes: &[ProcessMetrics], identities: &[Identity]) -> Vec<Family> {
+    let mut starts = Family::gauge("process_start_timestamp", "When a process was started.").unit("seconds");
     let mut switches =
         Family::gauge("process_context_switches", "How often the threads of a process gave way to others.");
     let mut faults = Family::counter("process_page_faults", "How often a process used memory that was not mapped yet.");
     let mut columns = columns();
 
-    for (process, name) in processes.iter().zip(names) {
+    for (process, identity) in processes.iter().zip(identities) {
         let process_id = process.process_id.to_string();
-        let labels = [("process_id", process_id.as_str()), ("command", &**name)];
+        let labels = [("process_id", process_id.as_str()), ("command", &*identity.name)];
         let with_kind = |kind| labels.into_iter().chain([("kind", kind)]);
 
         for (family, value) in &mut columns {
@@ -36,13 +55,17 @@ pub(super) fn families(processes: &[ProcessMetrics], names: &[Arc<str>]) -> Vec<
             }
         }
 
+        if let Some(began) = identity.began() {
+            starts.push(labels, began);
+        }
+
         switches.push(with_kind("voluntary"), process.voluntary_switches);
         switches.push(with_kind("involuntary"), process.involuntary_switches);
         faults.push(with_kind("minor"), process.minor_faults);
         faults.push(with_kind("major"), process.major_faults);
     }
 
-    columns.into_iter().map(|(family, _)| family).chain([switches, faults]).collect()
+    columns.into_iter().map(|(family, _)| family).chain([starts, switches, faults]).collect()
 }
 
 fn columns() -> [Column; 13] {
