@@ -18,6 +18,7 @@ guides! {
     containers: "../../docs/containers.md",
     memory_monitor: "../../docs/memory-monitor.md",
     process_monitor: "../../docs/process-monitor.md",
+    health_monitor: "../../docs/health-monitor.md",
     utilization: "../../docs/utilization.md",
     diagnostics: "../../docs/diagnostics.md",
     writing_a_monitor: "../../docs/writing-a-monitor.md",

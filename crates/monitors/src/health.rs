@@ -184,7 +184,9 @@ impl HealthMonitor {
         self
     }
 
-    /// How long an answer may take before the worker is to be restarted. It is looked at at each check.
+    /// How long an answer may take before the worker is to be restarted. It is looked at at each check. Where the root kills what has
+    /// said nothing for a time, as it does with code of the own program after 30 seconds by default, that comes first unless this is
+    /// shorter than half of it.
     ///
     /// Default is 30 seconds.
     pub fn restart_after(mut self, time: Duration) -> Self {

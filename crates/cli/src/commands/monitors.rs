@@ -96,7 +96,7 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
     }
 
     let mut table = Table::new(MEMORY);
-    for process in elements(status, "processes") {
+    for process in in_order(elements(status, "processes"), workers) {
         let (size, limit) = (process["current_size"].as_u64(), process["maximum_size_limit"].as_u64());
         let process_id = process["process_id"].as_u64();
         let over = size.zip(limit).is_some_and(|(size, limit)| size > limit);
@@ -149,7 +149,7 @@ fn health(status: &Value, workers: &[Worker], style: Style) -> String {
     let steps: Vec<String> = steps.collect();
     let mut table = Table::new(HEALTH);
 
-    for worker in elements(status, "workers") {
+    for worker in in_order(elements(status, "workers"), workers) {
         let time = |key: &str| worker[key].as_f64().and_then(|time| Duration::try_from_secs_f64(time).ok());
         let state = worker["state"].as_str().unwrap_or("-");
         table.row([
@@ -180,7 +180,7 @@ fn utilization(status: &Value, workers: &[Worker], style: Style) -> String {
         table.row([Cell::optional(None::<u64>), Cell::from(name), Cell::from(figures(&sums["metrics"]))]);
     }
 
-    for worker in elements(status, "workers") {
+    for worker in in_order(elements(status, "workers"), workers) {
         let figures = worker["error"].as_str().map_or_else(|| figures(&worker["metrics"]), str::to_owned);
         table.row([Cell::optional(worker["process_id"].as_u64()), title(worker, workers), Cell::from(figures)]);
     }
@@ -188,12 +188,26 @@ fn utilization(status: &Value, workers: &[Worker], style: Style) -> String {
     format!("\n{}", table.render(style))
 }
 
+/// What a monitor tells of workers, in the order of these.
+fn in_order<'a>(told: impl Iterator<Item = &'a Value>, workers: &[Worker]) -> Vec<&'a Value> {
+    let mut told: Vec<&Value> = told.collect();
+    told.sort_by_cached_key(|told| place(told, workers).unwrap_or(usize::MAX));
+    told
+}
+
+/// Which of the workers it is that a monitor tells of.
+fn place(told: &Value, workers: &[Worker]) -> Option<usize> {
+    let by_id = |key: &str| workers.iter().position(|worker| told[key] == worker.connection_id.as_str());
+    let by_process = || {
+        let process_id = told["process_id"].as_u64()?;
+        workers.iter().position(|worker| worker.process_id.map(u64::from) == Some(process_id))
+    };
+    by_id("connection_id").or_else(|| by_id("id")).or_else(by_process)
+}
+
 /// What the worker is called that a monitor tells of. The monitor knows the name alone, of which there may be many.
 fn title(told: &Value, workers: &[Worker]) -> Cell {
-    let by_id = |key: &str| workers.iter().find(|worker| told[key] == worker.connection_id.as_str());
-    let process_id = told["process_id"].as_u64();
-    let by_process = || workers.iter().find(|it| process_id.is_some() && it.process_id.map(u64::from) == process_id);
-    let worker = by_id("connection_id").or_else(|| by_id("id")).or_else(by_process);
+    let worker = place(told, workers).map(|place| &workers[place]);
     Cell::optional(worker.map(Worker::title).or_else(|| told["name"].as_str().map(str::to_owned)))
 }
 
@@ -228,6 +242,17 @@ mod tests {
         assert_eq!(lines[2], "restarts do not help web, pid 7: left alone for 9 s");
         assert_eq!(lines[3], "a restart of web, pid 9, is under way");
         assert!(lines[4].trim_start().starts_with("PID"), "{text}");
+    }
+
+    #[test]
+    fn workers_are_told_of_in_one_order() {
+        let told = json!([{"process_id": 5, "name": "x"}, {"id": "b", "process_id": 8}, {"process_id": 9}]);
+        let workers = [worker("a", 9), worker("b", 8)];
+        let told = in_order(told.as_array().into_iter().flatten(), &workers);
+        assert_eq!(
+            told.iter().map(|told| told["process_id"].as_u64()).collect::<Vec<_>>(),
+            [Some(9), Some(8), Some(5)]
+        );
     }
 
     #[test]
