@@ -36,6 +36,21 @@ fn a_killed_child_is_replaced_and_the_others_are_left_alone() -> io::Result<()> 
     Ok(())
 }
 
+/// What another program means by it nobody knows; code of the own program ends a first start with it.
+#[test]
+fn a_program_that_exits_like_a_wrong_configuration_is_tried_again() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut program = dir.example("commands")?.args(["--count", "1", "--", "sh", "-c", "exit 78"]).start()?;
+    let path = dir.file("commands-1.stderr");
+    program.wait_for("another try", LIMIT, || {
+        let failures = std::fs::read_to_string(&path)?.matches("exited with status 78").count();
+        Ok((failures >= 3).then_some(()))
+    })?;
+    program.signal(Signal::INT)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
+}
+
 #[test]
 fn a_child_that_keeps_failing_is_started_at_growing_intervals() -> io::Result<()> {
     let dir = Dir::new()?;
