@@ -2,6 +2,7 @@
 
 mod census;
 mod metrics;
+mod reading;
 
 use std::{
     io,
@@ -38,9 +39,11 @@ const CLOSE_SHARE: u32 = 1_000;
 /// every registered worker wherever it runs. It never asks for anything to be done.
 ///
 /// A check looks for processes that were started since the one before, by their ids where these are few, and in a list of all that are
-/// visible otherwise; and it reads `stat` of those of the application, through descriptors that it keeps: 4–6 µs each. The command, the descriptors, the switches and the memory are read at the first check of a process, and
-/// then as far as half a thousandth of the interval goes, in turn: at the default interval that is all of five hundred, at
-/// one second the ten that were not looked at for longest. Of a process that is large, looking at the memory is
+/// visible otherwise; it reads the clock of those of the application, and `stat`, through descriptors that it keeps, of those that had the
+/// processor for a millisecond since, or were not read for 10 seconds: 1 and 4–6 µs each. So of a process that does next to nothing, all but
+/// its processor time may be that old. The command, the descriptors, the switches and the memory are read at the first check of a process,
+/// and then as far as half a thousandth of the interval goes, in turn: at the default interval that is all of five hundred, at one second
+/// the ten that were not looked at for longest. Of a process that is large, looking at the memory is
 /// dear; it is done so rarely that it takes at most a thousandth of the time, which for 4 GB means once in 46 seconds.
 ///
 /// # Status

@@ -12,6 +12,8 @@
 //! Linux only: everything here reads `/proc`, and `/sys/fs/cgroup`. A process that ended is an
 //! [`io::Error`] of kind `NotFound` or, once a file of it was open, no value; see [`has_ended`].
 
+#[cfg(feature = "process")]
+mod clock;
 mod host;
 mod listing;
 
@@ -30,6 +32,8 @@ use rustix::{
 };
 use serde::Serialize;
 
+#[cfg(feature = "process")]
+pub(crate) use clock::ProcessorClock;
 pub use host::{HostMemory, MemorySource, Pressure};
 #[cfg(feature = "process")]
 pub(crate) use listing::listing;
@@ -79,6 +83,18 @@ pub fn has_ended(error: &io::Error) -> bool {
 pub fn uptime() -> Duration {
     // BOOTTIME and not MONOTONIC: start times count the time that the host was suspended.
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
+}
+
+/// Reads something, and says when that was: the [`uptime`] of the host.
+pub(crate) fn at_one_moment<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<(Duration, T)> {
+    let mut attempts = 1..ATTEMPTS;
+    loop {
+        let at = uptime();
+        let value = read()?;
+        if uptime().saturating_sub(at) < SAME_MOMENT || attempts.next().is_none() {
+            return Ok((at, value));
+        }
+    }
 }
 
 /// A process whose resident size is read again and again.
@@ -207,14 +223,7 @@ impl Stat {
     /// `executable` is room for that.
     fn from_file(process_id: u32, file: &File, executable: String) -> io::Result<Self> {
         let mut buffer = [0; STAT_LIMIT];
-        let (mut at, mut length) = (Duration::ZERO, 0);
-        for _ in 0..ATTEMPTS {
-            at = uptime();
-            length = file.read_at(&mut buffer, 0)?;
-            if uptime().saturating_sub(at) < SAME_MOMENT {
-                break;
-            }
-        }
+        let (at, length) = at_one_moment(|| file.read_at(&mut buffer, 0))?;
         Self::parse(process_id, at, &buffer[..length], executable).ok_or_else(|| unexpected("stat"))
     }
 

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::reading::Reading;
 use crate::{
-    sample::{self, Stat, StatFile},
+    sample::{self, Stat},
     turns::Turns,
 };
 
@@ -41,13 +42,13 @@ pub(super) struct Entry<T> {
     /// The number of its directory of `/proc`, which the next process with its id does not have.
     inode: u64,
     is_followed: bool,
-    /// Kept of those that are followed: a reading through it takes a third of what one by path does, and is never of another process.
-    file: Option<StatFile>,
+    /// Kept of those that are followed: this takes a fraction of what a reading by path does, and is never of another process.
+    reading: Option<Reading>,
 }
 
 impl<T> Entry<T> {
     fn new(inode: u64, stat: Stat) -> Self {
-        Self { stat, known: None, inode, is_followed: false, file: None }
+        Self { stat, known: None, inode, is_followed: false, reading: None }
     }
 
     fn process_id(&self) -> u32 {
@@ -61,12 +62,12 @@ impl<T> Entry<T> {
 
     /// Reads it once more, and keeps the descriptor while there is room for more.
     fn refresh(&mut self, room: &mut u64) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            return file.refresh(&mut self.stat);
+        if let Some(reading) = &mut self.reading {
+            return reading.refresh(&mut self.stat);
         }
 
-        let (file, start_time) = (StatFile::open(self.process_id())?, self.stat.start_time);
-        file.refresh(&mut self.stat)?;
+        let start_time = self.stat.start_time;
+        let reading = Reading::begin(self.process_id(), &mut self.stat)?;
 
         if self.stat.start_time != start_time {
             self.known = None;
@@ -74,7 +75,7 @@ impl<T> Entry<T> {
 
         if *room > 0 {
             *room -= 1;
-            self.file = Some(file);
+            self.reading = Some(reading);
         }
 
         Ok(())
@@ -96,7 +97,7 @@ impl<T> Census<T> {
         indices.iter().for_each(|index| self.entries[*index].is_followed = true);
 
         for entry in self.entries.iter_mut().filter(|entry| !entry.is_followed) {
-            (entry.known, entry.file) = (None, None);
+            (entry.known, entry.reading) = (None, None);
         }
     }
 
@@ -151,8 +152,7 @@ impl<T> Census<T> {
         new.extend(listed);
 
         // As they were before this listing: who has ended by now may have passed its children on since.
-        let living: Vec<u32> =
-            self.entries.iter().filter(|entry| !entry.stat.ended).map(|entry| entry.process_id()).collect();
+        let living = self.living();
         // The parent of the first process, and of those that the kernel runs, is out of sight and stays so.
         self.read(&new, |parent| parent == 0 || living.binary_search(&parent).is_ok());
         self.is_incomplete = false;
@@ -161,11 +161,13 @@ impl<T> Census<T> {
 
     /// Reads those that are followed, those that are new, and those of whose parent it is not certain that it is the same.
     fn read(&mut self, new: &[(u32, u64)], is_same: impl Fn(u32) -> bool) {
-        let (mut room, mut turns) = (self.room(), Turns::new());
+        let (mut room, mut turns, mut has_orphans) = (self.room(), Turns::new(), false);
         self.entries.retain_mut(|entry| {
             if entry.is_followed {
                 turns.give_way();
-                return entry.refresh(&mut room).is_ok();
+                let is_there = entry.refresh(&mut room).is_ok();
+                has_orphans |= !is_there || entry.stat.ended;
+                return is_there;
             }
 
             if is_same(entry.stat.parent_process_id) {
@@ -184,12 +186,32 @@ impl<T> Census<T> {
         if !new.is_empty() {
             self.entries.sort_by_key(Entry::process_id);
         }
+
+        if has_orphans {
+            self.find_new_parents(&mut room);
+        }
+    }
+
+    /// Reads those of whom nothing was read but the clock, and whose parent has ended: they have another one now.
+    fn find_new_parents(&mut self, room: &mut u64) {
+        let living = self.living();
+        self.entries.retain_mut(|entry| {
+            let is_same = living.binary_search(&entry.stat.parent_process_id).is_ok();
+            let Some(reading) = entry.reading.as_mut().filter(|_| entry.is_followed && !is_same) else { return true };
+            reading.expire();
+            entry.refresh(room).is_ok()
+        });
+    }
+
+    /// The ids of those that have not ended, in their order.
+    fn living(&self) -> Vec<u32> {
+        self.entries.iter().filter(|entry| !entry.stat.ended).map(|entry| entry.process_id()).collect()
     }
 
     /// How many more descriptors may be kept.
     fn room(&self) -> u64 {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let kept = self.entries.iter().filter(|entry| entry.file.is_some()).count() as u64;
+        let kept = self.entries.iter().filter(|entry| entry.reading.is_some()).count() as u64;
         (limit / DESCRIPTOR_SHARE).saturating_sub(kept)
     }
 
@@ -364,11 +386,38 @@ mod tests {
             census.entry(index).known.get_or_insert(());
         }
         let index = census.find(own).unwrap();
-        assert!(census.entry(index).file.is_some() && census.entry(index).known.is_some());
+        assert!(census.entry(index).reading.is_some() && census.entry(index).known.is_some());
         let parent = census.find(census.entries[index].stat.parent_process_id).unwrap();
         assert!(census.entries[parent].stat.at <= at(&census));
         census.follow_only(&[]);
-        assert!(census.entry(index).file.is_none() && census.entry(index).known.is_none(), "nobody follows it");
+        assert!(census.entry(index).reading.is_none() && census.entry(index).known.is_none(), "nobody follows it");
+    }
+
+    #[test]
+    fn one_that_does_nothing_has_another_parent_once_its_own_has_ended() {
+        let mut parent = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(parent.stdout.take().unwrap()), &mut line).unwrap();
+        let child: u32 = line.trim().parse().unwrap();
+        let mut census = census(&[parent.id(), child]);
+        follow(&mut census, &[parent.id(), child]);
+        let parent_of =
+            |census: &mut Census<()>| census.find(child).map(|index| census.entry(index).stat.parent_process_id);
+        assert_eq!(parent_of(&mut census), Some(parent.id()));
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        census.take().unwrap();
+        let adopted = parent_of(&mut census);
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(child as i32).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
+        assert!(adopted.is_some_and(|adopted| adopted != parent.id()), "{adopted:?}");
     }
 
     #[test]
@@ -378,7 +427,7 @@ mod tests {
         let index = census.find(child.id()).unwrap();
         // As if it were another one, which was not listed since.
         let entry = census.entry(index);
-        (entry.known, entry.file, entry.stat.start_time) = (Some(()), None, entry.stat.start_time + 1);
+        (entry.known, entry.reading, entry.stat.start_time) = (Some(()), None, entry.stat.start_time + 1);
         census.take().unwrap();
         let index = census.find(child.id()).unwrap();
         assert!(census.entry(index).known.is_none());
