@@ -486,6 +486,21 @@ impl Connection {
         !self.output.is_empty()
     }
 
+    /// Whether no other call is under way than one that this side made, so that there will hardly be more to be written than there is,
+    /// and whether nothing else follows from its being written, as the end of the connection does where the peer sends no more.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.incoming.is_empty() && self.outgoing.open() <= 1 && !self.ended
+    }
+
+    /// Has this write what is to be written, unless that is more than `limit` bytes. It says how many it wrote.
+    pub(crate) fn write_output(&mut self, limit: usize, write: impl FnOnce(&[u8]) -> usize) {
+        let count = self.output.write(limit, write);
+
+        if count > 0 {
+            self.handle_written(count);
+        }
+    }
+
     /// The socket took this many bytes of what was taken.
     pub fn handle_written(&mut self, bytes: usize) {
         self.output.handle_written(bytes, &mut self.notices);

@@ -388,6 +388,10 @@ where
             }
         }
 
+        if state.socket.is_none() {
+            state.socket = self.stream.socket();
+        }
+
         state.driver = DriverState::Waiting {
             waker: cx.waker().clone(),
             reading: wants_input,

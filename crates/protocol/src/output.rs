@@ -103,6 +103,17 @@ impl Output {
         !buffer.is_empty()
     }
 
+    /// Has this write what was not taken, unless that is more than `limit` bytes, and forgets as much as it says that it wrote.
+    pub(crate) fn write(&mut self, limit: usize, write: impl FnOnce(&[u8]) -> usize) -> usize {
+        if self.bytes.len() > limit {
+            return 0;
+        }
+
+        let count = write(&self.bytes).min(self.bytes.len());
+        self.bytes.drain(..count);
+        count
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -1,8 +1,10 @@
 //! What the driver of a connection shares with the handles to it.
 
 use std::{
+    io::Write as _,
+    os::unix::net::UnixStream as StdStream,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::Waker,
@@ -13,8 +15,14 @@ use tokio::sync::Notify;
 
 use crate::{connection::Connection, notice::Notice};
 
+/// How much is written without the driver, at most. It gives larger buffers back.
+const WRITTEN_AT_ONCE: usize = 4096;
+
 /// A connection under a lock. Handles encode into its output themselves, and wake the driver only if it would not come
 /// by on its own: that, and that it takes all there is at once, is what makes many calls cheap.
+///
+/// Where there is nothing else to come that could be written along with it, a handle writes what it has to say itself: to have
+/// the driver do so takes several times the instructions, on another thread perhaps.
 pub(crate) struct Shared {
     state: Mutex<State>,
     handles: AtomicUsize,
@@ -24,6 +32,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) connection: Connection,
     pub(crate) driver: Driver,
+    /// What handles may write to while the driver waits, if there is such a thing.
+    pub(crate) socket: Option<Arc<StdStream>>,
 }
 
 /// What the driver waits for.
@@ -45,6 +55,21 @@ pub(crate) enum Driver {
 }
 
 impl State {
+    /// Writes the output where the driver waits, and where that is likely to be all for now. What cannot be written is left to the
+    /// driver, errors included.
+    fn write_at_once(&mut self) {
+        let Driver::Waiting { blocked: false, .. } = &self.driver else { return };
+        let connection = &mut self.connection;
+
+        if let Some(socket) = &self.socket
+            && connection.has_output()
+            && connection.is_sparse()
+            && !connection.is_closing()
+        {
+            connection.write_output(WRITTEN_AT_ONCE, |bytes| (&**socket).write(bytes).unwrap_or(0));
+        }
+    }
+
     /// Whether something happened that the driver does not know of.
     fn has_news(&self) -> bool {
         let Driver::Waiting { reading, blocked, timeout, .. } = &self.driver else {
@@ -67,7 +92,7 @@ impl State {
 impl Shared {
     pub(crate) fn new(connection: Connection) -> Self {
         Self {
-            state: Mutex::new(State { connection, driver: Driver::Running }),
+            state: Mutex::new(State { connection, driver: Driver::Running, socket: None }),
             handles: AtomicUsize::new(0),
             closed: Notify::new(),
         }
@@ -82,6 +107,7 @@ impl Shared {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
         let mut state = self.lock();
         let result = act(&mut state.connection);
+        state.write_at_once();
         let notices = state.connection.take_notices();
         let driver = match state.has_news() {
             true => match std::mem::replace(&mut state.driver, Driver::Running) {
@@ -111,7 +137,12 @@ impl Shared {
 
     /// Ends everything that the connection has under way.
     pub(crate) fn close(&self) {
-        self.lock().driver = Driver::Gone;
+        let mut state = self.lock();
+        state.driver = Driver::Gone;
+        let socket = state.socket.take();
+        drop(state);
+        // It closes with the driver, and not under the lock.
+        drop(socket);
         self.with(Connection::close);
         self.closed.notify_waiters();
     }

@@ -110,6 +110,14 @@ fn register(stream: Arc<StdStream>, interest: Interest) -> io::Result<AsyncFd<Ar
 
 /// What a [`Driver`](crate::Driver) reads from and writes to.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// The socket itself, once it was read from, where others than the driver may write to it while all that was written before is
+    /// through.
+    ///
+    /// Default is none: everything is written by the driver.
+    fn socket(&self) -> Option<Arc<StdStream>> {
+        None
+    }
+
     /// Ready once the peer takes no more. It is asked of one that sends no more, while it is owed answers.
     ///
     /// Default is that who sends no more takes none either. That is right wherever nothing tells the one from the other: calls
@@ -124,6 +132,13 @@ impl Transport for UnixStream {}
 impl Transport for DuplexStream {}
 
 impl Transport for Socket {
+    fn socket(&self) -> Option<Arc<StdStream>> {
+        match &self.state {
+            State::Reading(stream) => Some(stream.get_ref().clone()),
+            State::New(_) | State::Blocked(_) | State::Lost => None,
+        }
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Whoever waits for room is told by the writing.
         let State::Reading(stream) = &self.state else { return Poll::Pending };
