@@ -69,7 +69,8 @@ const HURRY: u32 = 20;
 /// *proportional* one: a page that two processes share, as after a fork, counts half for each. Where the kernel does not tell
 /// that, it is the resident size.
 ///
-/// A check reads the resident size, 1–2 µs a process. Only when that exceeds a limit, the proportional and private sizes are
+/// A check reads the resident size, 1–2 µs a process; of one that had the processor for less than 200 µs since, and so cannot have taken
+/// more than some megabytes, only its clock, for up to 10 seconds, unless it was near a limit. Only when that exceeds a limit, the proportional and private sizes are
 /// measured, which takes the longer the larger a process is, and holds it up meanwhile: for each process at most a hundredth
 /// of the time. In between, what is resident more or less counts as private. Of many workers, the descendants are
 /// looked for in turn, a millisecond each check.

@@ -12,7 +12,9 @@
 //! Linux only: everything here reads `/proc`, and `/sys/fs/cgroup`. A process that ended is an
 //! [`io::Error`] of kind `NotFound` or, once a file of it was open, no value; see [`has_ended`].
 
-#[cfg(feature = "process")]
+#[cfg(any(feature = "memory", feature = "process"))]
+mod activity;
+#[cfg(any(feature = "memory", feature = "process"))]
 mod clock;
 mod host;
 mod listing;
@@ -32,8 +34,8 @@ use rustix::{
 };
 use serde::Serialize;
 
-#[cfg(feature = "process")]
-pub(crate) use clock::ProcessorClock;
+#[cfg(any(feature = "memory", feature = "process"))]
+pub(crate) use activity::Activity;
 pub use host::{HostMemory, MemorySource, Pressure};
 #[cfg(feature = "process")]
 pub(crate) use listing::listing;
@@ -86,7 +88,7 @@ pub fn uptime() -> Duration {
 }
 
 /// Reads something, and says when that was: the [`uptime`] of the host.
-pub(crate) fn at_one_moment<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<(Duration, T)> {
+fn at_one_moment<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<(Duration, T)> {
     let mut attempts = 1..ATTEMPTS;
     loop {
         let at = uptime();

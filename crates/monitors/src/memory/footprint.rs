@@ -9,10 +9,14 @@ use std::{
 };
 
 use super::strays::{Mark, mark_of};
-use crate::sample::{self, Directory, Memory, Process};
+use crate::sample::{self, Activity, Directory, Memory, Process};
 
 /// A close look at a process that is near a limit may take this part of the time: 1 in 100. It holds up the process, too.
 const NEAR_SHARE: u32 = 100;
+
+/// One that had the processor for less than this since it was measured cannot have taken more than some megabytes: the kernel clears the
+/// memory that it gives, at some gigabytes a second.
+const QUIET: Duration = Duration::from_micros(200);
 
 /// Descendants of descendants: how many are followed. Nobody could be told more apart, and a fork bomb is not to be the
 /// end of the supervisor.
@@ -43,6 +47,7 @@ pub(super) struct Footprint {
 
 struct Member {
     process: Process,
+    activity: Activity,
     resident: u64,
     close: Option<Close>,
     /// When it may be looked at closely again.
@@ -100,7 +105,7 @@ impl Footprint {
         }
     }
 
-    /// Measures at 1–2 µs a process. `None` once the worker's own process has ended.
+    /// Measures at 1–2 µs a process, less for one that did nothing. `None` once the worker's own process has ended.
     pub(super) fn sample(&mut self) -> io::Result<Option<Size>> {
         if !self.root.sample()? {
             return Ok(None);
@@ -159,12 +164,16 @@ impl Footprint {
 
 impl Member {
     fn open(process_id: u32) -> io::Result<Self> {
-        let process = Process::open(process_id)?;
-        Ok(Self { process, resident: 0, close: None, due: None, is_hidden: false })
+        let (process, activity) = (Process::open(process_id)?, Activity::of(process_id, QUIET));
+        Ok(Self { process, activity, resident: 0, close: None, due: None, is_hidden: false })
     }
 
     /// False once it has ended.
     fn sample(&mut self) -> io::Result<bool> {
+        // What was looked at closely is, or was, near a limit. Whether a process has ended is for its file to say.
+        if self.close.is_none() && matches!(self.activity.look(), Ok(Some(look)) if look.is_quiet) {
+            return Ok(true);
+        }
         let size = self.process.resident_size()?;
         self.resident = size.unwrap_or(0);
         Ok(size.is_some())
@@ -197,5 +206,37 @@ impl Member {
             }
         }
         self.due = Some(now + before.elapsed() * NEAR_SHARE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn one_that_did_nothing_is_not_measured_unless_it_is_near_a_limit() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut member = Member::open(child.id()).unwrap();
+        let mut is_measured = || {
+            member.resident = 0;
+            assert!(member.sample().unwrap());
+            member.resident > 0
+        };
+        let start = Instant::now();
+        assert!(is_measured());
+        // It takes a moment until it waits, and its turn comes at times.
+        while is_measured() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it is measured at each look");
+        }
+        member.look_closely(Instant::now());
+        assert!(member.close.is_some() && member.sample().unwrap());
+        assert!(member.resident > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!member.sample().unwrap());
+        member.close = None;
+        assert!(!member.sample().unwrap(), "it has ended, by its clock as well");
     }
 }
