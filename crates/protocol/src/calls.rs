@@ -2,7 +2,7 @@
 
 use std::{
     collections::{
-        BTreeSet, HashSet, VecDeque,
+        HashSet, VecDeque,
         hash_map::{Entry, OccupiedEntry},
     },
     mem,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    deadlines::Deadlines,
     error::CallError,
     hash::Table,
     message::{Id, Message},
@@ -292,7 +293,7 @@ pub(crate) struct OutgoingCalls {
     queue_limit: usize,
     /// Whether the peer sends no more than it was asked for.
     heeded: bool,
-    deadlines: BTreeSet<(Instant, u64)>,
+    deadlines: Deadlines,
 }
 
 impl OutgoingCalls {
@@ -304,7 +305,7 @@ impl OutgoingCalls {
             full: 0,
             queue_limit,
             heeded: false,
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
         }
     }
 
@@ -369,7 +370,7 @@ impl OutgoingCalls {
             && call.progress == Progress::Open
         {
             if let Some(earlier) = call.deadline.replace(deadline) {
-                self.deadlines.remove(&(earlier, id));
+                self.deadlines.remove((earlier, id));
             }
 
             self.deadlines.insert((deadline, id));
@@ -377,7 +378,7 @@ impl OutgoingCalls {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
     /// Gives a response to its call. Returns how many more the peer is to be asked for; nothing if there is no call that waits for it.
@@ -397,7 +398,7 @@ impl OutgoingCalls {
             self.open -= 1;
 
             if let Some(deadline) = call.deadline.take() {
-                self.deadlines.remove(&(deadline, id));
+                self.deadlines.remove((deadline, id));
             }
         }
 
@@ -419,7 +420,7 @@ impl OutgoingCalls {
             call.progress = progress;
 
             if let Some(deadline) = call.deadline.take() {
-                self.deadlines.remove(&(deadline, id));
+                self.deadlines.remove((deadline, id));
             }
         }
     }
@@ -515,7 +516,7 @@ impl OutgoingCalls {
 
     /// Ends the next call whose time is over.
     pub(crate) fn expire(&mut self, now: Instant, notices: &mut Vec<Notice>) -> Option<u64> {
-        let (deadline, id) = *self.deadlines.first()?;
+        let (deadline, id) = self.deadlines.first()?;
 
         if deadline > now {
             return None;

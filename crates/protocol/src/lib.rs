@@ -86,6 +86,7 @@
 mod calls;
 mod client;
 pub mod connection;
+mod deadlines;
 mod driver;
 mod encode;
 pub mod endpoint;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_container_monitors::Call;
-use async_container_protocol::{Failure, Fields, class};
+use async_container_protocol::{Client, Failure, Fields, class};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -75,13 +75,14 @@ impl Drop for Asker<'_> {
 
 /// Makes calls, a few at a time, and passes on the answers.
 pub(crate) async fn ask(calls: Vec<(Call, Fields)>, reply: &ReplyTo, registry: &Registry) {
-    let begin = |(call, parameters), turn| begin(call, &parameters, reply.clone(), turn, registry);
+    let calls = registry.clients(calls, |(call, _)| call.worker_id());
+    let begin = |((call, parameters), worker), turn| begin(call, &parameters, worker, reply.clone(), turn);
     in_turns(calls, begin, registry.askers()).await;
 }
 
 /// Calls an operation of a worker. One of nobody is answered at once.
-fn begin(call: Call, parameters: &Fields, reply: ReplyTo, turn: Turn, registry: &Registry) {
-    let Some(worker) = registry.client(call.worker_id()) else {
+fn begin(call: Call, parameters: &Fields, worker: Option<Client>, reply: ReplyTo, turn: Turn) {
+    let Some(worker) = worker else {
         let message = format!("no worker has the connection id '{}'", call.worker_id());
         reply.send(call, Err(Failure::new(class::CONNECTION_NOT_FOUND, message)));
         return;

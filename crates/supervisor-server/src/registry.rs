@@ -173,6 +173,18 @@ impl Registry {
         self.lock().workers.get(id).map(|worker| worker.client.clone())
     }
 
+    /// Handles to call many workers by, each with what belongs to it. To look for all of them at once takes less than one by one: the
+    /// processor waits for what it reads of one while it looks for the next.
+    pub(crate) fn clients<T>(&self, calls: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<(T, Option<Client>)> {
+        let table = self.lock();
+        let with_client = |call: T| {
+            let worker = table.workers.get(id(&call));
+            let client = worker.map(|worker| worker.client.clone());
+            (call, client)
+        };
+        calls.into_iter().map(with_client).collect()
+    }
+
     /// The state of a worker, if it has registered.
     pub(crate) fn state(&self, id: &str) -> Option<Fields> {
         self.lock().workers.get(id).map(|worker| worker.state.clone())
