@@ -429,6 +429,10 @@ fn all_numbers_are_pushed_at_the_end() -> io::Result<()> {
     let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
     supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
     supervisor.ask("ping", json!({}))?;
+    wait_for("the first check of memory", LIMIT, || {
+        let responses = supervisor.call("status", json!({}))?;
+        Ok(responses.iter().any(|response| response["memory"]["host"].is_object()).then_some(()))
+    })?;
     program.signal(Signal::TERM)?;
     assert!(program.wait(LIMIT)?.success());
     receiver.wait("last push", |metrics| {

@@ -54,7 +54,7 @@ pub struct Application {
     metrics: Option<Address>,
     #[cfg(feature = "otlp")]
     otlp: Option<Otlp>,
-    #[cfg(feature = "otlp")]
+    #[cfg(feature = "metrics")]
     name: String,
 }
 
@@ -67,7 +67,7 @@ impl Application {
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Application {
-            #[cfg(feature = "otlp")]
+            #[cfg(feature = "metrics")]
             name: name.clone(),
             controller: Controller::new(name),
             services: Vec::new(),
@@ -209,6 +209,7 @@ impl Application {
         let metrics = self.metrics;
         #[cfg(not(feature = "metrics"))]
         let metrics: Option<Address> = None;
+        #[cfg(feature = "metrics")]
         if let Some(address) = metrics.as_ref().filter(|address| !address.takes_connections()) {
             eprintln!("{}: nobody can ask for metrics at {address}: use HOST:PORT or unix:PATH", self.name);
             return ExitCode::from(async_container::exit_code::CONFIGURATION);
