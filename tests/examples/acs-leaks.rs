@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_container_supervisor::{
-    Application, BoxError, Instance, Service,
+    Application, BoxError, Command, Instance, Service,
     monitors::{Destination, HealthMonitor, MemoryMonitor},
     protocol::{Failure, Operations},
 };
@@ -36,9 +36,17 @@ fn main() -> ExitCode {
         // What each process needs, before anybody can look at it.
         leaked().push(vec![1; 64 << 20]);
     }
+    let service = match scenario.as_str() {
+        // The worker is what a program starts that is none itself.
+        "wrapped" => {
+            let script = "python3 worker.py large & python3 worker.py & wait";
+            Service::command("worker", Command::new("sh").arguments(["-c", script])).count(1)
+        }
+        _ => Service::new("worker", move |instance| work(instance, is_stubborn)).count(1).supervised(),
+    };
     Application::new("leaks")
         .graceful_stop(Duration::from_secs(1))
-        .service(Service::new("worker", move |instance| work(instance, is_stubborn)).count(1).supervised())
+        .service(service)
         .worker(|_, worker| worker.operations(operations()))
         .supervisor(move |supervisor| match watches_health {
             true => supervisor.monitor(health()),

@@ -319,6 +319,36 @@ fn what_is_left_to_the_root_at_once_counts_with_its_worker() -> io::Result<()> {
     Ok(())
 }
 
+/// What its parent has, and another that this one started, descends from no worker.
+#[test]
+fn what_is_beside_a_worker_does_not_count_with_it() -> io::Result<()> {
+    const WORKER: &str = r#"
+import json, os, socket, sys, time
+if sys.argv[1:]:
+    memory = b"x" * (64 << 20)
+    open("large", "w").close()
+else:
+    while not os.path.exists("large"):
+        time.sleep(0.01)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("supervisor.ipc")
+    state = {"process_id": os.getpid(), "name": "worker"}
+    connection.sendall(json.dumps({"id": 0, "do": "register", "state": state}).encode() + b"\n")
+time.sleep(1000000)
+"#;
+    if !has_python("import socket") {
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    fs::write(dir.file("worker.py"), WORKER)?;
+    let (mut program, mut supervisor, _) = start(&dir, "wrapped")?;
+    live_through_checks(&mut program, &mut supervisor, 3)?;
+    let status = monitor(&mut supervisor, "memory")?;
+    let size = processes(&status).next().and_then(|process| process["current_resident_size"].as_u64());
+    assert!(size.is_some_and(|size| size < 48 * MEBIBYTE), "{status}");
+    Ok(())
+}
+
 fn processes(status: &Value) -> impl Iterator<Item = &Value> {
     status["processes"].as_array().into_iter().flatten()
 }

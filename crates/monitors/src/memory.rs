@@ -563,16 +563,19 @@ mod tests {
     #[test]
     fn what_ended_while_it_was_measured_is_not_asked_for() {
         let now = Instant::now();
-        // It may have no more than a page yet.
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let mut monitor = MemoryMonitor::new().maximum_size_limit(1);
+        let process = Process::open(child.id()).unwrap();
+        // At its very beginning it has next to nothing.
+        while process.resident_size().unwrap().is_none_or(|size| size < 256 << 10) {
+            std::thread::yield_now();
+        }
+        let mut monitor = MemoryMonitor::new().maximum_size_limit(4096);
         monitor.register(&Worker { id: "a".into(), process_id: child.id(), name: "web".into() });
         monitor.measure(now);
         child.kill().unwrap();
         let leaks = monitor.find_leaks(now, &mut Vec::new());
         assert_eq!(leaks.len(), 1);
         // It has not been waited for yet.
-        let process = Process::open(child.id()).unwrap();
         while !has_ended(&process) {
             std::thread::yield_now();
         }

@@ -73,9 +73,12 @@ fn root() -> u32 {
     rustix::process::getppid().map_or(0, |root| root.as_raw_nonzero().get().unsigned_abs())
 }
 
-/// The mark of a worker, which all that descend from it have.
+/// The mark of a worker, which all that descend from it have. One that is not the root's own child has it in common with the one that
+/// started it, and with others that this one started.
 pub(super) fn mark_of(process_id: u32) -> Option<Mark> {
-    mark_in(&Directory::open(process_id).and_then(|directory| directory.environment()).ok()?)
+    let directory = Directory::open(process_id).ok()?;
+    let is_child = directory.stat().is_ok_and(|stat| stat.parent_process_id == root());
+    mark_in(&directory.environment().ok()?).filter(|_| is_child)
 }
 
 /// The mark of a process that is no instance itself.
