@@ -110,8 +110,8 @@ pub struct ProcessMetrics {
     /// Its process group.
     pub process_group_id: u32,
     /// The processors that it kept busy since the check before: 1.0 is one core all the time.
-    /// At the first check of a process it is the average since it was started. Processor time counts in ticks of 10 ms, so
-    /// where less than 50 ms have passed it goes on from the check before that.
+    /// At the first check of a process it is the average since it was started. Where the system does not tell processor time but in
+    /// ticks of 10 ms, it would be noise over less than 50 ms, so then it goes on from the check before that.
     pub processor_utilization: f64,
     /// The memory that it accounts for: the proportional size, where a page shared by two counts
     /// half for each; the resident size where the kernel does not tell, as of a process of
@@ -414,8 +414,7 @@ impl Known {
         }
     }
 
-    /// Processor time counts in ticks of 10 ms, so over less than a few of them the utilization
-    /// would be noise.
+    /// Where processor time counts in ticks of 10 ms, the utilization over less than a few of them would be noise.
     const SHORTEST: Duration = Duration::from_millis(50);
 
     fn advance(&mut self, at: Duration, processor_time: Duration) {

@@ -6,7 +6,7 @@ use nix::{time::ClockId, unistd::Pid};
 
 /// The processor time of all threads of a process, user and system, those that have ended included.
 ///
-/// It counts in nanoseconds, where `stat` counts in ticks of 10 ms, and to read it takes a tenth of what `stat` takes. But it is of
+/// It counts in nanoseconds, where `stat` counts in ticks of 10 ms, and to read it takes a fraction of what `stat` takes. But it is of
 /// whoever has the process's id: see to it that this is the same still. See clock_getcpuclockid(3).
 pub(crate) struct ProcessorClock(ClockId);
 
