@@ -150,7 +150,7 @@ impl Otlp {
         self
     }
 
-    /// Whether what is pushed is compressed by gzip, to about a tenth of its size. Default is what
+    /// Whether what is pushed is compressed by gzip, to a fifth of its size or less. Default is what
     /// `OTEL_EXPORTER_OTLP_METRICS_COMPRESSION` or `OTEL_EXPORTER_OTLP_COMPRESSION` says, `gzip` or `none`, else no.
     pub fn gzip(mut self, gzip: bool) -> Self {
         self.gzip = Some(gzip);

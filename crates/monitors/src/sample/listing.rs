@@ -1,9 +1,12 @@
 //! Which processes there are, and which of them are new.
 
-use std::io::{self, Read};
+use std::io;
+#[cfg(any(feature = "memory", feature = "process"))]
+use std::io::Read;
 
 use rustix::fs::{Mode, OFlags};
 
+#[cfg(any(feature = "memory", feature = "process"))]
 use super::Directory;
 
 /// So many ids are looked at one by one, which takes some microseconds each; a listing of a thousand processes takes more than a
