@@ -105,7 +105,7 @@ impl Client {
     ) {
         let deadline = Instant::now().into_std() + timeout;
         let then = Box::new(Then::new(|end: Result<Message, CallError>| act(end.and_then(fields))));
-        let made = self.shared.with(|connection| connection.call_then(operation, parameters, deadline, then));
+        let made = self.shared.with_writing(|connection| connection.call_then(operation, parameters, deadline, then));
 
         if let Err(awaiting) = made {
             awaiting.give();

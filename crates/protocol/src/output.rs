@@ -170,3 +170,28 @@ impl Drop for Unfinished<'_> {
         self.bytes.truncate(self.start);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_in_part_goes_on_where_that_ended() {
+        let mut output = Output::default();
+        let put = |output: &mut Output| {
+            output.put(None, 100, |entries| {
+                entries.boolean("a", true);
+                Ok(())
+            })
+        };
+        put(&mut output).unwrap();
+        assert_eq!(output.write(7, |_| panic!("it is larger than that")), 0);
+        assert_eq!(output.write(8, |bytes| bytes.len() - 5), 3);
+        assert_eq!(output.write(8, |_| 0), 0);
+        put(&mut output).unwrap();
+        let mut rest = Vec::new();
+        assert!(output.take(&mut rest));
+        assert_eq!(rest, b"\x04\x81\xa1a\xc3\0\0\0\x04\x81\xa1a\xc3");
+        assert_eq!(output.write(8, |bytes| bytes.len()), 0);
+    }
+}

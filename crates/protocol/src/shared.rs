@@ -21,8 +21,9 @@ const WRITTEN_AT_ONCE: usize = 4096;
 /// A connection under a lock. Handles encode into its output themselves, and wake the driver only if it would not come
 /// by on its own: that, and that it takes all there is at once, is what makes many calls cheap.
 ///
-/// Where there is nothing else to come that could be written along with it, a handle writes what it has to say itself: to have
-/// the driver do so takes several times the instructions, on another thread perhaps.
+/// Whoever calls many others at a time writes each call itself: to have as many drivers do so takes several times the instructions.
+/// All else goes by the driver. That also waits for what is said next: of calls that are made again as soon as they are answered, the
+/// first would else go alone.
 pub(crate) struct Shared {
     state: Mutex<State>,
     handles: AtomicUsize,
@@ -105,9 +106,21 @@ impl Shared {
 
     /// Does something with the connection, then wakes whoever has to know.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        self.settle(|state| act(&mut state.connection))
+    }
+
+    /// As [`with`](Self::with), and writes what is to be said.
+    pub(crate) fn with_writing<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
+        self.settle(|state| {
+            let result = act(&mut state.connection);
+            state.write_at_once();
+            result
+        })
+    }
+
+    fn settle<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let result = act(&mut state.connection);
-        state.write_at_once();
+        let result = act(&mut state);
         let notices = state.connection.take_notices();
         let driver = match state.has_news() {
             true => match std::mem::replace(&mut state.driver, Driver::Running) {
