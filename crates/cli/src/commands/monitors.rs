@@ -21,6 +21,16 @@ const MEMORY: &[(&str, Align)] = &[
     ("SAMPLES", Align::Right),
 ];
 
+const GROWING: &[(&str, Align)] = &[
+    ("PID", Align::Right),
+    ("NAME", Align::Left),
+    ("SIZE", Align::Right),
+    ("PEAK", Align::Right),
+    ("LIMIT", Align::Right),
+    ("GREW", Align::Right),
+    ("SAMPLES", Align::Right),
+];
+
 const PROCESSES: &[(&str, Align)] = &[
     ("PID", Align::Right),
     ("PARENT", Align::Right),
@@ -73,9 +83,23 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
         text.push_str(&format!(", limit {limit} for all"));
     }
 
+    let increase_limit = status["increase_limit"].as_u64();
+    if let Some((limit, step)) = increase_limit.zip(bytes(&status["threshold_size"])) {
+        text.push_str(&format!(", limit {limit} times {step} of growth"));
+    }
+
     let host = &status["host"];
     if let (Some(available), Some(total)) = (bytes(&host["available_size"]), bytes(&host["total_size"])) {
         text.push_str(&format!("; the host has {available} of {total} available"));
+    }
+
+    if let Some(minimum) = bytes(&status["free_size_minimum"]) {
+        text.push_str(&format!(", minimum {minimum}"));
+    }
+
+    if let Some(limit) = status["pressure_limit"].as_f64() {
+        let pressure = status["pressure"]["full"].as_f64().map_or_else(|| "not known here".to_owned(), units::percent);
+        text.push_str(&format!("; pressure {pressure}, limit {}", units::percent(limit)));
     }
 
     let alone = |status: &Value| status["left_alone"].as_f64().map(units::elapsed);
@@ -95,12 +119,13 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
         }
     }
 
-    let mut table = Table::new(MEMORY);
+    let mut table = Table::new(if increase_limit.is_some() { GROWING } else { MEMORY });
     for process in in_order(elements(status, "processes"), workers) {
         let (size, limit) = (process["current_size"].as_u64(), process["maximum_size_limit"].as_u64());
         let process_id = process["process_id"].as_u64();
         let over = size.zip(limit).is_some_and(|(size, limit)| size > limit);
-        table.row([
+        let grew = increase_limit.map(|_| Cell::optional(process["increase_count"].as_u64()));
+        let cells = [
             Cell::optional(process_id),
             title(process, workers),
             Cell::painted(
@@ -109,8 +134,8 @@ fn memory(status: &Value, workers: &[Worker], style: Style) -> String {
             ),
             Cell::optional(bytes(&process["maximum_size"])),
             Cell::optional(limit.map(units::bytes)),
-            Cell::optional(process["sample_count"].as_u64()),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(grew).chain([Cell::optional(process["sample_count"].as_u64())]));
     }
 
     format!("{text}\n{}", table.render(style))
@@ -132,6 +157,10 @@ fn processes(status: &Value, style: Style) -> String {
             Cell::optional(time("elapsed_time")),
             Cell::optional(process["command"].as_str()),
         ]);
+    }
+
+    if status["root_process_id"].is_null() {
+        return ": nothing is measured yet\n".to_owned();
     }
 
     let root = status["root_process_id"].as_u64().map(|id| format!(" of root {id}")).unwrap_or_default();
@@ -242,6 +271,30 @@ mod tests {
         assert_eq!(lines[2], "restarts do not help web, pid 7: left alone for 9 s");
         assert_eq!(lines[3], "a restart of web, pid 9, is under way");
         assert!(lines[4].trim_start().starts_with("PID"), "{text}");
+    }
+
+    #[test]
+    fn every_limit_of_memory_is_shown() {
+        let status = json!({"total_size": 1 << 30, "threshold_size": 10 << 20, "increase_limit": 5, "free_size_minimum": 1 << 30,
+            "pressure_limit": 0.2, "pressure": {"some": 0.5, "full": 0.031},
+            "host": {"available_size": 2u64 << 30, "total_size": 4u64 << 30},
+            "processes": [{"process_id": 7, "name": "web", "current_size": 5 << 20, "increase_count": 3, "sample_count": 70}]});
+        let shown = text("memory", &status, &[], Style::PLAIN);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(
+            lines[0],
+            ": 1.0 GiB in use, limit 5 times 10.0 MiB of growth; the host has 2.0 GiB of 4.0 GiB available, minimum 1.0 GiB; \
+             pressure 3.1%, limit 20.0%"
+        );
+        assert!(lines[1].ends_with("GREW  SAMPLES") && lines[2].ends_with("   3       70"), "{shown}");
+        let shown = text("memory", &json!({"pressure_limit": 0.2, "processes": []}), &[], Style::PLAIN);
+        assert!(shown.contains("pressure not known here, limit 20.0%"), "{shown}");
+    }
+
+    #[test]
+    fn before_the_first_check_nothing_is_measured_of_processes() {
+        let status = json!({"root_process_id": null, "processes": []});
+        assert_eq!(text("process", &status, &[], Style::PLAIN), ": nothing is measured yet\n");
     }
 
     #[test]
