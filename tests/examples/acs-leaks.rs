@@ -59,6 +59,11 @@ fn memory(scenario: &str) -> MemoryMonitor {
     let memory = MemoryMonitor::new().interval(Duration::from_millis(500));
     match scenario {
         "large" | "stubborn" => memory.maximum_size_limit(300 * MEBIBYTE),
+        "mapped" => {
+            let memory = memory.interval(Duration::from_millis(100)).maximum_size_limit(300 * MEBIBYTE);
+            // Nor does reading it count as growth.
+            memory.threshold_size(100 * MEBIBYTE).increase_limit(4).total_size_limit(500 * MEBIBYTE)
+        }
         "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
         // No host has so much.

@@ -296,6 +296,59 @@ fn memory_that_a_worker_shares_with_its_own_child_counts_once() -> io::Result<()
     Ok(())
 }
 
+/// A worker that has mapped a file of that name, reads a part more of it at each line, and takes so much at the end.
+const MAPPING: &str = r#"
+import json, mmap, os, socket, sys
+file = open(sys.argv[1], "r+b")
+mapped = mmap.mmap(file.fileno(), 0)
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("supervisor.ipc")
+connection.sendall((json.dumps({"id": 0, "do": "register", "state": {"process_id": os.getpid(), "name": "mapping"}}) + "\n").encode())
+part = len(mapped) // PARTS
+for number in range(PARTS):
+    sys.stdin.readline()
+    sum(mapped[at] for at in range(number * part, number * part + part, 4096))
+    print(number, flush=True)
+sys.stdin.readline()
+held = bytearray(b"\x01") * int(sys.argv[2])
+sys.stdin.readline()
+"#;
+
+#[test]
+fn files_that_a_worker_has_mapped_are_page_cache_and_not_its_own() -> io::Result<()> {
+    let dir = Dir::new()?;
+    if !has_python("import socket") || is_in_memory(&dir)? {
+        return Ok(());
+    }
+    File::create(dir.file("large"))?.set_len(600 * MEBIBYTE)?;
+    let (mut program, mut supervisor, _) = start(&dir, "mapped")?;
+    let script = MAPPING.replace("PARTS", "6");
+    let mut mapping =
+        dir.command("python3").args(["-c", &script, "large", &(320 * MEBIBYTE).to_string()]).with_input().start()?;
+    supervisor.wait_for_workers("the one that maps", LIMIT, |workers| workers.len() == 2)?;
+    let mut next = |mapping: &mut Program| {
+        let input = mapping.input().as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        io::Write::write_all(input, b"\n")
+    };
+    for part in 0..6 {
+        next(&mut mapping)?;
+        wait_for("a part of the file", LIMIT, || Ok(mapping.stdout().contains(&part.to_string()).then_some(())))?;
+        live_through_checks(&mut program, &mut supervisor, 2)?;
+    }
+    let status = monitor(&mut supervisor, "memory")?;
+    let own = processes(&status).find(|process| process["name"] == "mapping").cloned().unwrap_or_default();
+    assert!(own["current_resident_size"].as_u64() > Some(600 * MEBIBYTE), "{status}");
+    let sizes = ["current_size", "current_private_size", "current_shared_size"].map(|key| own[key].as_u64());
+    assert!(sizes.iter().all(|size| *size < Some(100 * MEBIBYTE)), "{own}");
+    assert!(!program.stderr().contains("asking for a restart"), "{}", program.stderr());
+
+    // And what it really takes is noticed.
+    next(&mut mapping)?;
+    let line = program.wait_for_stderr("asking for a restart", LIMIT)?;
+    assert!(line.contains("memory limit 300.0 MiB, was ") && line.contains("name=\"mapping\""), "{line}");
+    Ok(())
+}
+
 /// As daemons are: there was no moment at which a check could have seen it below its worker.
 #[test]
 fn what_is_left_to_the_root_at_once_counts_with_its_worker() -> io::Result<()> {
@@ -361,6 +414,16 @@ fn live_through_checks(program: &mut Program, supervisor: &mut Supervisor, check
     };
     let before = count()?;
     program.wait_for("checks", LIMIT, || Ok((count()? >= before + checks).then_some(())))
+}
+
+/// Whether what is written there is in memory, and no page cache; it says so then.
+fn is_in_memory(dir: &Dir) -> io::Result<bool> {
+    const TMPFS: i64 = 0x0102_1994;
+    let is_in_memory = rustix::fs::statfs(dir.path())?.f_type as i64 == TMPFS;
+    if is_in_memory {
+        eprintln!("skipped: temporary files are in memory here");
+    }
+    Ok(is_in_memory)
 }
 
 /// A cgroup whose memory is limited, removed at the end.
@@ -440,12 +503,10 @@ fn too_little_free_memory_is_no_kill_loop_where_restarts_free_none() -> io::Resu
 
 #[test]
 fn page_cache_is_not_mistaken_for_exhaustion() -> io::Result<()> {
-    const TMPFS: i64 = 0x0102_1994;
     let limit = 256 * MEBIBYTE;
     let Some(group) = Group::make(limit) else { return Ok(()) };
     let dir = Dir::new()?;
-    if rustix::fs::statfs(dir.path())?.f_type as i64 == TMPFS {
-        eprintln!("skipped: temporary files are in memory here");
+    if is_in_memory(&dir)? {
         return Ok(());
     }
     // Eight times as much as there is memory, and in no cache. It has holes alone, which nothing is read from disk for, and which

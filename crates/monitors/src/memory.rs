@@ -19,14 +19,14 @@ use std::{
 
 use self::{
     footprint::Footprint,
-    futility::{Advice, Excess, Futility},
+    futility::{Advice, EARLY, Excess, Futility, is_growth},
     relief::Relief,
     report::{MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
     search::{Search, Where},
     settings::Settings,
     strays::Strays,
-    watch::{Source, Watch},
+    watch::{Source, Watch, time_for},
     wish::Wish,
 };
 use crate::{
@@ -66,8 +66,9 @@ const HURRY: u32 = 20;
 /// A worker is its process and all that descend from it, but for those that are workers themselves; one that is left to another
 /// parent, as a daemon is, goes on to count: where no check saw it before, by what the root has in the environment of its children.
 /// Its size is the
-/// *proportional* one: a page that two processes share, as after a fork, counts half for each. Where the kernel does not tell
-/// that, it is the resident size.
+/// *proportional* one: a page that two processes share, as after a fork, counts half for each. Files on disk that it has mapped do not
+/// count: what is resident of them is page cache, which the kernel gives up on demand. Where the kernel does not tell that, it is the
+/// resident size.
 ///
 /// A check reads the resident size, 1–2 µs a process; of one that had the processor for less than 200 µs since, and so cannot have taken
 /// more than some megabytes, only its clock, for up to 10 seconds, unless it was near a limit. Only when that exceeds a limit, the proportional and private sizes are
@@ -281,7 +282,9 @@ impl MemoryMonitor {
                 }
             };
             let (start_time, age) = (footprint.start_time(), footprint.age());
-            let excess = Excess { name, process_id, start_time, age, size, first_size: &mut state.first_excess };
+            let is_growing = is_growth(size, size.saturating_add(state.growth_in(EARLY)));
+            let first_size = &mut state.first_excess;
+            let excess = Excess { name, process_id, start_time, age, size, is_growing, first_size };
             let wish = Wish {
                 process_id,
                 start_time,
@@ -319,8 +322,7 @@ impl MemoryMonitor {
 
     /// The workers that have to go because all of them take too much.
     fn find_largest(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Wish> {
-        let candidates: Vec<Candidate> =
-            self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
+        let candidates = self.candidates();
         let total_size = total(&candidates);
         let (available, pressure) = (self.host.map(|host| host.available_size), self.pressure.map(|it| it.full));
         let total_limit = self.settings.total_size_limit.filter(|limit| total_size > *limit);
@@ -371,6 +373,14 @@ impl MemoryMonitor {
                 Vec::new()
             }
         }
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect()
+    }
+
+    fn total_size(&self) -> u64 {
+        total(&self.candidates())
     }
 
     fn candidate(&self, process_id: u32, entry: &Entry<Watch>) -> Option<Candidate> {
@@ -446,9 +456,18 @@ impl MemoryMonitor {
 
     /// How soon to look again, if something grows so fast that it would be over its limit at the next time.
     fn plan(&mut self) {
-        let interval = self.settings.interval;
-        let Some(limit) = self.settings.maximum_size_limit else { return };
-        let growing = self.roster.iter().filter_map(|(_, entry)| entry.state.time_to(limit)).min();
+        let Settings { interval, maximum_size_limit, total_size_limit, free_size_minimum, .. } = self.settings;
+        let growths = || self.roster.iter().map(|(_, entry)| &entry.state);
+        let own = maximum_size_limit.and_then(|limit| growths().filter_map(|state| state.time_to(limit)).min());
+        // All that they grow by goes from what there is for all.
+        let rate = growths().filter_map(|state| state.rate).sum();
+        let available = self.host.map(|host| host.available_size);
+        let left = [
+            total_size_limit.and_then(|limit| limit.checked_sub(self.total_size())),
+            free_size_minimum.zip(available).and_then(|(least, free)| free.checked_sub(least)),
+        ];
+        let of_all = left.into_iter().flatten().filter_map(|left| time_for(left, rate)).min();
+        let growing = own.into_iter().chain(of_all).min();
         let shortest = (interval / HURRY).max(SHORTEST_HURRY);
         self.hurry = growing
             .filter(|time| *time < interval.saturating_mul(2))
@@ -533,13 +552,11 @@ impl MemoryMonitor {
                 left_alone: state.first_excess.filter(|_| !restarting).and_then(|_| left(self.futility.until(name))),
             }
         };
-        let candidates: Vec<Candidate> =
-            self.roster.iter().filter_map(|(id, entry)| self.candidate(id, entry)).collect();
         MemoryStatus {
             maximum_size_limit: settings.maximum_size_limit,
             threshold_size: settings.threshold_size,
             increase_limit: settings.increase_limit,
-            total_size: total(&candidates),
+            total_size: self.total_size(),
             total_size_limit: settings.total_size_limit,
             free_size_minimum: settings.free_size_minimum,
             pressure_limit: settings.pressure_limit,

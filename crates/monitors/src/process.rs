@@ -450,6 +450,7 @@ fn log(metrics: &ProcessMetrics) {
         major_faults = metrics.major_faults,
         map_count = memory.map(|memory| memory.map_count),
         proportional_size = sizes.map(|sizes| sizes.proportional_size),
+        proportional_file_size = sizes.map(|sizes| sizes.proportional_file_size),
         private_size = sizes.map(|sizes| sizes.private_size),
         private_clean_size = sizes.map(|sizes| sizes.private_clean_size),
         private_dirty_size = sizes.map(|sizes| sizes.private_dirty_size),

@@ -145,6 +145,11 @@ impl Process {
     /// # Errors
     /// If the kernel's answer cannot be read, for another reason than that the process ended.
     pub fn resident_size(&self) -> io::Result<Option<u64>> {
+        Ok(self.resident()?.map(|resident| resident.size))
+    }
+
+    /// As [`resident_size`](Self::resident_size), and what of it belongs to no file.
+    pub(crate) fn resident(&self) -> io::Result<Option<Resident>> {
         let mut buffer = [0; 256];
         let length = match self.statm.read_at(&mut buffer, 0) {
             Ok(length) => length,
@@ -152,7 +157,7 @@ impl Process {
             Err(error) => return Err(error),
         };
         // A process that ended and was not reaped yet has no memory map: every number is zero.
-        Ok(Some(parse_statm(&buffer[..length])?).filter(|size| *size > 0))
+        Ok(Some(parse_statm(&buffer[..length])?).filter(|resident| resident.size > 0))
     }
 
     /// Private, shared and proportional sizes. Expensive: see the module's table.
@@ -166,6 +171,16 @@ impl Process {
         }
         directory.memory()
     }
+}
+
+/// What a process has resident, in bytes, as the kernel tells at next to no cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "memory"), expect(dead_code, reason = "only the size matters then"))]
+pub(crate) struct Resident {
+    /// All of it, shared or not.
+    pub(crate) size: u64,
+    /// What belongs to no file, not even to one in memory.
+    pub(crate) anonymous_size: u64,
 }
 
 /// One reading of a process's vital figures.
@@ -348,8 +363,13 @@ impl Directory {
     /// Where the process ended ([`has_ended`]), or belongs to somebody else (`PermissionDenied`).
     pub fn memory(&self) -> io::Result<Memory> {
         let mut text = String::new();
-        self.file("smaps_rollup")?.read_to_string(&mut text)?;
-        Memory::parse(&text).ok_or_else(|| unexpected("smaps_rollup"))
+        // Before Linux 4.14, and in sandboxes, there is what each mapping has, and nobody adds it up.
+        let (name, mut file) = match self.file("smaps_rollup") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => ("smaps", self.file("smaps")?),
+            file => ("smaps_rollup", file?),
+        };
+        file.read_to_string(&mut text)?;
+        Memory::parse(&text).ok_or_else(|| unexpected(name))
     }
 
     /// How often its threads that are there now waited, and how often they had to give way to others.
@@ -466,7 +486,10 @@ pub struct Memory {
     /// What is resident, each shared page divided by the number of processes that share it. The
     /// proportional sizes of all processes add up to the memory that is in use.
     pub proportional_size: u64,
-    /// What only this process uses: what would be free if it ended.
+    /// What of that belongs to files on disk: page cache, which the kernel gives up on demand. 0 where the kernel does not tell it apart
+    /// (before Linux 5.3).
+    pub proportional_file_size: u64,
+    /// What only this process uses: what would be free if it ended, but for the page cache in it.
     pub private_size: u64,
     /// What other processes use as well.
     pub shared_size: u64,
@@ -494,17 +517,23 @@ impl Memory {
         self.resident_size.saturating_add(self.swap_size)
     }
 
+    /// Of all mappings together or, added up, of each.
     fn parse(text: &str) -> Option<Self> {
         let size = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            let size: u64 = line.trim().strip_suffix(" kB")?.trim_end().parse().ok()?;
-            Some(size.saturating_mul(1024))
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            lines.map(|line| line.trim().strip_suffix(" kB")?.trim_end().parse().ok()).try_fold(
+                None,
+                |sum: Option<u64>, size: Option<u64>| {
+                    Some(Some(sum.unwrap_or(0).saturating_add(size?.saturating_mul(1024))))
+                },
+            )?
         };
         let (shared_clean_size, shared_dirty_size) = (size("Shared_Clean")?, size("Shared_Dirty")?);
         let (private_clean_size, private_dirty_size) = (size("Private_Clean")?, size("Private_Dirty")?);
         Some(Self {
             resident_size: size("Rss")?,
             proportional_size: size("Pss")?,
+            proportional_file_size: size("Pss_File").unwrap_or(0),
             private_size: private_clean_size.saturating_add(private_dirty_size),
             shared_size: shared_clean_size.saturating_add(shared_dirty_size),
             shared_clean_size,
@@ -526,12 +555,14 @@ fn ticks(count: u64) -> Duration {
     Duration::from_secs(count / rate) + Duration::from_nanos(rest)
 }
 
-fn parse_statm(text: &[u8]) -> io::Result<u64> {
-    std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
-        .map(|pages| pages.saturating_mul(*PAGE_SIZE))
-        .ok_or_else(|| unexpected("statm"))
+fn parse_statm(text: &[u8]) -> io::Result<Resident> {
+    // All, resident, and what of that is in files, in pages.
+    let mut pages = text.split(|byte| byte.is_ascii_whitespace()).skip(1).map(parse_number);
+    let (Some(Some(resident)), Some(Some(in_files))) = (pages.next(), pages.next()) else {
+        return Err(unexpected("statm"));
+    };
+    let size = |pages: u64| pages.saturating_mul(*PAGE_SIZE);
+    Ok(Resident { size: size(resident), anonymous_size: size(resident.saturating_sub(in_files)) })
 }
 
 fn parse_command(bytes: &[u8]) -> String {
@@ -598,6 +629,24 @@ mod tests {
         assert_eq!(memory.private_size, 160 << 10);
         assert_eq!(memory.shared_size, 1568 << 10);
         assert_eq!(memory.swap_size, 8 << 10);
+    }
+
+    #[test]
+    fn where_nobody_adds_up_what_mappings_have_it_is_added_up() {
+        let process = Directory::open(std::process::id()).unwrap();
+        let (mut smaps, directory) = (String::new(), tempfile::tempdir().unwrap());
+        process.file("smaps").unwrap().read_to_string(&mut smaps).unwrap();
+        std::fs::write(directory.path().join("smaps"), smaps).unwrap();
+        let descriptor = std::fs::File::open(directory.path()).unwrap().into();
+        let memory = Directory { process_id: process.process_id, descriptor }.memory().unwrap();
+        let whole = process.memory().unwrap();
+        // This process goes on meanwhile.
+        let is_near = |one: u64, other: u64| one.abs_diff(other) < 8 << 20;
+        assert!(is_near(memory.resident_size, whole.resident_size), "{memory:?}, {whole:?}");
+        assert!(is_near(memory.private_size, whole.private_size), "{memory:?}, {whole:?}");
+        assert!(memory.anonymous_size > 0 && memory.proportional_size > 0, "{memory:?}");
+        let ended = Directory { process_id: 1, descriptor: std::fs::File::open("/sys").unwrap().into() };
+        assert!(has_ended(&ended.memory().unwrap_err()), "neither is there");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::strays::{Mark, mark_of};
-use crate::sample::{self, Activity, Directory, Memory, Process};
+use crate::sample::{self, Activity, Directory, Memory, Process, Resident};
 
 /// A close look at a process that is near a limit may take this part of the time: 1 in 100. It holds up the process, too.
 const NEAR_SHARE: u32 = 100;
@@ -27,11 +27,15 @@ const MAXIMUM_MEMBERS: usize = 256;
 pub(super) struct Size {
     /// What is resident, shared or not.
     pub resident: u64,
-    /// What is resident, shared pages divided by the number of those that share them.
+    /// What of that belongs to no file, not even to one in memory.
+    pub anonymous: u64,
+    /// What is resident, shared pages divided by the number of those that share them, and without those of files on disk: these are
+    /// page cache.
     pub proportional: u64,
     /// What would be free without it.
     pub private: u64,
-    /// What it has in common with others. Of several processes, the most that one of them has: it is much the same for all.
+    /// What it has in common with others, but for page cache. Of several processes, the most that one of them has: it is much the same
+    /// for all.
     pub shared: u64,
     /// Whether these were measured, and not only bounded by what is resident.
     pub is_close: bool,
@@ -43,12 +47,14 @@ pub(super) struct Footprint {
     descendants: Vec<Member>,
     /// What those that descend from it have in common, once somebody asked for that.
     mark: OnceCell<Option<Mark>>,
+    /// It was said that there is one that cannot be looked at closely.
+    is_told: bool,
 }
 
 struct Member {
     process: Process,
     activity: Activity,
-    resident: u64,
+    resident: Resident,
     close: Option<Close>,
     /// When it may be looked at closely again.
     due: Option<Instant>,
@@ -58,14 +64,28 @@ struct Member {
 
 /// What a close look gave.
 struct Close {
-    memory: Memory,
-    /// What was resident by the cheap figure at that time.
-    resident: u64,
+    /// As in [`Size`].
+    proportional: u64,
+    private: u64,
+    shared: u64,
+    /// What belonged to no file by the cheap figure at that time.
+    anonymous: u64,
+}
+
+impl Close {
+    fn new(memory: &Memory, resident: Resident) -> Self {
+        let proportional = memory.proportional_size.saturating_sub(memory.proportional_file_size);
+        // Of what is private, that which is as it is on disk belongs to files as far as there are any. What was written to may yet
+        // have to go to one, but all that does not comes to no more than the proportional size without files.
+        let in_files = memory.private_clean_size.min(memory.proportional_file_size);
+        let private = memory.private_size.saturating_sub(in_files).min(proportional);
+        Self { proportional, private, shared: memory.shared_dirty_size, anonymous: resident.anonymous_size }
+    }
 }
 
 impl Footprint {
     pub(super) fn open(process_id: u32) -> io::Result<Self> {
-        Ok(Self { root: Member::open(process_id)?, descendants: Vec::new(), mark: OnceCell::new() })
+        Ok(Self { root: Member::open(process_id)?, descendants: Vec::new(), mark: OnceCell::new(), is_told: false })
     }
 
     pub(super) fn start_time(&self) -> u64 {
@@ -121,6 +141,7 @@ impl Footprint {
         for member in std::iter::once(&self.root).chain(&self.descendants) {
             let size = member.size();
             total.resident += size.resident;
+            total.anonymous += size.anonymous;
             total.proportional += size.proportional;
             total.private += size.private;
             total.shared = total.shared.max(size.shared);
@@ -133,6 +154,13 @@ impl Footprint {
     pub(super) fn look_closely(&mut self, now: Instant) {
         for member in std::iter::once(&mut self.root).chain(&mut self.descendants) {
             member.look_closely(now);
+            if member.is_hidden && !std::mem::replace(&mut self.is_told, true) {
+                tracing::warn!(
+                    process_id = member.process.process_id(),
+                    "cannot look into a process of a worker, which belongs to another user: all that it has resident counts, \
+                     also what it shares"
+                );
+            }
         }
     }
 
@@ -165,7 +193,7 @@ impl Footprint {
 impl Member {
     fn open(process_id: u32) -> io::Result<Self> {
         let (process, activity) = (Process::open(process_id)?, Activity::of(process_id, QUIET));
-        Ok(Self { process, activity, resident: 0, close: None, due: None, is_hidden: false })
+        Ok(Self { process, activity, resident: Resident::default(), close: None, due: None, is_hidden: false })
     }
 
     /// False once it has ended.
@@ -174,22 +202,22 @@ impl Member {
         if self.close.is_none() && matches!(self.activity.look(), Ok(Some(look)) if look.is_quiet) {
             return Ok(true);
         }
-        let size = self.process.resident_size()?;
-        self.resident = size.unwrap_or(0);
-        Ok(size.is_some())
+        let resident = self.process.resident()?;
+        self.resident = resident.unwrap_or_default();
+        Ok(resident.is_some())
     }
 
     fn size(&self) -> Size {
-        let resident = self.resident;
+        let Resident { size: resident, anonymous_size: anonymous } = self.resident;
         let Some(close) = &self.close else {
             let (proportional, private, is_close) = (resident, resident, self.is_hidden);
-            return Size { resident, proportional, private, shared: 0, is_close };
+            return Size { resident, anonymous, proportional, private, shared: 0, is_close };
         };
-        // What has come since is its own, as far as is known; what has gone was.
-        let since = |then: u64| (then + resident).saturating_sub(close.resident).min(resident);
-        let private = since(close.memory.private_size);
-        let (proportional, shared) = (since(close.memory.proportional_size).max(private), resident - private);
-        Size { resident, proportional, private, shared, is_close: true }
+        // What has come since is its own, as far as is known; what has gone was. Of files, it may be page cache.
+        let since = |then: u64| (then + anonymous).saturating_sub(close.anonymous).min(resident);
+        let private = since(close.private);
+        let (proportional, shared) = (since(close.proportional).max(private), close.shared.min(resident - private));
+        Size { resident, anonymous, proportional, private, shared, is_close: true }
     }
 
     fn look_closely(&mut self, now: Instant) {
@@ -198,7 +226,7 @@ impl Member {
         }
         let before = Instant::now();
         match self.process.memory() {
-            Ok(memory) => self.close = Some(Close { memory, resident: self.resident }),
+            Ok(memory) => self.close = Some(Close::new(&memory, self.resident)),
             Err(error) if sample::has_ended(&error) => {}
             Err(error) => {
                 self.is_hidden = error.kind() == io::ErrorKind::PermissionDenied;
@@ -220,9 +248,9 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut member = Member::open(child.id()).unwrap();
         let mut is_measured = || {
-            member.resident = 0;
+            member.resident = Resident::default();
             assert!(member.sample().unwrap());
-            member.resident > 0
+            member.resident.size > 0
         };
         let start = Instant::now();
         assert!(is_measured());
@@ -232,7 +260,7 @@ mod tests {
         }
         member.look_closely(Instant::now());
         assert!(member.close.is_some() && member.sample().unwrap());
-        assert!(member.resident > 0);
+        assert!(member.resident.size > 0);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!member.sample().unwrap());

@@ -40,7 +40,11 @@ struct Record {
     last_start: u64,
     /// Its process id and start time.
     last: Option<(u32, u64)>,
+    /// When the first of them exceeded it.
+    tried: Option<Instant>,
     until: Option<Instant>,
+    /// How long the pause is, until that is said: as long as what exceeds the limit grows, it may be a leak.
+    untold: Option<Duration>,
 }
 
 impl Record {
@@ -56,6 +60,8 @@ pub(super) struct Excess<'a> {
     pub start_time: u64,
     pub age: Duration,
     pub size: u64,
+    /// Whether it grows so fast that it will soon be seen to be a leak.
+    pub is_growing: bool,
     /// The size with which it was first seen to exceed it. To be kept with the process.
     pub first_size: &'a mut Option<u64>,
 }
@@ -75,37 +81,41 @@ impl Futility {
     /// A process exceeds its limit.
     pub(super) fn exceeded(&mut self, excess: Excess<'_>, now: Instant) -> Advice {
         let record = self.0.entry(excess.name.to_owned()).or_default();
-        let mut news = None;
+        // It was there before the first restart, and grows like that one: that says nothing of what the restart comes to.
+        let is_beside = excess.is_growing
+            && record.early == 1
+            && record.tried.is_some_and(|tried| now.saturating_duration_since(tried) < excess.age);
         let first_size = *excess.first_size.get_or_insert_with(|| {
             // The same one may have connected anew.
             let identity = (excess.process_id, excess.start_time);
             if excess.age < EARLY && record.last.replace(identity) != Some(identity) {
                 record.last_start = record.last_start.max(excess.start_time);
                 // Those beside it say the same, and nothing of what a further restart would come to.
-                if !record.is_left_alone(now) {
+                if !is_beside && !record.is_left_alone(now) {
                     record.early = record.early.saturating_add(1);
+                    record.tried.get_or_insert(now);
                     if record.early > 1 {
                         let pause = pause(record.early);
-                        record.until = Some(now + pause);
-                        news = Some(pause);
+                        (record.until, record.untold) = (Some(now + pause), Some(pause));
                     }
                 }
             }
             excess.size
         });
         if !record.is_left_alone(now) {
-            record.until = None;
+            (record.until, record.untold) = (None, None);
             return Advice::Restart;
         }
         match is_growth(first_size, excess.size) {
             true => Advice::Restart,
-            false => Advice::LeaveAlone { news },
+            false if excess.is_growing => Advice::LeaveAlone { news: None },
+            false => Advice::LeaveAlone { news: record.untold.take() },
         }
     }
 
-    /// Until when processes of this name are left alone.
+    /// Until when processes of this name are left alone, if that was said.
     pub(super) fn until(&self, name: &str) -> Option<Instant> {
-        self.0.get(name)?.until
+        self.0.get(name).filter(|record| record.untold.is_none())?.until
     }
 
     /// A process is within its limit. If it was started after those that were not, and is no longer young, all is well.
@@ -128,6 +138,14 @@ mod tests {
 
     impl Process {
         fn exceeds(&mut self, futility: &mut Futility, size: u64, now: Instant) -> Advice {
+            self.is_seen(futility, size, now, false)
+        }
+
+        fn exceeds_and_grows(&mut self, futility: &mut Futility, size: u64, now: Instant) -> Advice {
+            self.is_seen(futility, size, now, true)
+        }
+
+        fn is_seen(&mut self, futility: &mut Futility, size: u64, now: Instant, is_growing: bool) -> Advice {
             let age = now - self.born;
             let excess = Excess {
                 name: "web",
@@ -135,6 +153,7 @@ mod tests {
                 start_time: self.start_time,
                 age,
                 size: size << 20,
+                is_growing,
                 first_size: &mut self.first_size,
             };
             futility.exceeded(excess, now)
@@ -193,6 +212,35 @@ mod tests {
         assert!(matches!(second.exceeds(&mut futility, 600, start), Advice::LeaveAlone { news: Some(_) }));
         assert_eq!(second.exceeds(&mut futility, 740, start), Advice::LeaveAlone { news: None });
         assert_eq!(second.exceeds(&mut futility, 760, start), Advice::Restart);
+    }
+
+    #[test]
+    fn who_leaks_beside_another_that_does_is_restarted_like_that_one() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut futility = Futility::default();
+        let (mut first, mut beside) = (born(1, start), born(2, start));
+        assert_eq!(first.exceeds_and_grows(&mut futility, 600, start + 5 * second), Advice::Restart);
+        assert_eq!(beside.exceeds_and_grows(&mut futility, 600, start + 7 * second), Advice::Restart);
+        // The one in place of the first says what that came to.
+        let mut third = born(3, start + 6 * second);
+        assert!(matches!(third.exceeds(&mut futility, 600, start + 12 * second), Advice::LeaveAlone { news: Some(_) }));
+    }
+
+    #[test]
+    fn that_restarts_do_not_help_is_said_once_it_is_seen_not_to_grow() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut futility = Futility::default();
+        assert_eq!(born(1, start).exceeds_and_grows(&mut futility, 600, start + second), Advice::Restart);
+        let mut next = born(2, start + 2 * second);
+        for later in 7..9 {
+            let advice = next.exceeds_and_grows(&mut futility, 610, start + later * second);
+            assert_eq!(advice, Advice::LeaveAlone { news: None });
+            assert_eq!(futility.until("web"), None, "nor is it shown");
+        }
+        let advice = next.exceeds(&mut futility, 650, start + 9 * second);
+        assert_eq!(advice, Advice::LeaveAlone { news: Some(FIRST_PAUSE) });
+        assert!(futility.until("web").is_some());
+        assert_eq!(next.exceeds(&mut futility, 650, start + 10 * second), Advice::LeaveAlone { news: None }, "once");
     }
 
     #[test]

@@ -125,8 +125,8 @@ impl Settings {
 impl MemoryMonitor {
     /// The time between two checks; it has to be one millisecond at least. It bounds how far a worker can grow beyond its limit.
     ///
-    /// While a worker grows so fast that it would reach its limit before the next check but one, checks come more often, down
-    /// to a twentieth of this time, and not below 50 ms.
+    /// While workers grow so fast that one would reach its limit, or all together theirs, before the next check but one, checks come
+    /// more often, down to a twentieth of this time, and not below 50 ms.
     ///
     /// Default is 10 seconds.
     pub fn interval(mut self, interval: Duration) -> Self {

@@ -110,10 +110,12 @@ impl Watch {
         let size = self.size.proportional;
         self.maximum_size = self.maximum_size.max(size);
         self.check_count += 1;
+        // Not what was mapped of files and is read by and by. The smaller one, so that nothing grows by how closely it is looked at.
+        let own = size.min(self.size.anonymous);
         if self.check_count == 1 {
-            self.mark = size;
-        } else if size.saturating_sub(self.mark) > threshold_size {
-            self.mark = size;
+            self.mark = own;
+        } else if own.saturating_sub(self.mark) > threshold_size {
+            self.mark = own;
             self.increase_count += 1;
         }
         if let Some((at, before)) = self.previous.replace((now, size)) {
@@ -124,8 +126,16 @@ impl Watch {
 
     /// In what time it reaches this size if it goes on growing as it did.
     pub(super) fn time_to(&self, limit: u64) -> Option<Duration> {
-        let rate = self.rate.filter(|rate| *rate > 0.0)?;
-        let left = limit.checked_sub(self.size.proportional).filter(|left| *left > 0)?;
-        Duration::try_from_secs_f64(left as f64 / rate).ok()
+        time_for(limit.checked_sub(self.size.proportional)?, self.rate?)
     }
+
+    /// By how much it grows in that time if it goes on as it did.
+    pub(super) fn growth_in(&self, time: Duration) -> u64 {
+        (self.rate.unwrap_or(0.0) * time.as_secs_f64()) as u64
+    }
+}
+
+/// In what time so much is taken at so many bytes a second, if there is something left and anything taken.
+pub(super) fn time_for(left: u64, rate: f64) -> Option<Duration> {
+    (left > 0 && rate > 0.0).then(|| Duration::try_from_secs_f64(left as f64 / rate).ok())?
 }

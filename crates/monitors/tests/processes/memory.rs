@@ -1,6 +1,9 @@
 use std::time::{Duration, Instant};
 
-use async_container_monitors::{Action, Destination, MemoryMonitor, Monitor, Restart, Worker, sample::Stat};
+use async_container_monitors::{
+    Action, Destination, MemoryMonitor, Monitor, Restart, Worker,
+    sample::{HostMemory, Stat},
+};
 use serde_json::{Value, json};
 
 use crate::helper::{Helper, eventually};
@@ -440,6 +443,32 @@ fn what_grows_fast_is_looked_at_sooner() {
     assert!(interval > Duration::from_secs(3) && interval < Duration::from_secs(6), "{interval:?}");
     monitor.check(start + Duration::from_secs(2));
     assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10), "it stopped growing");
+}
+
+#[test]
+fn where_all_together_grow_fast_they_are_looked_at_sooner() {
+    let free = HostMemory::read().unwrap().available_size;
+    for monitor in [
+        MemoryMonitor::new().total_size_limit(1024 * MEBIBYTE),
+        // Others may take some meanwhile, or give some back.
+        MemoryMonitor::new().free_size_minimum(free.saturating_sub(1024 * MEBIBYTE).max(1)),
+    ] {
+        let (mut monitor, mut helpers) = (monitor, [Helper::spawn(), Helper::spawn()]);
+        for (helper, id) in helpers.iter().zip(["a", "b"]) {
+            monitor.register(&helper.worker(id));
+        }
+        let start = Instant::now();
+        monitor.check(start);
+        assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10));
+        for helper in &mut helpers {
+            helper.run(&format!("allocate {}", 100 * MEBIBYTE));
+        }
+        monitor.check(start + Duration::from_secs(1));
+        let interval = Monitor::interval(&monitor);
+        assert!(interval < Duration::from_secs(7), "{interval:?}, {}", status(&monitor));
+        monitor.check(start + Duration::from_secs(2));
+        assert_eq!(Monitor::interval(&monitor), Duration::from_secs(10), "they stopped growing");
+    }
 }
 
 #[test]

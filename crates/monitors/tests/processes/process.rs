@@ -194,6 +194,7 @@ fn status_is_in_bytes_and_seconds() {
             "private_clean_size",
             "private_dirty_size",
             "private_size",
+            "proportional_file_size",
             "proportional_size",
             "proportional_swap_size",
             "referenced_size",
