@@ -326,7 +326,7 @@ fn files_that_a_worker_has_mapped_are_page_cache_and_not_its_own() -> io::Result
     let mut mapping =
         dir.command("python3").args(["-c", &script, "large", &(320 * MEBIBYTE).to_string()]).with_input().start()?;
     supervisor.wait_for_workers("the one that maps", LIMIT, |workers| workers.len() == 2)?;
-    let mut next = |mapping: &mut Program| {
+    let next = |mapping: &mut Program| {
         let input = mapping.input().as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         io::Write::write_all(input, b"\n")
     };

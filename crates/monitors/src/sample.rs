@@ -175,7 +175,6 @@ impl Process {
 
 /// What a process has resident, in bytes, as the kernel tells at next to no cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(not(feature = "memory"), expect(dead_code, reason = "only the size matters then"))]
 pub(crate) struct Resident {
     /// All of it, shared or not.
     pub(crate) size: u64,
