@@ -113,7 +113,11 @@ impl Eq for Event {}
 /// 6. [`react`](Monitor::react) after it was told of workers or answers.
 ///
 /// All of them run on a thread of the monitor's own, so blocking delays this monitor and nothing
-/// else.
+/// else: checks that were due meanwhile are left out, and the supervisor tells of it in its log and status. The thread is in the
+/// context of the supervisor's runtime, so what is asynchronous can be waited for, with a time-out, by
+/// `tokio::runtime::Handle::current().block_on(…)`, or begun by `tokio::spawn` and looked at by a later check.
+///
+/// A check that cannot find out what it wants to know says so in the log and in its status, and wants nothing done.
 ///
 /// After a panic nobody knows in which state a value is. So the supervisor goes on with it only after it has told it that
 /// every worker is gone, by `remove`, and after a pause, that they are there, by `register`: a monitor whose knowledge is all

@@ -1,6 +1,7 @@
 //! Monitors at work: each on a thread of its own, so that one that is slow, or panics, is nobody else's trouble.
 
 mod actor;
+mod busy;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,11 +15,15 @@ use async_container_monitors::{Call, Family, Monitor, Restart, Worker};
 use async_container_protocol::{Failure, Fields, class, is_reserved};
 use serde::Serialize;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::timeout_at,
 };
 
-use self::actor::Loop;
+use self::{
+    actor::Loop,
+    busy::{Busy, watch_all},
+};
 use crate::{diagnosis::Wanted, error::ServeError, events::Events, restart::Told};
 
 /// How long `status` waits for a monitor.
@@ -93,7 +98,9 @@ impl Monitors {
             let name = monitor.name().to_owned();
             MonitorHandle::start(name, (monitor, make), actions.clone(), events.clone())
         };
-        Ok(Self(monitors.into_iter().map(start).collect::<Result<_, _>>()?))
+        let monitors = Self(monitors.into_iter().map(start).collect::<Result<_, _>>()?);
+        tokio::spawn(watch_all(monitors.iter().map(|monitor| Arc::downgrade(&monitor.shared)).collect()));
+        Ok(monitors)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &MonitorHandle> {
@@ -146,6 +153,8 @@ struct Shared {
     name: String,
     inbox: Mutex<Inbox>,
     changed: Condvar,
+    /// What the monitor is called for.
+    busy: Busy,
 }
 
 /// What waits for the thread.
@@ -266,13 +275,22 @@ impl MonitorHandle {
         actions: mpsc::UnboundedSender<Wish>,
         events: Arc<Events>,
     ) -> Result<Self, ServeError> {
-        let shared = Arc::new(Shared { name: name.clone(), inbox: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            name: name.clone(),
+            inbox: Mutex::default(),
+            changed: Condvar::new(),
+            busy: Busy::default(),
+        });
         let (sender, status) = watch::channel(Report::none());
         let mut actor = Loop::new(shared.clone(), monitor, actions, events, sender);
+
+        let runtime = Handle::try_current().ok();
 
         std::thread::Builder::new()
             .name(name.clone())
             .spawn(move || {
+                // So that a monitor may wait for what is asynchronous.
+                let _context = runtime.as_ref().map(Handle::enter);
                 // Before anybody can have a claim to go first, so that who asks at once does not wait for its turn.
                 actor.report(0);
                 yield_to_others();
@@ -349,9 +367,14 @@ impl MonitorHandle {
         StatusRequest { monitor: self, request }
     }
 
-    /// Asks the monitor for its metrics. There is no answer if it panics.
+    /// Asks the monitor for its metrics. There is no answer if it panics, or is stuck.
     pub(crate) fn ask_metrics(&self) -> oneshot::Receiver<Vec<Family>> {
         let (sender, metrics) = oneshot::channel();
+
+        if self.is_stuck() {
+            return metrics;
+        }
+
         let mut inbox = self.shared.lock();
         // A monitor that is stuck answers none, and those who asked have left.
         inbox.metrics.retain(|sender| !sender.is_closed());
@@ -359,6 +382,22 @@ impl MonitorHandle {
         drop(inbox);
         self.shared.changed.notify_one();
         metrics
+    }
+
+    /// Whether it has been at one thing for so long that nobody waits for it any more.
+    fn is_stuck(&self) -> bool {
+        self.shared.busy.is_stuck()
+    }
+
+    /// Why it says nothing.
+    fn busy(&self) -> Failure {
+        let message = match self.shared.busy.since() {
+            Some((what, time)) => {
+                format!("this monitor is busy: its '{what}' has taken {:.1} s so far", time.as_secs_f64())
+            }
+            None => "this monitor is busy".to_owned(),
+        };
+        Failure::new(class::TIMED_OUT, message)
     }
 
     /// A response that says why there is none from the monitor.
@@ -398,7 +437,7 @@ impl StatusRequest<'_> {
 
         let mut waited = timeout_at(begin + CROWD_PATIENCE, &mut answer).await;
 
-        if waited.is_err() {
+        if waited.is_err() && !self.monitor.is_stuck() {
             if let Some(fields) = self.monitor.status_before_a_crowd() {
                 return fields;
             }
@@ -409,7 +448,7 @@ impl StatusRequest<'_> {
         let failure = match waited {
             Ok(Ok(fields)) => return fields,
             Ok(Err(_)) => Failure::new(class::INTERNAL, "the thread of this monitor ended"),
-            Err(_) => Failure::new(class::TIMED_OUT, "this monitor is busy: its check takes long"),
+            Err(_) => self.monitor.busy(),
         };
 
         self.monitor.failed_status(&failure)

@@ -255,6 +255,92 @@ async fn a_monitor_that_panics_is_made_anew_if_it_is_known_how() {
     assert_eq!(made.load(Ordering::Relaxed), panics.load(Ordering::Relaxed) + 1);
 }
 
+#[tokio::test]
+async fn a_worker_that_goes_while_its_monitor_is_not_called_is_forgotten() {
+    // Most of the time it is left alone, so that is when the worker goes.
+    let panicking = TestMonitor::new("panicking", |check| match check {
+        2..6 => panic!("check {check}"),
+        _ => Vec::new(),
+    });
+    let server = TestServer::start(Server::new().monitor(panicking));
+    let client = server.client().await;
+    let (mut stays, mut goes) = (server.lines().await, server.lines().await);
+    stays.register("stays").await;
+    goes.register("goes").await;
+    status_when(&client, |status| has_panicked(&status["panicking"])).await;
+    drop(goes);
+    let well = status_when(&client, |status| status["panicking"]["checks"].as_u64() > Some(6)).await;
+    assert_eq!(well["panicking"]["workers"], json!(["stays"]));
+}
+
+/// A monitor that cannot get rid of one worker, and panics once by itself.
+struct Clinging {
+    inner: TestMonitor<fn(usize) -> Vec<Action>>,
+}
+
+impl Monitor for Clinging {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn interval(&self) -> Duration {
+        self.inner.interval()
+    }
+
+    fn register(&mut self, worker: &Worker) {
+        self.inner.register(worker);
+    }
+
+    fn remove(&mut self, worker: &Worker) {
+        assert_ne!(worker.name, "clung to", "a worker that this monitor cannot let go");
+        self.inner.remove(worker);
+    }
+
+    fn check(&mut self, now: Instant) -> Vec<Action> {
+        self.inner.check(now)
+    }
+
+    fn status(&self) -> Status {
+        self.inner.status()
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_that_panics_as_it_forgets_one_worker_forgets_the_others_and_goes_on() {
+    fn panic_once(check: usize) -> Vec<Action> {
+        assert_ne!(check, 2, "once");
+        Vec::new()
+    }
+    let clinging = Clinging { inner: TestMonitor::new("clinging", panic_once) };
+    let server = TestServer::start(Server::new().monitor(clinging));
+    let client = server.client().await;
+    let mut workers = Vec::new();
+    for name in ["web", "clung to", "api"] {
+        let mut worker = server.lines().await;
+        worker.register(name).await;
+        workers.push(worker);
+    }
+    let has_forgotten = |status: &Value| {
+        let removed = status["clinging"]["removed"].as_array().cloned().unwrap_or_default();
+        removed.contains(&json!("web")) && removed.contains(&json!("api"))
+    };
+    let well = status_when(&client, has_forgotten).await;
+    assert_eq!(well["clinging"]["workers"].as_array().map(Vec::len), Some(3), "{well}");
+}
+
+#[tokio::test]
+async fn a_monitor_may_wait_for_what_is_asynchronous() {
+    let waiting = TestMonitor::new("waiting", |_| {
+        let runtime = tokio::runtime::Handle::current();
+        let begun = tokio::spawn(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        runtime.block_on(async { tokio::time::timeout(LIMIT, begun).await.unwrap().unwrap() });
+        Vec::new()
+    });
+    let server = TestServer::start(Server::new().monitor(waiting));
+    let client = server.client().await;
+    status_when(&client, |status| status["waiting"]["checks"].as_u64() > Some(2)).await;
+}
+
 /// A monitor whose first check lasts until the test says so.
 fn stuck() -> (impl Monitor, Receiver<()>, Sender<()>) {
     let (started, has_started) = channel();
@@ -285,6 +371,8 @@ async fn slow_monitor_holds_up_nothing() {
     let seen = status(&client).await;
     assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
     assert_eq!(seen["stuck"]["error"]["class"], class::TIMED_OUT);
+    let message = seen["stuck"]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("this monitor is busy: its 'check' has taken "), "{message}");
     assert!(seen["calm"]["workers"].as_array().unwrap().contains(&json!("api")), "{seen}");
 
     drop(release);

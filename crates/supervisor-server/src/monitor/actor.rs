@@ -2,10 +2,11 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,7 +15,7 @@ use async_container_protocol::{Failure, Fields, class};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Answered, Change, Make, ReplyTo, Report, Shared, Wish, failed_status};
+use super::{Answered, Change, Make, ReplyTo, Report, Shared, Wish, busy::Slowness, failed_status};
 use crate::{diagnosis::Wanted, events::Events, schedule::next_check};
 
 /// How long a monitor that panicked is left alone. Doubled each time that it panics again before a check came to its end.
@@ -51,8 +52,8 @@ pub(super) struct Loop {
     status: watch::Sender<Report>,
     /// The workers that are there.
     workers: BTreeMap<String, Worker>,
-    /// Those that the monitor was told of.
-    told: HashSet<String>,
+    /// Those that the monitor was told of, and of whose end it was not.
+    told: BTreeMap<String, Worker>,
     /// How it panicked, until a check has come to its end.
     failing: Option<Failing>,
     /// What it is to be told of, and the memory for that.
@@ -67,6 +68,10 @@ pub(super) struct Loop {
     showing: Duration,
     /// It was said already that the monitor tells of what it may not.
     has_complained: bool,
+    /// The time between two checks, as it said last.
+    interval: Duration,
+    /// What was said of checks that take long.
+    slowness: Slowness,
 }
 
 /// What is known of a monitor that has panicked.
@@ -94,7 +99,7 @@ impl Loop {
             events,
             status,
             workers: BTreeMap::new(),
-            told: HashSet::new(),
+            told: BTreeMap::new(),
             failing: None,
             answers: Vec::new(),
             heard: 0,
@@ -102,6 +107,8 @@ impl Loop {
             asked: None,
             showing: Duration::ZERO,
             has_complained: false,
+            interval: SHORTEST_INTERVAL,
+            slowness: Slowness::default(),
         }
     }
 
@@ -172,8 +179,8 @@ impl Loop {
 
     fn next_check(&mut self, last: Option<Instant>) -> Instant {
         let interval = self.guard("interval", |monitor| monitor.interval());
-        let interval = interval.unwrap_or(Duration::from_secs(60)).max(SHORTEST_INTERVAL);
-        next_check(last, Instant::now(), SystemTime::now(), interval)
+        self.interval = interval.unwrap_or(Duration::from_secs(60)).max(SHORTEST_INTERVAL);
+        next_check(last, Instant::now(), SystemTime::now(), self.interval)
     }
 
     /// Until when the monitor is not called.
@@ -198,13 +205,7 @@ impl Loop {
                 }
                 Err(payload) => self.failed("making it", payload.as_ref()),
             },
-            None => {
-                for id in mem::take(&mut self.told) {
-                    if let Some(worker) = self.workers.get(&id).cloned() {
-                        self.guard("remove", |monitor| monitor.remove(&worker));
-                    }
-                }
-            }
+            None => self.forget_all(),
         }
 
         for worker in self.workers.clone().into_values() {
@@ -212,9 +213,25 @@ impl Loop {
         }
     }
 
+    /// Tells the monitor that all workers are gone: also those that ended while it was not called, and also after a panic, so that one
+    /// worker that it cannot get rid of does not leave it with all others.
+    fn forget_all(&mut self) {
+        let mut panic = None;
+
+        for worker in mem::take(&mut self.told).into_values() {
+            if let Err(payload) = self.call("remove", |monitor| monitor.remove(&worker)) {
+                panic = Some(payload);
+            }
+        }
+
+        if let Some(payload) = panic {
+            self.failed("remove", payload.as_ref());
+        }
+    }
+
     fn register(&mut self, worker: &Worker) {
         if self.guard("register", |monitor| monitor.register(worker)).is_some() {
-            self.told.insert(worker.id.clone());
+            self.told.insert(worker.id.clone(), worker.clone());
         }
     }
 
@@ -268,7 +285,8 @@ impl Loop {
                 }
                 Change::Remove(worker) => {
                     self.workers.remove(&worker.id);
-                    if self.told.remove(&worker.id) {
+                    // Until it is begun anew it cannot be told.
+                    if self.again_at().is_none() && self.told.remove(&worker.id).is_some() {
                         self.guard("remove", |monitor| monitor.remove(&worker));
                     }
                 }
@@ -294,8 +312,11 @@ impl Loop {
     }
 
     fn check(&mut self) {
+        let begin = Instant::now();
+
         if let Some(actions) = self.guard("check", |monitor| monitor.check(Instant::now())) {
             self.failing = None;
+            self.slowness.check_took(&self.shared.name, begin.elapsed(), self.interval);
             self.carry_out(actions);
         }
     }
@@ -399,15 +420,20 @@ impl Loop {
             return None;
         }
 
-        let monitor = &mut self.monitor;
-
-        match catch_unwind(AssertUnwindSafe(|| call(monitor))) {
+        match self.call(what, call) {
             Ok(result) => Some(result),
             Err(payload) => {
                 self.failed(what, payload.as_ref());
                 None
             }
         }
+    }
+
+    /// Calls the monitor, and notes that it is called, so that it is known where it is stuck.
+    fn call<T>(&mut self, what: &'static str, call: impl FnOnce(&mut Box<dyn Monitor>) -> T) -> thread::Result<T> {
+        let _busy = self.shared.busy.begin(what);
+        let monitor = &mut self.monitor;
+        catch_unwind(AssertUnwindSafe(|| call(monitor)))
     }
 
     fn failed(&mut self, what: &'static str, payload: &(dyn Any + Send)) {
