@@ -2,6 +2,7 @@
 
 mod footprint;
 mod futility;
+mod hurry;
 mod metrics;
 mod relief;
 mod report;
@@ -20,6 +21,7 @@ use std::{
 use self::{
     footprint::Footprint,
     futility::{Advice, EARLY, Excess, Futility, is_growth},
+    hurry::{Hurry, program_size},
     relief::Relief,
     report::{MemoryStatus, ProcessStatus, mebibytes},
     rules::{Candidate, to_free, total},
@@ -41,10 +43,6 @@ const BUDGET: Duration = Duration::from_millis(1);
 
 /// A worker that exceeds its limit by so much waits for nothing.
 const URGENT: f64 = 1.25;
-
-/// One that was asked for has to grow by so much besides: to look into itself before it is restarted takes a program with debug
-/// information some tens of MiB.
-const LOOKED_AT: u64 = 64 << 20;
 
 /// Checks do not come more often than that, however fast something grows, unless the interval is shorter.
 const SHORTEST_HURRY: Duration = Duration::from_millis(50);
@@ -79,8 +77,9 @@ const HURRY: u32 = 20;
 /// # What is asked for
 ///
 /// A restart is asked for once, until the process is gone or the [cooldown](Self::cooldown) has passed; then it is urgent.
-/// [One at a time](Self::restarts_at_once), unless a worker exceeds its limit by a quarter, and has grown by 64 MiB since it was asked
-/// for if it was: what it takes to look into itself is no reason to hurry. Another one
+/// [One at a time](Self::restarts_at_once), unless a worker exceeds its limit by a quarter, and has grown by as much, or 64 MiB, since
+/// it was asked for if it was. What it takes to look into itself is no reason to hurry: while it may be doing that, it has to grow by
+/// more than the size of its program, and 16 MiB, and then its size is taken anew. Another one
 /// [is started first](Self::start_first) if there is memory for that. The worker may be asked for a
 /// [diagnostic](Self::diagnostic) before.
 ///
@@ -159,8 +158,7 @@ pub struct MemoryMonitor {
 
 struct Asked {
     at: Instant,
-    /// What it had then.
-    size: u64,
+    hurry: Hurry,
     is_urgent: bool,
     /// To see whether it has ended.
     process: Option<Process>,
@@ -394,13 +392,14 @@ impl MemoryMonitor {
     fn ask(&mut self, wishes: Vec<Wish>, now: Instant, actions: &mut Vec<Action>) {
         for wish in wishes {
             let identity = (wish.process_id, wish.start_time);
-            let going = self.asked.get(&identity);
+            let is_turn = self.asked.len() < self.settings.restarts_at_once;
+            let mut going = self.asked.get_mut(&identity);
             let Some(entry) = self.roster.get(wish.process_id) else { continue };
-            let (is_urgent, is_news) = match going {
-                None => (wish.is_urgent, wish.is_urgent || self.asked.len() < self.settings.restarts_at_once),
+            let (is_urgent, is_news) = match &mut going {
+                None => (wish.is_urgent, wish.is_urgent || is_turn),
                 Some(asked) => {
                     let is_late = now.saturating_duration_since(asked.at) >= self.settings.cooldown;
-                    let grew = entry.state.size.proportional.saturating_sub(asked.size) > LOOKED_AT;
+                    let grew = asked.hurry.is_urgent(entry.state.size.proportional, &self.settings, now);
                     let is_urgent = is_late || wish.is_urgent && grew;
                     (is_urgent, is_urgent && (!asked.is_urgent || is_late))
                 }
@@ -442,7 +441,8 @@ impl MemoryMonitor {
             if let Some((excess, private)) = wish.relief {
                 self.relief.asked(wish.rule, excess, private, identity, now);
             }
-            self.asked.insert(identity, Asked { at: now, size: size.proportional, is_urgent, process });
+            let hurry = Hurry::new(size.proportional, program_size(wish.process_id), &self.settings, now);
+            self.asked.insert(identity, Asked { at: now, hurry, is_urgent, process });
             actions.push(Action::Restart(restart));
         }
     }

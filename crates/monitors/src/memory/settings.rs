@@ -53,7 +53,7 @@ impl Default for Settings {
 pub(super) struct Diagnostic {
     operation: String,
     duration: Option<f64>,
-    timeout: Duration,
+    pub timeout: Duration,
     destination: Destination,
 }
 
@@ -235,8 +235,8 @@ impl MemoryMonitor {
     }
 
     /// Has an operation of a worker called before it is restarted, such as `thread_dump`, and keeps what it answers. The restart
-    /// waits for that no longer than `timeout`, and not at all once the worker exceeds its limit by a quarter and has grown by 64 MiB
-    /// meanwhile. Nothing else waits.
+    /// waits for that no longer than `timeout`, and not at all once the worker exceeds its limit by a quarter and has grown by more
+    /// meanwhile than what looking into itself may take: the size of its program, and 16 MiB. Nothing else waits.
     ///
     /// Default is none.
     pub fn diagnostic(mut self, operation: impl Into<String>, timeout: Duration, destination: Destination) -> Self {
