@@ -64,6 +64,7 @@ fn memory(scenario: &str) -> MemoryMonitor {
             // Nor does reading it count as growth.
             memory.threshold_size(100 * MEBIBYTE).increase_limit(4).total_size_limit(500 * MEBIBYTE)
         }
+        "seldom" => memory.interval(Duration::from_secs(4)).maximum_size_limit(320 * MEBIBYTE),
         "growing" => memory.threshold_size(8 * MEBIBYTE).increase_limit(3),
         "together" => memory.interval(Duration::from_millis(100)).total_size_limit(1400 * MEBIBYTE),
         // No host has so much.

@@ -73,6 +73,20 @@ fn a_fast_leak_is_caught_before_a_hard_limit() -> io::Result<()> {
 }
 
 #[test]
+fn what_leaks_towards_its_limit_is_looked_at_more_often() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "seldom")?;
+    // Every four seconds, of which the first is to see 200 MiB of it: the second one would see 400.
+    live_through_checks(&mut program, &mut supervisor, 1)?;
+    leak(&mut supervisor, &worker, 50 * MEBIBYTE, None)?;
+    let line = program.wait_for_stderr("asking for a restart", LIMIT)?;
+    let size = line.split_once("memory limit 320.0 MiB, was ").and_then(|(_, was)| was.split_once(" MiB"));
+    let size = size.and_then(|(size, _)| size.parse::<f64>().ok());
+    assert!(size.is_some_and(|size| size < 380.0), "{line}");
+    Ok(())
+}
+
+#[test]
 fn a_slow_leak_is_noticed_by_its_growth_and_another_worker_is_ready_first() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, worker) = start(&dir, "growing")?;

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::footprint::{Footprint, Size};
 use crate::sample;
 
+/// What did not grow for less than this may only have waited for its turn.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What is known of one worker's processes.
 pub(super) struct Watch {
     pub source: Source,
@@ -19,10 +22,25 @@ pub(super) struct Watch {
     pub increase_count: u64,
     /// The size when it was first seen to exceed its limit.
     pub first_excess: Option<u64>,
-    /// The last check and the size then.
-    pub previous: Option<(Instant, u64)>,
-    /// How many bytes a second it grew between the last two checks.
+    /// Of the last check.
+    previous: Option<Reading>,
+    /// Of two before, of which the first is a pause ago if there is one, and the second takes its place once it is.
+    earlier: Option<[Reading; 2]>,
+    /// How many bytes a second it grew between the last two checks or, if that is more, since it might have paused.
     pub rate: Option<f64>,
+}
+
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Instant,
+    resident: u64,
+}
+
+impl Reading {
+    fn rate_since(self, before: Self) -> Option<f64> {
+        let elapsed = self.at.saturating_duration_since(before.at);
+        (!elapsed.is_zero()).then(|| self.resident.saturating_sub(before.resident) as f64 / elapsed.as_secs_f64())
+    }
 }
 
 pub(super) enum Source {
@@ -78,6 +96,7 @@ impl Watch {
             increase_count: 0,
             first_excess: None,
             previous: None,
+            earlier: None,
             rate: None,
         }
     }
@@ -118,10 +137,15 @@ impl Watch {
             self.mark = own;
             self.increase_count += 1;
         }
-        if let Some((at, before)) = self.previous.replace((now, size)) {
-            let elapsed = now.saturating_duration_since(at);
-            self.rate = (!elapsed.is_zero()).then(|| size.saturating_sub(before) as f64 / elapsed.as_secs_f64());
+        // That of the cheap figure: how closely it is looked at changes the other one, which would look like an end of the growth.
+        let current = Reading { at: now, resident: self.size.resident };
+        let before = self.previous.replace(current);
+        let [earlier, later] = self.earlier.get_or_insert([current; 2]);
+        if now.saturating_duration_since(later.at) >= PAUSE {
+            (*earlier, *later) = (*later, current);
         }
+        let rates = before.into_iter().chain([*earlier]).filter_map(|then| current.rate_since(then));
+        self.rate = rates.reduce(f64::max);
     }
 
     /// In what time it reaches this size if it goes on growing as it did.
@@ -138,4 +162,24 @@ impl Watch {
 /// In what time so much is taken at so many bytes a second, if there is something left and anything taken.
 pub(super) fn time_for(left: u64, rate: f64) -> Option<Duration> {
     (left > 0 && rate > 0.0).then(|| Duration::try_from_secs_f64(left as f64 / rate).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pauses_for_a_moment_goes_on_growing() {
+        let (start, mut watch) = (Instant::now(), Watch::new(Source::Ended));
+        let mut rate = |milliseconds, size| {
+            watch.size.resident = size;
+            watch.note(start + Duration::from_millis(milliseconds), 1 << 20);
+            watch.rate.map(|rate| rate as u64)
+        };
+        assert_eq!([rate(0, 0), rate(4000, 4000)], [None, Some(1000)]);
+        assert!(rate(4200, 4000) > Some(900));
+        assert_eq!(rate(4300, 4400), Some(4000), "and what grows faster is seen at once");
+        assert!(rate(5500, 4400) > Some(0));
+        assert_eq!(rate(6500, 4400), Some(0), "it has stopped");
+    }
 }
