@@ -194,9 +194,10 @@ fn main() -> ExitCode {
             let service = Service::command("grouped", command).count(2).readiness(Readiness::Notify);
             application.service(service.backoff(at_once()))
         }
-        // Uses up its memory, or runs within its limits, whatever the argument is.
+        // Uses up its memory, or runs within its limits, of which there is one alone with the argument `pids`.
         "limited" => {
-            let limits = Limits::new().memory_max(48 << 20).cpu_max(0.5).pids_max(20);
+            let limits = Limits::new().pids_max(20);
+            let limits = if argument == "pids" { limits } else { limits.memory_max(48 << 20).cpu_max(0.5) };
             let limits = limits.best_effort(argument == "best-effort");
             let script = r#"until [ -e go ]; do sleep 0.01; done; [ -e eaten ] && exec sleep 1000042; touch eaten; exec tail /dev/zero"#;
             let command = Command::new("sh").arguments(["-c", script]);

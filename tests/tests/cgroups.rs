@@ -30,6 +30,20 @@ impl Group {
         made
     }
 
+    /// Says so where there are no limits of memory, processor time and processes.
+    fn has_controllers(&self) -> io::Result<bool> {
+        let controllers = fs::read_to_string(self.0.join("cgroup.controllers"))?;
+        // They have to be handed down to it.
+        let has_them = ["memory", "cpu", "pids"].iter().all(|name| {
+            controllers.split_whitespace().any(|controller| controller == *name)
+                || self.0.parent().is_some_and(|above| hand_down(above, name))
+        });
+        if !has_them {
+            eprintln!("skipped: version 2 does not have the controllers memory, cpu and pids here");
+        }
+        Ok(has_them)
+    }
+
     /// The names of the cgroups in the directory.
     fn names(path: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -79,6 +93,20 @@ fn mount() -> Option<PathBuf> {
 
 fn start(group: &Group, dir: &Dir, scenario: &[&str]) -> io::Result<Program> {
     dir.example("acs-fixture")?.args(scenario).env("ASYNC_CONTAINER_CGROUP", &group.0).start()
+}
+
+/// Starts a scenario in the cgroup itself, as a service of systemd is, so that it has to make room before it hands controllers down.
+fn start_inside(group: &Group, dir: &Dir, scenario: &str) -> io::Result<Program> {
+    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
+    let script = format!(r#"echo $$ >"$1/cgroup.procs" && ASYNC_CONTAINER_CGROUP=$1 exec "$2" {scenario}"#);
+    let mut program = dir.command("sh").args(["-c", &script, "sh"]).arg(&group.0).arg(fixture).start()?;
+    program.wait_for_stderr("all children are ready", LIMIT)?;
+    Ok(program)
+}
+
+/// True if the cgroup gives those in it the controller.
+fn hand_down(group: &Path, controller: &str) -> bool {
+    fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")).is_ok()
 }
 
 /// The living descendants of the program that sleep for so long.
@@ -219,23 +247,11 @@ fn a_limit_that_cannot_be_had_is_an_error_unless_it_need_not_be() -> io::Result<
 #[test]
 fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
     let Some(group) = Group::make() else { return Ok(()) };
-    let controllers = fs::read_to_string(group.0.join("cgroup.controllers"))?;
-    // They have to be handed down to the cgroup that the test has made.
-    let handed_down = ["memory", "cpu", "pids"].iter().all(|name| {
-        let above = group.0.parent().map(|parent| parent.join("cgroup.subtree_control"));
-        controllers.split_whitespace().any(|controller| controller == *name)
-            || above.is_some_and(|file| fs::write(file, format!("+{name}")).is_ok())
-    });
-    if !handed_down {
-        eprintln!("skipped: version 2 does not have the controllers memory, cpu and pids here");
+    if !group.has_controllers()? {
         return Ok(());
     }
     let dir = Dir::new()?;
-    // It is in the cgroup itself, as a service of systemd is, and has to make room before it hands controllers down.
-    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
-    let script = r#"echo $$ >"$1/cgroup.procs" && ASYNC_CONTAINER_CGROUP=$1 exec "$2" limited"#;
-    let mut program = dir.command("sh").args(["-c", script, "sh"]).arg(&group.0).arg(fixture).start()?;
-    program.wait_for_stderr("all children are ready", LIMIT)?;
+    let mut program = start_inside(&group, &dir, "limited")?;
     let child = group.application()?.join("limited#1@1");
     let read = |file: &str| fs::read_to_string(child.join(file)).map(|text| text.trim().to_owned());
     assert_eq!(read("memory.max")?, (48 << 20).to_string());
@@ -252,6 +268,30 @@ fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
     Ok(())
 }
 
+#[test]
+fn want_of_memory_is_named_where_it_is_not_the_child_s_limit() -> io::Result<()> {
+    for (scenario, reason) in [
+        ("limited", "out of memory, though below its limit of 50331648 bytes, killed by SIGKILL"),
+        // Without the controller, children share the memory of the cgroup that their root has left.
+        ("limited pids", "probably out of memory, killed by SIGKILL"),
+    ] {
+        let Some(group) = Group::make() else { return Ok(()) };
+        if !group.has_controllers()? {
+            return Ok(());
+        }
+        let dir = Dir::new()?;
+        let mut program = start_inside(&group, &dir, scenario)?;
+        // Of all of them together, and so much that it is the child that has most.
+        fs::write(group.0.join("memory.max"), (40 << 20).to_string())?;
+        fs::write(dir.file("go"), "")?;
+        let line = program.wait_for_stderr("child failed", LIMIT)?;
+        assert!(line.contains(&format!("reason=\"{reason}\"")), "{line}");
+        program.signal(Signal::TERM)?;
+        assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    }
+    Ok(())
+}
+
 /// A cgroup with a quota of one processor, of whichever version has the controller here.
 struct Quota(PathBuf);
 
@@ -259,11 +299,7 @@ impl Quota {
     /// Says so where there can be none.
     fn make() -> Option<Quota> {
         let name = format!("acs-quota-{}", std::process::id());
-        let is_in = |point: &Path| {
-            let controllers = fs::read_to_string(point.join("cgroup.subtree_control")).unwrap_or_default();
-            controllers.split_ascii_whitespace().any(|controller| controller == "cpu")
-        };
-        let second = mount().filter(|point| is_in(point)).map(|point| (point, "cpu.max", "100000 100000"));
+        let second = mount().filter(|point| hand_down(point, "cpu")).map(|point| (point, "cpu.max", "100000 100000"));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let first = mounts.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(' ').collect();

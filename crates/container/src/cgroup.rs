@@ -238,7 +238,8 @@ impl Tree {
                 write(&path.join(file), &text)?;
             }
         }
-        Ok(Cgroup { path, counts_kills: self.enabled.contains("memory"), kills_before: 0, was_killed: false })
+        let counts_kills = self.enabled.contains("memory");
+        Ok(Cgroup { path, counts_kills, kills_before: 0, shortages_before: 0, was_killed: false })
     }
 
     /// True if it is the first time that a child has to go without.
@@ -269,6 +270,8 @@ pub(crate) struct Cgroup {
     counts_kills: bool,
     /// How many those were before the process that is there now.
     kills_before: u64,
+    /// How often its own limit, and not one around it, was in the way before.
+    shortages_before: u64,
     /// True once it was killed as a whole.
     was_killed: bool,
 }
@@ -278,6 +281,7 @@ impl Cgroup {
     pub(crate) fn open(&mut self) -> Result<OwnedFd, CgroupError> {
         if self.counts_kills {
             self.kills_before = self.kills().unwrap_or(0);
+            self.shortages_before = self.shortages().unwrap_or(0);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|error| CgroupError::System {
@@ -313,15 +317,29 @@ impl Cgroup {
         self.counts_kills && self.kills().is_some_and(|kills| kills > self.kills_before)
     }
 
+    /// True if it was for the limit of this cgroup. Kills are counted where the victim is, whoever had no more memory.
+    pub(crate) fn was_at_its_limit(&self) -> bool {
+        // Before Linux 5.2, it is not told.
+        self.shortages().is_none_or(|shortages| shortages > self.shortages_before)
+    }
+
     fn kills(&self) -> Option<u64> {
         kills_in(&self.path.join("memory.events"))
+    }
+
+    fn shortages(&self) -> Option<u64> {
+        count_in(&self.path.join("memory.events.local"), "oom ")
     }
 }
 
 /// How often the kernel has killed for want of memory, according to a file of a cgroup of either version.
 fn kills_in(file: &Path) -> Option<u64> {
+    count_in(file, "oom_kill ")
+}
+
+fn count_in(file: &Path, name: &str) -> Option<u64> {
     let events = std::fs::read_to_string(file).ok()?;
-    events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+    events.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 /// What a name may be in the file system, without a dot: files of cgroups have them.

@@ -15,9 +15,12 @@ pub(crate) struct Shortage {
 impl Shortage {
     /// As of now.
     pub(crate) fn new() -> Self {
-        let second = find::own().ok().map(|path| path.join("memory.events.local"));
+        // A cgroup without the controller counts as part of the one around it, as that of the root does if children have limits
+        // of other things only.
+        let own = find::own().ok();
+        let second = own.iter().flat_map(|own| own.ancestors()).map(|path| path.join("memory.events.local"));
         let first = find::own_of_memory().map(|path| path.join("memory.oom_control"));
-        let told = [second, first].into_iter().flatten().find_map(|file| Some((kills_in(&file)?, file)));
+        let told = second.chain(first).find_map(|file| Some((kills_in(&file)?, file)));
         match told {
             Some((kills, file)) => Shortage { file: Some(file), kills },
             None => Shortage { file: None, kills: 0 },

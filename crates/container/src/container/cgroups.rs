@@ -104,11 +104,11 @@ impl Container {
 
 /// What there is to add to how the child's process ended.
 pub(super) fn cause_of_death(slot: &Slot) -> Option<String> {
-    if !slot.cgroup.as_ref()?.lacked_memory() {
-        return None;
-    }
+    let cgroup = slot.cgroup.as_ref().filter(|cgroup| cgroup.lacked_memory())?;
     Some(match slot.service.limits.memory_max {
-        Some(bytes) => format!("out of memory, its limit is {bytes} bytes"),
+        Some(bytes) if cgroup.was_at_its_limit() => format!("out of memory, its limit is {bytes} bytes"),
+        // Raising it would not help: the host has no more, or a cgroup around all of this.
+        Some(bytes) => format!("out of memory, though below its limit of {bytes} bytes"),
         None => "out of memory".to_owned(),
     })
 }
