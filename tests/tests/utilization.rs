@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::TcpStream,
+    os::fd::AsRawFd as _,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -226,5 +227,25 @@ fn what_is_no_memory_of_metrics_takes_nobody_down() -> io::Result<()> {
     assert_eq!(supervisor.workers()?.len(), reasons.len() + 2);
     let told = program.stderr();
     assert!(told.lines().filter(|line| line.contains("utilization is not read")).count() >= reasons.len(), "{told}");
+    Ok(())
+}
+
+/// A process that counts may make its memory larger, and count in there, after a reader has mapped what there was.
+#[test]
+fn the_reader_of_the_guide_stays_within_what_it_has_mapped() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let mut segment = vec![0; 64 + 256];
+    segment[..8].copy_from_slice(b"acs-util");
+    for (offset, number) in [(8, 1u32), (12, 64), (16, 256), (20, 64), (24, 2), (64, 7)] {
+        segment[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
+    }
+    segment[128..130].copy_from_slice(&[2, 4]);
+    segment[136..140].copy_from_slice(b"jobs");
+    std::fs::write(dir.file("segment"), &segment)?;
+    let file = std::fs::File::open(dir.file("segment"))?;
+
+    if let Some(metrics) = read_in_python(std::process::id(), file.as_raw_fd().into())? {
+        assert_eq!(metrics, json!({"jobs": 7}), "two are counted, and there is one");
+    }
     Ok(())
 }
