@@ -68,7 +68,7 @@ pub(super) fn families(processes: &[ProcessMetrics], identities: &[Identity]) ->
     columns.into_iter().map(|(family, _)| family).chain([starts, switches, faults]).collect()
 }
 
-fn columns() -> [Column; 13] {
+fn columns() -> [Column; 19] {
     let bytes = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
     [
         (bytes("process_size", "The memory that a process accounts for, what is shared counted in part."), |process| {
@@ -91,6 +91,27 @@ fn columns() -> [Column; 13] {
         (bytes("process_swap_size", "The memory of a process that is in swap space."), |process| {
             Some(process.memory?.sizes.swap_size.into())
         }),
+        (
+            bytes("process_private_clean_size", "The private memory of a process that can be read again from a file."),
+            |process| Some(process.memory?.sizes.private_clean_size.into()),
+        ),
+        (bytes("process_private_dirty_size", "The private memory of a process that it has written to."), |process| {
+            Some(process.memory?.sizes.private_dirty_size.into())
+        }),
+        (
+            bytes("process_shared_clean_size", "The shared memory of a process that can be read again from a file."),
+            |process| Some(process.memory?.sizes.shared_clean_size.into()),
+        ),
+        (bytes("process_shared_dirty_size", "The shared memory of a process that was written to."), |process| {
+            Some(process.memory?.sizes.shared_dirty_size.into())
+        }),
+        (bytes("process_referenced_size", "The memory of a process that it used lately."), |process| {
+            Some(process.memory?.sizes.referenced_size.into())
+        }),
+        (
+            bytes("process_proportional_swap_size", "The swap space of a process, what is shared counted in part."),
+            |process| Some(process.memory?.sizes.proportional_swap_size.into()),
+        ),
         (Family::gauge("process_mappings", "How many mappings the address space of a process has."), |process| {
             Some(process.memory?.map_count.into())
         }),
