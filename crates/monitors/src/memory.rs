@@ -9,6 +9,7 @@ mod report;
 mod rules;
 mod search;
 mod settings;
+mod stall;
 mod strays;
 mod watch;
 mod wish;
@@ -27,6 +28,7 @@ use self::{
     rules::{Candidate, to_free, total},
     search::{Search, Where},
     settings::Settings,
+    stall::Stall,
     strays::Strays,
     watch::{Source, Watch, time_for},
     wish::Wish,
@@ -150,6 +152,7 @@ pub struct MemoryMonitor {
     relief: Relief,
     host: Option<HostMemory>,
     pressure: Option<Pressure>,
+    stall: Stall,
     /// The time until the next check, if that must come early.
     hurry: Option<Duration>,
     search: Search,
@@ -184,13 +187,16 @@ impl MemoryMonitor {
         self.find_descendants(now);
         self.host = HostMemory::read();
         self.pressure = Pressure::read();
+        match self.asked.is_empty() {
+            true => self.stall.note(now, self.pressure),
+            false => self.stall.begin_anew(),
+        }
 
         let resident: u64 = self.roster.iter().map(|(_, entry)| entry.state.size.resident).sum();
         let is_total_near = self.settings.total_size_limit.is_some_and(|limit| resident > limit);
         let available = self.host.map(|host| host.available_size);
         let is_host_near = self.settings.free_size_minimum.zip(available).is_some_and(|(least, free)| free < least);
-        let is_pressed =
-            self.settings.pressure_limit.zip(self.pressure).is_some_and(|(limit, pressure)| pressure.full > limit);
+        let is_pressed = self.pressed().is_some();
         let is_for_all = is_total_near || is_host_near || is_pressed;
         let limit = self.settings.maximum_size_limit;
         for (_, entry) in self.roster.iter_mut() {
@@ -322,10 +328,9 @@ impl MemoryMonitor {
     fn find_largest(&mut self, now: Instant, actions: &mut Vec<Action>) -> Vec<Wish> {
         let candidates = self.candidates();
         let total_size = total(&candidates);
-        let (available, pressure) = (self.host.map(|host| host.available_size), self.pressure.map(|it| it.full));
+        let available = self.host.map(|host| host.available_size);
         let total_limit = self.settings.total_size_limit.filter(|limit| total_size > *limit);
         let minimum = self.settings.free_size_minimum.zip(available).filter(|(least, free)| free < least);
-        let pressed = self.settings.pressure_limit.zip(pressure).filter(|(limit, full)| full > limit);
 
         let (rule, excess, reason) = if let Some(limit) = total_limit {
             let reason = format!("memory of all {}, limit {}", mebibytes(total_size), mebibytes(limit));
@@ -333,7 +338,7 @@ impl MemoryMonitor {
         } else if let Some((least, free)) = minimum {
             let reason = format!("memory available {}, minimum {}", mebibytes(free), mebibytes(least));
             ("free_size", least - free, reason)
-        } else if let Some((limit, full)) = pressed {
+        } else if let Some((limit, full)) = self.pressed() {
             let reason = format!("memory pressure {:.1} %, limit {:.1} %", full * 100.0, limit * 100.0);
             // How much would be enough nobody knows: one, and then it is looked at again.
             ("pressure", 1, reason)
@@ -371,6 +376,11 @@ impl MemoryMonitor {
                 Vec::new()
             }
         }
+    }
+
+    /// The part of the time that may pass with nothing done for want of memory, and the one that does, if that is more.
+    fn pressed(&self) -> Option<(f64, f64)> {
+        self.settings.pressure_limit.zip(self.stall.part(self.pressure)).filter(|(limit, full)| full > limit)
     }
 
     fn candidates(&self) -> Vec<Candidate> {
@@ -443,6 +453,7 @@ impl MemoryMonitor {
             }
             let hurry = Hurry::new(size.proportional, program_size(wish.process_id), &self.settings, now);
             self.asked.insert(identity, Asked { at: now, hurry, is_urgent, process });
+            self.stall.begin_anew();
             actions.push(Action::Restart(restart));
         }
     }
@@ -602,7 +613,7 @@ mod tests {
         child.wait().unwrap();
     }
 
-    /// No test can have a kernel be short of memory, so this one says itself what the kernel would.
+    /// The kernel of a test is not short of memory, so this one says itself what the kernel would.
     #[test]
     fn the_largest_goes_when_everything_waits_for_memory() {
         let now = Instant::now();
@@ -613,7 +624,10 @@ mod tests {
         }
         monitor.measure(now);
         let mut restarts = |full| {
-            monitor.pressure = Some(Pressure { some: 0.9, full });
+            let pressure = |full_total| Some(Pressure { some: 0.9, full, full_total });
+            monitor.stall.note(now, pressure(Duration::ZERO));
+            monitor.stall.note(now + Duration::from_secs(1), pressure(Duration::from_secs(1)));
+            monitor.pressure = pressure(Duration::from_secs(1));
             let mut actions = Vec::new();
             let largest = monitor.find_largest(now, &mut actions);
             monitor.ask(largest, now, &mut actions);

@@ -181,6 +181,9 @@ impl MemoryMonitor {
     /// the kernel's pressure stall information, of the cgroup or else of the host), above which the worker with the
     /// largest private size is to be restarted. It is the sign of a host that is about to hang, whatever the figures say.
     ///
+    /// It has to be more than that of the time since the last check as well, so that nobody is restarted for what is over.
+    /// While one is on its way out, and in the check after that, no other is asked for.
+    ///
     /// Default is no limit.
     pub fn pressure_limit(mut self, part: f64) -> Self {
         self.settings.pressure_limit = Some(part);

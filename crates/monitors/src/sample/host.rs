@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -52,7 +53,7 @@ impl HostMemory {
     /// Reads the figures, in about 50 µs; `None` where the platform does not tell.
     ///
     /// A process may be in several limits at once: its cgroup's, and those of the cgroups around that. What counts is the one
-    /// that leaves the least.
+    /// that leaves the least. `memory.high` of a version 2 cgroup is one, too: what is above it is slowed down until it is not.
     pub fn read() -> Option<Self> {
         Self::read_in(Path::new("/"))
     }
@@ -83,6 +84,9 @@ pub struct Pressure {
     pub some: f64,
     /// The part in which all of them did, and nothing was done.
     pub full: f64,
+    /// How long that was altogether, since the cgroup or the host is there.
+    #[serde(skip)]
+    pub full_total: Duration,
 }
 
 impl Pressure {
@@ -97,12 +101,17 @@ impl Pressure {
         let own = levels(root, &groups).into_iter().find(|level| level.version == 2);
         let own = own.and_then(|level| fs::read_to_string(level.directory.join("memory.pressure")).ok());
         let text = own.or_else(|| fs::read_to_string(root.join("proc/pressure/memory")).ok())?;
-        let average = |kind: &str| {
+        let field = |kind: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
-            let percent: f64 = line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
-            Some(percent / 100.0)
+            line.split_whitespace().find_map(|field| field.strip_prefix(name))
         };
-        Some(Self { some: average("some ")?, full: average("full ").unwrap_or(0.0) })
+        let average = |kind| Some(field(kind, "avg10=")?.parse::<f64>().ok()? / 100.0);
+        let full_total = field("full ", "total=").and_then(|microseconds| microseconds.parse().ok());
+        Some(Self {
+            some: average("some ")?,
+            full: average("full ").unwrap_or(0.0),
+            full_total: full_total.map_or(Duration::ZERO, Duration::from_micros),
+        })
     }
 }
 
@@ -170,8 +179,10 @@ impl Level {
             2 => ["memory.max", "memory.current"],
             _ => ["memory.limit_in_bytes", "memory.usage_in_bytes"],
         };
-        // "max" is no number, and no limit.
-        let total_size = number(limit).filter(|limit| *limit < NO_LIMIT)?;
+        // "max" is no number, and no limit. Above memory.high, everything there is slowed down until it is below again: nobody can
+        // have what is between that and the limit in earnest.
+        let high = (self.version == 2).then(|| number("memory.high")).flatten();
+        let total_size = number(limit).into_iter().chain(high).min().filter(|limit| *limit < NO_LIMIT)?;
         let usage = number(usage)?;
         let statistics = file("memory.stat").unwrap_or_default();
         let figure = |name: &str| {
@@ -252,6 +263,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cgroup_is_slowed_down_at_is_a_limit() {
+        let (current, high) = (("sys/fs/cgroup/a/memory.current", "200000\n"), "sys/fs/cgroup/a/memory.high");
+        let of = |maximum, high_value| {
+            let maximum = ("sys/fs/cgroup/a/memory.max", maximum);
+            let root = tree(&[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/a\n"),
+                current,
+                maximum,
+                (high, high_value),
+            ]);
+            HostMemory::read_in(root.path()).unwrap().total_size
+        };
+        assert_eq!(of("500000\n", "300000\n"), 300_000);
+        assert_eq!(of("500000\n", "600000\n"), 500_000);
+        assert_eq!(of("max\n", "300000\n"), 300_000);
+        assert_eq!(of("500000\n", "max\n"), 500_000);
+        assert_eq!(of("max\n", "max\n"), 16_000_000 << 10);
+    }
+
+    #[test]
     fn the_cgroup_that_leaves_the_least_counts() {
         let root = tree(&[
             ("proc/meminfo", MEMINFO),
@@ -301,10 +333,16 @@ mod tests {
     fn pressure_is_that_of_the_cgroup_where_there_is_one() {
         let text = "some avg10=12.50 avg60=1.00 avg300=0.00 total=5\nfull avg10=2.00 avg60=0.00 avg300=0.00 total=1\n";
         let host = [("proc/self/cgroup", "0::/a\n"), ("proc/pressure/memory", text)];
-        assert_eq!(Pressure::read_in(tree(&host).path()), Some(Pressure { some: 0.125, full: 0.02 }));
+        assert_eq!(
+            Pressure::read_in(tree(&host).path()),
+            Some(Pressure { some: 0.125, full: 0.02, full_total: Duration::from_micros(1) })
+        );
         let own = ("sys/fs/cgroup/a/memory.pressure", "some avg10=50.00 avg60=1.00 avg300=0.00 total=5\n");
         let group = [host[0], host[1], own];
-        assert_eq!(Pressure::read_in(tree(&group).path()), Some(Pressure { some: 0.5, full: 0.0 }));
+        assert_eq!(
+            Pressure::read_in(tree(&group).path()),
+            Some(Pressure { some: 0.5, full: 0.0, full_total: Duration::ZERO })
+        );
         assert_eq!(Pressure::read_in(tree(&[]).path()), None);
     }
 
