@@ -96,11 +96,7 @@ fn a_slow_leak_is_noticed_by_its_growth_and_another_worker_is_ready_first() -> i
     assert!(reason.starts_with("memory grew 3 times by more than 8.0 MiB, to "), "{child}");
     assert_eq!(child["restarts"], 1, "{child}");
     program.wait_for_stderr("child stopped child=\"worker#1\"", LIMIT)?;
-    let stderr = program.stderr();
-    let at = |text: &str| stderr.find(text).unwrap_or_else(|| panic!("'{text}' was not logged: {stderr}"));
-    let taken_over = at("a successor takes over");
-    assert!(stderr[..taken_over].matches("child is ready child=\"worker#1\"").count() == 2, "{stderr}");
-    assert!(taken_over < at("child stopped child=\"worker#1\""), "{stderr}");
+    assert_successor_came_first(&program.stderr());
     program.wait_for("the supervisor and one worker", LIMIT, || {
         let children = supervisor.ask("children", json!({}))?;
         Ok((children["children"].as_array().map(Vec::len) == Some(2)).then_some(()))
@@ -243,6 +239,28 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
         Ok((worker["process_id"] == workers[0].pid && worker["state"] == "well").then_some(()))
     })?;
     Ok(())
+}
+
+#[test]
+fn another_worker_is_ready_before_one_that_hangs_and_is_deaf_is_killed() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "health")?;
+    supervisor.forward(&worker, json!({"do": "hang"}))?;
+    let child = replaced(&mut program, &mut supervisor)?;
+    let reason = child["last_exit"].as_str().unwrap_or_default();
+    assert!(reason.starts_with("no answer for ") && reason.ends_with(", killed by SIGKILL"), "{child}");
+    assert_eq!((&child["restarts"], &child["exits"]), (&json!(1), &json!({"health": 1})), "{child}");
+    program.wait_for_stderr("child stopped child=\"worker#1\"", LIMIT)?;
+    assert_successor_came_first(&program.stderr());
+    Ok(())
+}
+
+/// The log is of a root whose only worker stopped once, and another one was ready in its place by then.
+fn assert_successor_came_first(stderr: &str) {
+    let at = |text: &str| stderr.find(text).unwrap_or_else(|| panic!("'{text}' was not logged: {stderr}"));
+    let taken_over = at("a successor takes over");
+    assert!(stderr[..taken_over].matches("child is ready child=\"worker#1\"").count() == 2, "{stderr}");
+    assert!(taken_over < at("child stopped child=\"worker#1\""), "{stderr}");
 }
 
 /// A process that has so much memory and shares it with its child; both register as workers, or the first one alone.

@@ -20,6 +20,8 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const DEFAULT_WARN_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_DUMP_AFTER: Duration = Duration::from_secs(5);
 const DEFAULT_RESTART_AFTER: Duration = Duration::from_secs(30);
+/// Not long: what hangs may hold a port or a lock that the new worker waits for, and does no work meanwhile.
+const DEFAULT_START_FIRST: Duration = Duration::from_secs(10);
 
 /// The time between two looks at thresholds is not shorter.
 const SHORTEST_STEP: Duration = Duration::from_millis(1);
@@ -28,7 +30,8 @@ const SHORTEST_STEP: Duration = Duration::from_millis(1);
 const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_DUMP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After this time a restart that was asked for, of a worker that is still there and silent, is asked for again.
+/// So long after the new worker has had its time to start, a restart that was asked for, of a worker that is still there and silent,
+/// is asked for again.
 const COOLDOWN: Duration = Duration::from_secs(30);
 
 /// Nobody's id. A call of it goes the way of all calls but for the worker's part, and so shows what that takes.
@@ -41,7 +44,8 @@ const NOBODY: &str = "";
 ///
 /// 1. is [warned](Self::warn_after) of, in the log and by an event `health`;
 /// 2. is asked for a [thread dump](Self::dump_after), which also a process that is stuck may be able to give;
-/// 3. is [restarted](Self::restart_after), [one at a time](Self::restarts_at_once).
+/// 3. is [restarted](Self::restart_after), [one at a time](Self::restarts_at_once), and
+///    [another one is started first](Self::start_first).
 ///
 /// What the supervisor itself takes for a call, and until it makes it, is measured as well, and subtracted. While that is above half of the
 /// first threshold, as on a host that is overloaded or was suspended, no worker is judged: it is not their silence.
@@ -88,9 +92,15 @@ struct Settings {
     dump_to: Destination,
     restart_after: Option<Duration>,
     restarts_at_once: usize,
+    start_first: Option<Duration>,
 }
 
 impl Settings {
+    /// After this time a restart that did not help is asked for again.
+    fn cooldown(&self) -> Duration {
+        COOLDOWN.saturating_add(self.start_first.unwrap_or_default())
+    }
+
     /// What cannot be, or cannot have been meant.
     fn validate(&self) -> Result<(), String> {
         validate_interval(self.interval)?;
@@ -133,6 +143,7 @@ impl Default for HealthMonitor {
                 dump_to: Destination::Log,
                 restart_after: Some(DEFAULT_RESTART_AFTER),
                 restarts_at_once: 1,
+                start_first: Some(DEFAULT_START_FIRST),
             },
             workers: Workers::default(),
             silent: Vec::new(),
@@ -209,6 +220,26 @@ impl HealthMonitor {
         self
     }
 
+    /// How long the worker is left to go on at most while another one is started to take its place, so that this is not empty until the
+    /// old one has ended, which one that hangs may do only when it is killed. If the new one fails, the old one is stopped at once;
+    /// where the root cannot start it first, the old one is. A restart that is asked for once more, as the worker is still there and
+    /// silent 30 seconds after this time, waits for no new one.
+    ///
+    /// Choose [`stop_first`](Self::stop_first) where a worker holds something that another one cannot start without, such as a port
+    /// that it binds itself or a lock.
+    ///
+    /// Default is 10 seconds.
+    pub fn start_first(mut self, limit: Duration) -> Self {
+        self.settings.start_first = Some(limit);
+        self
+    }
+
+    /// Has each worker stopped before another one is started in its place.
+    pub fn stop_first(mut self) -> Self {
+        self.settings.start_first = None;
+        self
+    }
+
     /// Takes out of the account what was not the workers' time: this thread was not run when it was due.
     fn forgive(&mut self, now: Instant) {
         let Some(last) = self.last_check.replace(now) else { return };
@@ -228,7 +259,8 @@ impl HealthMonitor {
     }
 
     fn judge(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.asked.retain(|_, at| now.saturating_duration_since(*at) < 2 * COOLDOWN);
+        let cooldown = self.settings.cooldown();
+        self.asked.retain(|_, at| now.saturating_duration_since(*at) < cooldown.saturating_mul(2));
         if self.own_lag(now) > self.settings.warn_after / 2 {
             tracing::warn!(lag = ?self.own_lag(now), "this supervisor is slow itself: nobody is judged");
             return;
@@ -255,14 +287,17 @@ impl HealthMonitor {
                 let before = self.asked.get(&process_id).map(|at| now.saturating_duration_since(*at));
                 let may = match before {
                     None => self.asked.len() < settings.restarts_at_once,
-                    Some(before) => before >= COOLDOWN,
+                    Some(before) => before >= cooldown,
                 };
                 if may {
                     tracing::warn!(process_id, name, ?silence, "asking for a restart of a worker that does not answer");
                     let reason = format!("no answer for {:.1} s", silence.as_secs_f64());
                     let restart = Restart::new(process_id, reason);
-                    let restart = if before.is_some() { restart.urgent() } else { restart };
-                    actions.push(Action::Restart(restart));
+                    actions.push(Action::Restart(match (before, settings.start_first) {
+                        (Some(_), _) => restart.urgent(),
+                        (None, Some(limit)) => restart.start_first(limit),
+                        (None, None) => restart,
+                    }));
                     self.asked.insert(process_id, now);
                 }
             }
@@ -562,18 +597,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_at_a_time_is_restarted_and_again_if_that_does_not_help() {
-        let (mut monitor, start) = (monitor().no_dump(), Instant::now());
+    /// When which worker is to be restarted, whether at once, and how long another one may take to start first, while none answers.
+    fn restarts(monitor: HealthMonitor, seconds: u32) -> Vec<(u32, u32, bool, Option<Duration>)> {
+        let (mut monitor, start) = (monitor.no_dump(), Instant::now());
         let mut restarts = Vec::new();
-        for second in 0..=65 {
+        for second in 0..=seconds {
             for action in check(&mut monitor, start + second * SECOND, &[NOBODY]) {
                 if let Action::Restart(restart) = action {
-                    restarts.push((second, restart.process_id, restart.urgent));
+                    restarts.push((second, restart.process_id, restart.urgent, restart.start_first));
                 }
             }
         }
-        assert_eq!(restarts, [(30, 7, false), (60, 7, true)]);
+        restarts
+    }
+
+    #[test]
+    fn one_at_a_time_is_restarted_and_again_if_that_does_not_help() {
+        let expected = [(30, 7, false, Some(10 * SECOND)), (70, 7, true, None)];
+        assert_eq!(restarts(monitor(), 75), expected, "and the second time waits for no new one");
+    }
+
+    #[test]
+    fn another_one_is_started_first_for_as_long_as_is_wished_or_not_at_all() {
+        let expected = [(30, 7, false, Some(60 * SECOND)), (120, 7, true, None)];
+        assert_eq!(restarts(monitor().start_first(60 * SECOND), 125), expected, "not asked again while it may take");
+        assert_eq!(restarts(monitor().stop_first(), 65), [(30, 7, false, None), (60, 7, true, None)]);
+        assert_eq!(restarts(monitor().start_first(Duration::MAX), 125), [(30, 7, false, Some(Duration::MAX))]);
     }
 
     #[test]
