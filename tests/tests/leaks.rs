@@ -209,8 +209,12 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
     let child = replaced(&mut program, &mut supervisor)?;
     assert!(child["last_exit"].as_str().unwrap_or_default().starts_with("no answer for "), "{child}");
     assert_eq!(child["last_exit_cause"], "health");
-    // Whoever reads why it was replaced is told where to read what it did.
+    // Whoever reads why it was replaced is told where to read what it did then, and not half a second before it was killed. Its
+    // functions may get their names when it is gone.
     let incident = PathBuf::from(child["last_incident"].as_str().unwrap_or_else(|| panic!("{child}")));
+    program.wait_for("all of the incident", LIMIT, || Ok(incident.is_dir().then_some(())))?;
+    let reason: Value = serde_json::from_slice(&fs::read(incident.join("reason.json"))?)?;
+    assert!(reason["reason"].as_str().unwrap_or_default().starts_with("no answer for "), "{reason}");
     let threads = fs::read_to_string(incident.join("threads.txt"))?;
     assert!(threads.contains("hang_for_ever") && threads.contains("acs-leaks.rs"), "{threads}");
     // A worker that hangs answers no operation: it was looked at from outside, if this machine allows that, and is fast

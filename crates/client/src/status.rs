@@ -78,7 +78,8 @@ pub struct Child {
     pub last_exit_at: Option<f64>,
     /// Why it ended, in a word: a key of [`exits`](Self::exits).
     pub last_exit_cause: Option<String>,
-    /// Where what was found about its last process before that was ended is kept, if somebody looked.
+    /// The directory with what was found about its last process before that was ended, if somebody looked. If that was done
+    /// twice, it is that of why the process was to end, not of why it did not. Until all is in it, its name ends in `.partial`.
     pub last_incident: Option<String>,
     /// Why its process is about to be killed, while it is being looked at before.
     pub condemned: Option<String>,

@@ -48,7 +48,8 @@ pub(crate) struct Slot {
     pub reason: Option<Reason>,
     /// Where what was found about its process is kept, if somebody has looked.
     pub incident: Option<String>,
-    /// The same, if somebody has looked because it had not ended although it was asked to. It counts only if it is killed.
+    /// The same, if somebody has looked because it had not ended although it was asked to. It counts only if it is killed, and
+    /// nobody has looked before.
     pub late_incident: Option<String>,
     /// How its processes ended.
     pub exits: Exits,

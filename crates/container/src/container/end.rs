@@ -54,7 +54,8 @@ impl Container {
         }
         slot.exits.note(reason.clone(), &cause);
         let late_incident = slot.late_incident.take().filter(|_| !is_spared);
-        slot.exits.last_incident = late_incident.or(slot.incident.take());
+        // What was wrong with it, rather than what it did half a grace period later, for which there may have been little time.
+        slot.exits.last_incident = slot.incident.take().or(late_incident);
         let pid = process.map(pid_of);
         if let Some(pid) = pid.filter(|_| is_spared) {
             tracing::info!(child = slot.name, pid, "the child ended by itself before it was to be killed");
