@@ -36,13 +36,14 @@ fn main() -> ExitCode {
         // What each process needs, before anybody can look at it.
         leaked().push(vec![1; 64 << 20]);
     }
+    let count = if scenario == "pressed" { 2 } else { 1 };
     let service = match scenario.as_str() {
         // The worker is what a program starts that is none itself.
         "wrapped" => {
             let script = "python3 worker.py large & python3 worker.py & wait";
             Service::command("worker", Command::new("sh").arguments(["-c", script])).count(1)
         }
-        _ => Service::new("worker", move |instance| work(instance, is_stubborn)).count(1).supervised(),
+        _ => Service::new("worker", move |instance| work(instance, is_stubborn)).count(count).supervised(),
     };
     Application::new("leaks")
         .graceful_stop(Duration::from_secs(1))
@@ -70,6 +71,7 @@ fn memory(scenario: &str) -> MemoryMonitor {
         // No host has so much.
         "cramped" => memory.interval(Duration::from_millis(100)).free_size_minimum(1 << 60),
         "free" => memory.interval(Duration::from_millis(100)).free_size_minimum(100 * MEBIBYTE),
+        "pressed" => memory.interval(Duration::from_secs(1)).pressure_limit(0.3),
         // Percent, where a part is wanted.
         "changing" if Path::new("nonsense").exists() => memory.pressure_limit(20.0),
         "impossible" => memory.interval(Duration::from_millis(50)).maximum_size_limit(MEBIBYTE / 4),

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use async_container_supervisor_tests::{Dir, Program, Signal, proc, wait_for};
+use async_container_supervisor_tests::{Dir, Program, Signal, Supervisor, proc, wait_for};
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -97,7 +98,11 @@ fn start(group: &Group, dir: &Dir, scenario: &[&str]) -> io::Result<Program> {
 
 /// Starts a scenario in the cgroup itself, as a service of systemd is, so that it has to make room before it hands controllers down.
 fn start_inside(group: &Group, dir: &Dir, scenario: &str) -> io::Result<Program> {
-    let fixture = async_container_supervisor_tests::example("acs-fixture")?;
+    start_example_inside(group, dir, "acs-fixture", scenario)
+}
+
+fn start_example_inside(group: &Group, dir: &Dir, example: &str, scenario: &str) -> io::Result<Program> {
+    let fixture = async_container_supervisor_tests::example(example)?;
     let script = format!(r#"echo $$ >"$1/cgroup.procs" && ASYNC_CONTAINER_CGROUP=$1 exec "$2" {scenario}"#);
     let mut program = dir.command("sh").args(["-c", &script, "sh"]).arg(&group.0).arg(fixture).start()?;
     program.wait_for_stderr("all children are ready", LIMIT)?;
@@ -290,6 +295,60 @@ fn want_of_memory_is_named_where_it_is_not_the_child_s_limit() -> io::Result<()>
         assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
     }
     Ok(())
+}
+
+#[test]
+fn nobody_else_goes_for_the_pressure_of_a_worker_that_has_gone() -> io::Result<()> {
+    const HIGH: u64 = 150 << 20;
+    let Some(group) = Group::make() else { return Ok(()) };
+    if !group.has_controllers()? {
+        return Ok(());
+    }
+    if !group.0.join("memory.pressure").exists() {
+        eprintln!("skipped: this kernel does not tell the pressure of a cgroup");
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let mut program = start_example_inside(&group, &dir, "acs-leaks", "pressed")?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let _ = fs::write(group.0.join("memory.swap.max"), "0");
+    fs::write(group.0.join("memory.high"), HIGH.to_string())?;
+    // Whoever comes after one that went for it can do the same.
+    for round in 1..=2 {
+        let workers = supervisor.wait_for_workers("the workers", LIMIT, |workers| workers.len() == 2)?;
+        supervisor.forward(&workers[0], json!({"do": "leak", "rate": 50 << 20}))?;
+        program.wait_for("the restart of the large worker", LIMIT, || {
+            Ok((restarts(&mut supervisor)? == [round, 0]).then_some(()))
+        })?;
+        // The kernel's average takes many seconds to come down, and the other one has to live through all the checks of these.
+        program.wait_for("the end of the pressure", LIMIT, || {
+            assert_eq!(restarts(&mut supervisor)?, [round, 0]);
+            Ok((average(&mut supervisor)? < 0.1).then_some(()))
+        })?;
+    }
+    assert_eq!(program.stderr().matches("asking for a restart: memory pressure ").count(), 2, "{}", program.stderr());
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    Ok(())
+}
+
+/// How often each of the two workers was restarted.
+fn restarts(supervisor: &mut Supervisor) -> io::Result<[u64; 2]> {
+    let answer = supervisor.ask("children", json!({}))?;
+    let of = |name: &str| {
+        let children = answer["children"].as_array().into_iter().flatten();
+        children.filter(|child| child["name"] == name).filter_map(|child| child["restarts"].as_u64()).max()
+    };
+    let both = of("worker#1").zip(of("worker#2"));
+    both.map(|(first, second)| [first, second])
+        .ok_or_else(|| io::Error::other(format!("a worker is missing: {answer}")))
+}
+
+/// What the kernel says that has been the part of the time with nothing done.
+fn average(supervisor: &mut Supervisor) -> io::Result<f64> {
+    let responses = supervisor.call("status", json!({}))?;
+    let memory = responses.iter().find_map(|response| response.get("memory")).unwrap_or(&Value::Null);
+    memory["pressure"]["full"].as_f64().ok_or_else(|| io::Error::other(format!("no pressure: {memory}")))
 }
 
 /// A cgroup with a quota of one processor, of whichever version has the controller here.

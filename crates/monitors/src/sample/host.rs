@@ -90,15 +90,20 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Reads the pressure of the cgroup of this process, where it is a version 2 one, else of the host. `None` where the
-    /// kernel does not tell (it is from before 4.20, or was built or started without).
+    /// Reads the pressure of the cgroup of this process, where it is a version 2 one, else of the host. For a child of an
+    /// application with cgroups of their own, it is that of all children together. `None` where the kernel does not tell (it is
+    /// from before 4.20, or was built or started without).
     pub fn read() -> Option<Self> {
         Self::read_in(Path::new("/"))
     }
 
     fn read_in(root: &Path) -> Option<Self> {
         let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-        let own = levels(root, &groups).into_iter().find(|level| level.version == 2);
+        let mut levels = levels(root, &groups).into_iter().filter(|level| level.version == 2);
+        let own = levels.next();
+        // What a supervisor waits for by itself says little of its workers.
+        let is_of_a_child = own.as_ref().is_some_and(|own| is_of_a_child(&own.directory));
+        let own = if is_of_a_child { levels.next() } else { own };
         let own = own.and_then(|level| fs::read_to_string(level.directory.join("memory.pressure")).ok());
         let text = own.or_else(|| fs::read_to_string(root.join("proc/pressure/memory")).ok())?;
         let field = |kind: &str, name: &str| {
@@ -113,6 +118,16 @@ impl Pressure {
             full_total: full_total.map_or(Duration::ZERO, Duration::from_micros),
         })
     }
+}
+
+/// Whether the cgroup is that of one child of an application: `NAME@GENERATION` in `APPLICATION-PID`.
+fn is_of_a_child(directory: &Path) -> bool {
+    let end = |directory: Option<&Path>, mark: char| {
+        let name = directory?.file_name()?.to_str()?;
+        Some(name.rsplit_once(mark)?.1.to_owned())
+    };
+    let is_number = |text: String| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    end(Some(directory), '@').is_some_and(is_number) && end(directory.parent(), '-').is_some_and(is_number)
 }
 
 fn host(meminfo: &str) -> Option<HostMemory> {
@@ -344,6 +359,27 @@ mod tests {
             Some(Pressure { some: 0.5, full: 0.0, full_total: Duration::ZERO })
         );
         assert_eq!(Pressure::read_in(tree(&[]).path()), None);
+    }
+
+    #[test]
+    fn pressure_is_that_of_all_children_where_each_has_a_cgroup() {
+        let line = |average: &str| format!("some avg10={average} avg60=0.00 avg300=0.00 total=5\n");
+        let (all, own) = (line("50.00"), line("10.00"));
+        for (group, some) in [
+            ("unit/shop-42/supervisor#1@1", 0.5),
+            ("unit/shop-42/supervisor#1@2.1", 0.5),
+            ("unit/shop-42/supervisor", 0.1),
+            ("system.slice/shop@1.service", 0.1),
+            ("system.slice/shop@1", 0.1),
+        ] {
+            let around = Path::new(group).parent().unwrap().display();
+            let root = tree(&[
+                ("proc/self/cgroup", &format!("0::/{group}\n")),
+                (&format!("sys/fs/cgroup/{group}/memory.pressure"), &own),
+                (&format!("sys/fs/cgroup/{around}/memory.pressure"), &all),
+            ]);
+            assert_eq!(Pressure::read_in(root.path()).map(|pressure| pressure.some), Some(some), "{group}");
+        }
     }
 
     #[test]
