@@ -25,7 +25,7 @@ use crate::{
     process::Process,
     registry::Registry,
     replacement,
-    root::{Replacement, Root, RootError, is_child},
+    root::{Place, Replacement, Root, RootError, is_child},
 };
 
 /// How long a process has between the polite signal and the one that it cannot ignore.
@@ -34,6 +34,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the root has for a replacement, before it may be asked again: the old process has its own grace, and so much
 /// more if a new one is started first.
 const REPLACEMENT: Duration = Duration::from_secs(60);
+
+/// How long others wait for the new process to be ready, once the old one has ended.
+const SUCCESSOR: Duration = Duration::from_secs(30);
 
 /// How many wishes are taken at once.
 const WISHES: usize = 256;
@@ -147,7 +150,7 @@ impl Means {
         }
 
         let mut urgent = urgent;
-        let _turn = match urgent {
+        let turn = match urgent {
             true => None,
             false => tokio::select! {
                 turn = self.turn() => turn,
@@ -192,6 +195,8 @@ impl Means {
             incident: incident.as_deref(),
         };
 
+        let place = Place::of(&*self.root, process_id);
+
         // What somebody below a child has started, the root knows nothing of.
         let asked = match is_child {
             Some(false) => Err(RootError::Unsupported),
@@ -211,22 +216,27 @@ impl Means {
                 );
                 event.publish(&self.events);
                 let limit = REPLACEMENT.saturating_add(start_first.unwrap_or_default());
-                let ended = async { drop(timeout(limit, exited(&process)).await) };
+                let ended = async { timeout(limit, exited(&process)).await.is_ok() };
                 tokio::pin!(ended);
 
-                tokio::select! {
-                    () = &mut ended => return,
-                    () = progress.hurry.notified(), if start_first.is_some() => {}
+                let has_ended = tokio::select! {
+                    has_ended = &mut ended => has_ended,
+                    () = progress.hurry.notified(), if start_first.is_some() => {
+                        tracing::warn!(process_id, reason, "replacing a worker without waiting for the new one");
+                        replacement.start_first = None;
+
+                        if let Err(error) = self.root.replace(&replacement) {
+                            tracing::error!(process_id, reason, %error, "could not have a worker replaced");
+                        }
+
+                        ended.await
+                    }
+                };
+
+                // Until another one does its work there, one worker is missing, and the next has to wait.
+                if let Some(place) = place.filter(|_| turn.is_some() && has_ended) {
+                    drop(timeout(SUCCESSOR, place.settled()).await);
                 }
-
-                tracing::warn!(process_id, reason, "replacing a worker without waiting for the new one");
-                replacement.start_first = None;
-
-                if let Err(error) = self.root.replace(&replacement) {
-                    tracing::error!(process_id, reason, %error, "could not have a worker replaced");
-                }
-
-                ended.await;
             }
             Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
                 Some(process) => stop(&event, &process, &self.events, progress).await,

@@ -62,6 +62,41 @@ pub(crate) fn is_child(root: &dyn Root, process_id: u32) -> Option<bool> {
     is_told.then(|| state.children.iter().any(|child| child.process_id == Some(process_id)))
 }
 
+/// The place of a child's process, which the root fills again when that has ended.
+pub(crate) struct Place {
+    state: watch::Receiver<RootState>,
+    service: String,
+    instance: u32,
+    /// Whose it was.
+    process_id: u32,
+}
+
+impl Place {
+    /// Nothing if the root does not tell of its children, or the process is none of them.
+    pub(crate) fn of(root: &dyn Root, process_id: u32) -> Option<Self> {
+        let state = root.state()?;
+        let found = state.borrow().children.iter().find(|child| child.process_id == Some(process_id)).cloned();
+        let ChildState { service, instance, .. } = found?;
+        Some(Self { state, service, instance, process_id })
+    }
+
+    /// Waits until another process is ready there, or until none is to be expected soon.
+    pub(crate) async fn settled(self) {
+        let Self { mut state, service, instance, process_id } = self;
+        // The process is ready; or the place is gone, given up, or waits for its next attempt.
+        let is_filled = |child: &ChildState| child.is_ready() && child.process_id != Some(process_id);
+        let is_expected = |child: &ChildState| !matches!(child.state.as_str(), "waiting" | "stopped");
+        let is_settled = |state: &RootState| {
+            let here = |child: &&ChildState| child.service == service && child.instance == instance;
+            let mut here = state.children.iter().filter(here);
+            here.clone().any(is_filled) || !here.any(is_expected)
+        };
+
+        // It is closed if the root is gone, and then nobody fills the place.
+        drop(state.wait_for(is_settled).await);
+    }
+}
+
 /// Why the root could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -271,5 +306,38 @@ impl Root for ParentProcess {
 
     fn check(&self) -> Result<(), RootError> {
         self.parent().map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn child(instance: u32, process_id: Option<u32>, state: &str) -> ChildState {
+        ChildState { service: "web".into(), instance, process_id, state: state.into(), ..ChildState::default() }
+    }
+
+    #[tokio::test]
+    async fn a_place_is_settled_once_another_process_is_ready_there_or_none_is_to_be_expected() {
+        let other = child(2, Some(9), "ready");
+        for (children, expected) in [
+            (vec![child(1, Some(7), "ready")], false),
+            (vec![child(1, Some(7), "stopping")], false),
+            (vec![child(1, None, "starting")], false),
+            (vec![child(1, None, "held")], false),
+            (vec![child(1, Some(8), "starting")], false),
+            (vec![child(1, Some(7), "stopping"), child(1, Some(8), "starting")], false),
+            (vec![child(1, Some(8), "ready")], true),
+            (vec![child(1, Some(7), "stopping"), child(1, Some(8), "ready")], true),
+            (vec![child(1, None, "waiting")], true),
+            (vec![child(1, None, "stopped")], true),
+            (vec![], true),
+        ] {
+            let children = children.into_iter().chain([other.clone()]).collect();
+            let (_sender, state) = watch::channel(RootState { children, ..RootState::default() });
+            let place = Place { state: state.clone(), service: "web".into(), instance: 1, process_id: 7 };
+            let settled = tokio::time::timeout(Duration::ZERO, place.settled()).await;
+            assert_eq!(settled.is_ok(), expected, "{:?}", state.borrow().children);
+        }
     }
 }

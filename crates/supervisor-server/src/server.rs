@@ -115,7 +115,9 @@ impl Server {
     }
 
     /// Sets how many restarts that monitors want may be under way at once; at least one. More wait for their turn, unless
-    /// they are [urgent](async_container_monitors::Restart::urgent). It keeps a monitor that errs about all workers from
+    /// they are [urgent](async_container_monitors::Restart::urgent). Where the root tells of its children, one is under way until
+    /// another process is ready in the same place, for which it has 30 seconds once the old one has ended; or until that place is not
+    /// to be filled soon, as the root waits before it tries again. It keeps a monitor that errs about all workers from
     /// taking all of them away.
     ///
     /// Default is 8.

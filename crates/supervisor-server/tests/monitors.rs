@@ -585,6 +585,48 @@ async fn a_worker_that_the_root_did_not_start_gets_a_signal() {
     assert!(requests.is_empty());
 }
 
+#[tokio::test]
+async fn the_next_has_its_turn_when_another_process_is_ready_in_the_place_of_the_one_before() {
+    let (root, mut requests) = TestRoot::new(true);
+    let root = root.with_state(RootState::default());
+    let (monitor, want) = obedient();
+    let server = Server::new().root(root.clone()).monitor(monitor).restarts_at_once(1);
+    let server = TestServer::start(server);
+    let (mut first, second) = (start_worker(&server, false), start_worker(&server, false));
+    let [first_id, second_id] = [&first, &second].map(|worker| worker.id().unwrap());
+    let set = |instance, process_id, state: &str| {
+        let state = state.to_owned();
+        root.set_state(|root| {
+            root.children.retain(|child| child.instance != instance);
+            let place = ChildState { service: "web".to_owned(), instance, ..ChildState::default() };
+            root.children.push(ChildState { process_id, state, ..place });
+        });
+    };
+    set(1, Some(first_id), "ready");
+    set(2, Some(second_id), "ready");
+    let client = server.client().await;
+    let count = |status: &Value| status["connections"].as_array().map_or(0, Vec::len);
+    status_when(&client, |status| count(status) == 2).await;
+
+    for process_id in [first_id, second_id] {
+        want.send(process_id).unwrap();
+    }
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(first_id, "told".into())));
+    first.kill().await.unwrap();
+    set(1, None, "starting");
+    let status = status_when(&client, |status| count(status) == 1).await;
+    // Long enough for all that is to be done about its end.
+    let checks = |status: &Value| status["obedient"]["checks"].as_u64();
+    let later = checks(&status).map(|checks| checks + 20);
+    status_when(&client, |status| checks(status) > later).await;
+    assert!(requests.is_empty(), "its place is empty");
+    set(1, Some(std::process::id()), "starting");
+    status_when(&client, |status| checks(status) > later.map(|later| later + 20)).await;
+    assert!(requests.is_empty(), "nobody is ready there");
+    set(1, Some(std::process::id()), "ready");
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(second_id, "told".into())));
+}
+
 #[tokio::test(start_paused = true)]
 async fn process_that_ignores_the_signal_is_killed() {
     use std::os::unix::process::ExitStatusExt;
