@@ -3,17 +3,14 @@
 mod metrics;
 mod workers;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use self::workers::{Health, Workers};
 use crate::{
     Action, Answer, Call, CallFailure, Destination, Diagnosis, Family, Monitor, Restart, Status, Worker,
-    monitor::validate_interval, turns,
+    monitor::validate_interval, restarts::Restarts, turns,
 };
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,8 +76,8 @@ pub struct HealthMonitor {
     /// What the supervisor takes for a call.
     lag: Duration,
     last_check: Option<Instant>,
-    /// Restarts that were asked for, by process id.
-    asked: HashMap<u32, Instant>,
+    /// Restarts that were asked for.
+    asked: Restarts<()>,
     /// What is to be told at once.
     news: Vec<Action>,
 }
@@ -150,7 +147,7 @@ impl Default for HealthMonitor {
             probe: None,
             lag: Duration::ZERO,
             last_check: None,
-            asked: HashMap::new(),
+            asked: Restarts::default(),
             news: Vec::new(),
         }
     }
@@ -211,8 +208,9 @@ impl HealthMonitor {
         self
     }
 
-    /// How many workers may be about to be restarted at once; it has to be one at least. When many are silent, the reason is probably not
-    /// in them.
+    /// How many workers may be about to be restarted at once; it has to be one at least. Such a restart lasts until another worker is
+    /// ready in the place of the old one, as [`restarted`](Monitor::restarted) says. When many are silent, the reason is probably not in
+    /// them.
     ///
     /// Default is 1.
     pub fn restarts_at_once(mut self, workers: usize) -> Self {
@@ -260,7 +258,7 @@ impl HealthMonitor {
 
     fn judge(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let cooldown = self.settings.cooldown();
-        self.asked.retain(|_, at| now.saturating_duration_since(*at) < cooldown.saturating_mul(2));
+        self.asked.forget(now, cooldown.saturating_mul(2), |()| false);
         if self.own_lag(now) > self.settings.warn_after / 2 {
             tracing::warn!(lag = ?self.own_lag(now), "this supervisor is slow itself: nobody is judged");
             return;
@@ -284,9 +282,9 @@ impl HealthMonitor {
                 actions.push(Action::Diagnose(dump.to(settings.dump_to.clone())));
             }
             if settings.restart_after.is_some_and(|after| silence >= after) {
-                let before = self.asked.get(&process_id).map(|at| now.saturating_duration_since(*at));
+                let before = self.asked.get(process_id).map(|asked| now.saturating_duration_since(asked.at));
                 let may = match before {
-                    None => self.asked.len() < settings.restarts_at_once,
+                    None => self.asked.count() < settings.restarts_at_once,
                     Some(before) => before >= cooldown,
                 };
                 if may {
@@ -298,7 +296,7 @@ impl HealthMonitor {
                         (None, Some(limit)) => restart.start_first(limit),
                         (None, None) => restart,
                     }));
-                    self.asked.insert(process_id, now);
+                    self.asked.insert(process_id, now, ());
                 }
             }
         }
@@ -389,12 +387,16 @@ impl Monitor for HealthMonitor {
 
     fn remove(&mut self, worker: &Worker) {
         self.workers.remove(&worker.id);
-        // It was restarted, or has gone otherwise, if none of its connections is left.
-        if self.asked.contains_key(&worker.process_id)
+        // It was stopped, or has gone otherwise, if none of its connections is left.
+        if self.asked.get(worker.process_id).is_some()
             && self.workers.iter().all(|health| health.worker.process_id != worker.process_id)
         {
-            self.asked.remove(&worker.process_id);
+            self.asked.ended(worker.process_id);
         }
+    }
+
+    fn restarted(&mut self, restart: &Restart) {
+        self.asked.over(restart.process_id);
     }
 
     fn answered(&mut self, call: &Call, answer: Result<Answer, CallFailure>) {
@@ -580,8 +582,27 @@ mod tests {
             .collect();
         let expected = [(1, "health"), (5, "thread_dump"), (30, "7 no answer for 30.0 s")];
         assert_eq!(what, expected.map(|(second, text)| (second, text.to_owned())));
+    }
+
+    #[test]
+    fn the_next_one_has_its_turn_when_another_one_is_ready_in_the_place_of_the_one_before() {
+        let (mut monitor, start) = (monitor().no_dump(), Instant::now());
+        let mut second = 0;
+        let mut next = |monitor: &mut HealthMonitor, until| {
+            let mut seconds = second..=until;
+            second = until + 1;
+            seconds.find_map(|second| {
+                check(monitor, start + second * SECOND, &[NOBODY]).into_iter().find_map(|action| match action {
+                    Action::Restart(restart) => Some((second, restart)),
+                    _ => None,
+                })
+            })
+        };
+        let Some((30, first)) = next(&mut monitor, 30) else { panic!("the first one is restarted") };
         monitor.remove(&worker("a", 7));
-        assert!(monitor.asked.is_empty());
+        assert_eq!(next(&mut monitor, 50), None, "nobody is in its place");
+        monitor.restarted(&first);
+        assert_eq!(next(&mut monitor, 51).map(|(second, restart)| (second, restart.process_id)), Some((51, 8)));
     }
 
     #[test]

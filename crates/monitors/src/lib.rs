@@ -74,6 +74,8 @@ mod call;
 mod metrics;
 mod monitor;
 mod parameters;
+#[cfg(any(feature = "memory", feature = "health"))]
+mod restarts;
 
 #[cfg(feature = "health")]
 pub mod health;

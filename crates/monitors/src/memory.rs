@@ -15,7 +15,7 @@ mod watch;
 mod wish;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     Action, Family, Monitor, Restart, Status, Worker,
+    restarts::{Asked, Restarts},
     roster::{Entry, Roster},
     sample::{self, HostMemory, Pressure, Process, Stat},
     turns::Turns,
@@ -145,9 +146,8 @@ const HURRY: u32 = 20;
 pub struct MemoryMonitor {
     settings: Settings,
     roster: Roster<Watch>,
-    /// Restarts that were asked for, by process id and start time. Apart from the roster, since a
-    /// worker that connects anew is still the process that was asked.
-    asked: HashMap<(u32, u64), Asked>,
+    /// Restarts that were asked for. Apart from the roster, since a worker that connects anew is still the process that was asked.
+    asked: Restarts<Going>,
     futility: Futility,
     relief: Relief,
     host: Option<HostMemory>,
@@ -159,8 +159,9 @@ pub struct MemoryMonitor {
     strays: Strays,
 }
 
-struct Asked {
-    at: Instant,
+/// What is kept of a worker that was asked to go.
+struct Going {
+    start_time: u64,
     hurry: Hurry,
     is_urgent: bool,
     /// To see whether it has ended.
@@ -187,9 +188,9 @@ impl MemoryMonitor {
         self.find_descendants(now);
         self.host = HostMemory::read();
         self.pressure = Pressure::read();
-        match self.asked.is_empty() {
-            true => self.stall.note(now, self.pressure),
-            false => self.stall.begin_anew(),
+        match self.asked.count() {
+            0 => self.stall.note(now, self.pressure),
+            _ => self.stall.begin_anew(),
         }
 
         let resident: u64 = self.roster.iter().map(|(_, entry)| entry.state.size.resident).sum();
@@ -258,9 +259,7 @@ impl MemoryMonitor {
     /// for again.
     fn forget(&mut self, now: Instant) {
         let limit = self.settings.cooldown.max(self.settings.interval).saturating_mul(2);
-        self.asked.retain(|_, asked| {
-            now.saturating_duration_since(asked.at) < limit && !asked.process.as_ref().is_some_and(has_ended)
-        });
+        self.asked.forget(now, limit, |going| going.process.as_ref().is_some_and(has_ended));
     }
 
     /// The workers that exceed what each may have.
@@ -299,7 +298,7 @@ impl MemoryMonitor {
                 relief: None,
             };
             // Whether a restart helps was asked when it was asked for.
-            if asked.contains_key(&(process_id, start_time)) {
+            if is_going(asked, process_id, start_time).is_some() {
                 wishes.push(wish);
                 continue;
             }
@@ -360,7 +359,7 @@ impl MemoryMonitor {
             return wishes;
         };
         let Source::Open(footprint) = &entry.state.source else { return wishes };
-        let is_going = |process: &(u32, u64)| self.asked.contains_key(process);
+        let is_going = |process: &(u32, u64)| is_going(&self.asked, process.0, process.1).is_some();
         match self.relief.exceeded(rule, excess, footprint.age(), now, is_going) {
             Advice::Restart => wishes,
             Advice::LeaveAlone { news } => {
@@ -394,7 +393,7 @@ impl MemoryMonitor {
     fn candidate(&self, process_id: u32, entry: &Entry<Watch>) -> Option<Candidate> {
         let Source::Open(footprint) = &entry.state.source else { return None };
         let (private, shared) = (entry.state.size.private, entry.state.size.shared);
-        let is_going = self.asked.contains_key(&(process_id, footprint.start_time()));
+        let is_going = is_going(&self.asked, process_id, footprint.start_time()).is_some();
         Some(Candidate { process_id, private, shared, is_going })
     }
 
@@ -402,16 +401,17 @@ impl MemoryMonitor {
     fn ask(&mut self, wishes: Vec<Wish>, now: Instant, actions: &mut Vec<Action>) {
         for wish in wishes {
             let identity = (wish.process_id, wish.start_time);
-            let is_turn = self.asked.len() < self.settings.restarts_at_once;
-            let mut going = self.asked.get_mut(&identity);
+            let is_turn = self.asked.count() < self.settings.restarts_at_once;
             let Some(entry) = self.roster.get(wish.process_id) else { continue };
+            let mut going = self.asked.get_mut(wish.process_id);
+            going = going.filter(|asked| asked.state.start_time == wish.start_time);
             let (is_urgent, is_news) = match &mut going {
                 None => (wish.is_urgent, wish.is_urgent || is_turn),
                 Some(asked) => {
                     let is_late = now.saturating_duration_since(asked.at) >= self.settings.cooldown;
-                    let grew = asked.hurry.is_urgent(entry.state.size.proportional, &self.settings, now);
+                    let grew = asked.state.hurry.is_urgent(entry.state.size.proportional, &self.settings, now);
                     let is_urgent = is_late || wish.is_urgent && grew;
-                    (is_urgent, is_urgent && (!asked.is_urgent || is_late))
+                    (is_urgent, is_urgent && (!asked.state.is_urgent || is_late))
                 }
             };
             if !is_news {
@@ -452,7 +452,7 @@ impl MemoryMonitor {
                 self.relief.asked(wish.rule, excess, private, identity, now);
             }
             let hurry = Hurry::new(size.proportional, program_size(wish.process_id), &self.settings, now);
-            self.asked.insert(identity, Asked { at: now, hurry, is_urgent, process });
+            self.asked.insert(wish.process_id, now, Going { start_time: wish.start_time, hurry, is_urgent, process });
             self.stall.begin_anew();
             actions.push(Action::Restart(restart));
         }
@@ -516,6 +516,10 @@ impl Monitor for MemoryMonitor {
         self.roster.remove(worker);
     }
 
+    fn restarted(&mut self, restart: &Restart) {
+        self.asked.over(restart.process_id);
+    }
+
     fn check(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         // First: one that ends while it is being measured would be forgotten with the size of a moment before, and asked for anew.
@@ -545,7 +549,7 @@ impl MemoryMonitor {
         let left = |until: Option<Instant>| Some(until?.checked_duration_since(now)?.as_secs_f64());
         let process = |(process_id, entry): (u32, &Entry<Watch>)| {
             let Entry { name, state, start_time, .. } = entry;
-            let restarting = start_time.is_some_and(|start_time| self.asked.contains_key(&(process_id, start_time)));
+            let restarting = start_time.and_then(|start_time| is_going(&self.asked, process_id, start_time)).is_some();
             ProcessStatus {
                 process_id,
                 name: name.clone(),
@@ -577,6 +581,11 @@ impl MemoryMonitor {
             processes: self.roster.iter().map(process).collect(),
         }
     }
+}
+
+/// The restart of this process, and not of another one that had its id.
+fn is_going(asked: &Restarts<Going>, process_id: u32, start_time: u64) -> Option<&Asked<Going>> {
+    asked.get(process_id).filter(|asked| asked.state.start_time == start_time)
 }
 
 /// Whether nothing is left of it but its status.

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    action::Action,
+    action::{Action, Restart},
     call::{Answer, Call, CallFailure},
     metrics::Family,
 };
@@ -110,7 +110,8 @@ impl Eq for Event {}
 /// 3. [`status`](Monitor::status) whenever somebody asks;
 /// 4. [`remove`](Monitor::remove) once for each worker whose connection ended;
 /// 5. [`answered`](Monitor::answered) once for each call that it asked for;
-/// 6. [`react`](Monitor::react) after it was told of workers or answers.
+/// 6. [`restarted`](Monitor::restarted) once for each process that it asked a restart of, when that is over;
+/// 7. [`react`](Monitor::react) after it was told of workers, answers or restarts.
 ///
 /// All of them run on a thread of the monitor's own, so blocking delays this monitor and nothing
 /// else: checks that were due meanwhile are left out, and the supervisor tells of it in its log and status. The thread is in the
@@ -164,8 +165,18 @@ pub trait Monitor: Send + 'static {
         let _ = (call, answer);
     }
 
-    /// Says what should be done at once about what it has just been told by `register`, `remove` and `answered`, rather than
-    /// at the next check. Default is nothing.
+    /// A restart that it asked for is over: another process is ready in the place of the old one; or it came to nothing, or has taken
+    /// so long that nobody waits for it any more. One that wants no more than so many workers to be missing at once asks for the next
+    /// one only then, or a minute after the last one, as this may be lost if the monitor panics meanwhile.
+    ///
+    /// However often a restart of one process is asked for meanwhile, it is one, and `restart` is that of the first time. It is over 30
+    /// seconds after the end of the process at the latest.
+    fn restarted(&mut self, restart: &Restart) {
+        let _ = restart;
+    }
+
+    /// Says what should be done at once about what it has just been told by `register`, `remove`, `answered` and `restarted`, rather
+    /// than at the next check. Default is nothing.
     fn react(&mut self, now: Instant) -> Vec<Action> {
         let _ = now;
         Vec::new()

@@ -117,6 +117,7 @@ mod session;
 mod statistics;
 #[allow(unsafe_code)]
 mod sys;
+mod under_way;
 mod workers;
 
 pub use access::Role;

@@ -113,15 +113,23 @@ type Answered = (Call, Result<Fields, Failure>);
 
 /// Something that a monitor wants done, and that takes more than its own thread.
 pub(crate) enum Wish {
-    /// To have a process replaced, and why, in a word. Who waits for it is told what the root was told of it.
-    Restart { restart: Restart, diagnosis: Option<Wanted>, cause: String, asked: Option<oneshot::Sender<Told>> },
+    /// To have a process replaced, and why, in a word.
+    Restart { restart: Restart, diagnosis: Option<Wanted>, cause: String, asker: Asker },
     /// To have a worker look into itself.
     Diagnose(Wanted),
     /// Calls, with their parameters encoded.
     Calls(Vec<(Call, Fields)>, ReplyTo),
 }
 
-/// Where answers to calls go.
+/// Who wants a process replaced.
+pub(crate) enum Asker {
+    /// It is told when that is over.
+    Monitor(ReplyTo),
+    /// It is told what the root was told of it.
+    Person(oneshot::Sender<Told>),
+}
+
+/// Where answers to calls go, and what comes of restarts.
 #[derive(Clone)]
 pub(crate) struct ReplyTo(Arc<Shared>);
 
@@ -140,6 +148,17 @@ impl ReplyTo {
         if is_first {
             self.0.changed.notify_one();
         }
+    }
+
+    /// Tells the monitor that a restart which it asked for is over.
+    pub(crate) fn restarted(&self, restart: Restart) {
+        self.0.lock().restarts.push(restart);
+        self.0.changed.notify_one();
+    }
+
+    /// Whether both go to the same monitor.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -169,6 +188,8 @@ struct Inbox {
     answers: Vec<Answered>,
     /// When the first of these came.
     answers_since: Option<Instant>,
+    /// Restarts that are over; as many as the monitor asked for.
+    restarts: Vec<Restart>,
     /// The thread is telling the monitor of changes, so its last status knows nothing of them.
     applying: bool,
     /// Since when it checks.

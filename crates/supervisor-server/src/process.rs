@@ -114,6 +114,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// One as of a kernel that gives no handles.
+    #[cfg(test)]
+    pub(crate) fn without_handle(process_id: u32) -> Self {
+        Self { process_id: Some(process_id), handle: None }
+    }
+
     /// Whether this is known well enough to be signalled.
     pub(crate) fn has_handle(&self) -> bool {
         self.handle.is_some()
@@ -194,13 +200,18 @@ pub(crate) fn send(handle: impl AsFd, signal: Signal) -> io::Result<()> {
     Ok(pidfd_send_signal(handle, signal)?)
 }
 
-/// When a process was started, if that can be known, by the clock. It is up to a second early, but the same for each supervisor, as
-/// long as nobody sets the clock.
-pub(crate) fn began(process_id: u32) -> Option<SystemTime> {
+/// When a process was started, in the ticks of this host, if that can be known. It tells a process from a later one with its id.
+pub(crate) fn start_time(process_id: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).ok()?;
     // The name before it may contain anything. What follows begins with the third field; this is the 22nd.
     let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+/// When a process was started, if that can be known, by the clock. It is up to a second early, but the same for each supervisor, as
+/// long as nobody sets the clock.
+pub(crate) fn began(process_id: u32) -> Option<SystemTime> {
+    let ticks = start_time(process_id)?;
     let host = std::fs::read_to_string("/proc/stat").ok()?;
     let host_began: u64 = host.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     let since = Duration::try_from_secs_f64(ticks as f64 / clock_ticks_per_second() as f64).ok()?;

@@ -168,6 +168,16 @@ impl Registry {
         self.lock().workers.contains_key(id)
     }
 
+    /// Waits until no worker has that connection any more.
+    pub(crate) async fn removed(&self, id: &str) {
+        let mut count = self.count();
+
+        while self.contains(id) {
+            // It is told of each that comes or goes, and never closed: it is here.
+            let _ = count.changed().await;
+        }
+    }
+
     /// A handle to call a worker by.
     pub(crate) fn client(&self, id: &str) -> Option<Client> {
         self.lock().workers.get(id).map(|worker| worker.client.clone())

@@ -5,7 +5,12 @@ use async_container_protocol::{BoxFuture, Failure, Request, Responder, class};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::{monitor::Wish, operation::Supervisor, restart::Told, root::is_child};
+use crate::{
+    monitor::{Asker, Wish},
+    operation::Supervisor,
+    restart::Told,
+    root::is_child,
+};
 
 /// What the root is told if nobody says why.
 const DEFAULT_REASON: &str = "asked for";
@@ -82,7 +87,7 @@ impl Supervisor {
         let restart = Restart::new(process_id, reason).urgent();
         let (waiting, asked) = oneshot::channel();
         self.actions
-            .send(Wish::Restart { restart, diagnosis: None, cause: CAUSE.to_owned(), asked: Some(waiting) })
+            .send(Wish::Restart { restart, diagnosis: None, cause: CAUSE.to_owned(), asker: Asker::Person(waiting) })
             .map_err(|_| stops())?;
         Ok((process_id, asked))
     }

@@ -1,8 +1,7 @@
 //! Carrying out what monitors want done.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +9,7 @@ use async_container_monitors::Restart;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     task::JoinSet,
     time::timeout,
 };
@@ -21,11 +20,12 @@ use crate::{
     diagnosis::{Diagnoses, NotBegun, Outside, Wanted},
     events::{Events, RESTART},
     examine::Examiners,
-    monitor::Wish,
-    process::Process,
-    registry::Registry,
+    monitor::{Asker, Wish},
+    process::{self, Process},
+    registry::{Connected, Registry},
     replacement,
     root::{Place, Replacement, Root, RootError, is_child},
+    under_way::{Progress, UnderWay},
 };
 
 /// How long a process has between the polite signal and the one that it cannot ignore.
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// more if a new one is started first.
 const REPLACEMENT: Duration = Duration::from_secs(60);
 
-/// How long others wait for the new process to be ready, once the old one has ended.
+/// How long others, and those who wanted it, wait for the new process to be ready, once the old one has ended.
 const SUCCESSOR: Duration = Duration::from_secs(30);
 
 /// How many wishes are taken at once.
@@ -80,11 +80,16 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
 
         for wish in wishes.drain(..) {
             match wish {
-                Wish::Restart { restart, diagnosis, cause, asked: waiting } => {
-                    let (progress, mark) = under_way.begin(restart.process_id);
+                Wish::Restart { restart, diagnosis, cause, asker } => {
+                    let monitor = match &asker {
+                        Asker::Monitor(monitor) => Some(monitor),
+                        Asker::Person(_) => None,
+                    };
+                    let start_time = process::start_time(restart.process_id);
+                    let (progress, mark) = under_way.begin(&restart, start_time, monitor);
 
-                    if let Some(waiting) = waiting {
-                        let mut asked = progress.asked.subscribe();
+                    if let Asker::Person(waiting) = asker {
+                        let mut asked = progress.asked();
                         tasks.spawn(async move {
                             // It is never closed without a word, unless the supervisor stops.
                             if let Ok(Some(asked)) = asked.wait_for(Option::is_some).await.as_deref() {
@@ -98,7 +103,6 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
                             let means = means.clone();
                             tasks.spawn(async move {
                                 means.restart(restart, diagnosis, cause, &mark.progress).await;
-                                mark.progress.tell(Ok(()));
                             });
                         }
                         None if restart.urgent => progress.hurry.notify_one(),
@@ -135,37 +139,56 @@ pub(crate) async fn carry_out(mut actions: mpsc::UnboundedReceiver<Wish>, means:
 impl Means {
     /// Restarts a process, and returns when that came to an end, whichever.
     async fn restart(&self, restart: Restart, diagnosis: Option<Wanted>, cause: String, progress: &Progress) {
-        let Restart { process_id, reason, start_first, urgent, .. } = restart;
+        let process_id = restart.process_id;
         // By the handle that was taken when it connected: what has the number now may be another process.
         let worker = self.registry.by_process(process_id);
-        let name = worker.as_ref().map(|worker| worker.name());
-        let process = worker.map(|worker| worker.process);
-        let is_child = is_child(&*self.root, process_id);
+        let place = Place::of(&*self.root, process_id);
 
         // Before it takes anybody's turn, or is looked at.
-        if process.is_none() && is_child != Some(true) {
+        if worker.is_none() && place.is_none() {
+            let reason = &restart.reason;
             self.complain_of_stranger(process_id, &cause, format_args!("be restarted because of: {reason}"));
             progress.tell(Err(format!("process {process_id} is no worker that is connected, and no child")));
             return;
         }
 
-        let mut urgent = urgent;
-        let turn = match urgent {
-            true => None,
-            false => tokio::select! {
-                turn = self.turn() => turn,
-                () = exited(&process) => return,
-                () = progress.hurry.notified() => {
-                    urgent = true;
-                    None
-                }
-            },
-        };
+        let leaver = Leaver { worker, place, registry: &self.registry };
+        let mut turn = None;
+        let has_ended = self.replace(restart, diagnosis, cause, &leaver, &mut turn, progress).await;
+        // It may have ended by itself before.
+        progress.tell(Ok(()));
+
+        // Until another one does its work there, one worker is missing, and the next has to wait.
+        if let Some(place) = leaver.place.filter(|_| has_ended) {
+            drop(timeout(SUCCESSOR, place.settled()).await);
+        }
+    }
+
+    /// Has a process replaced, once it is its turn, and says whether it has ended.
+    async fn replace<'a>(
+        &'a self,
+        restart: Restart,
+        diagnosis: Option<Wanted>,
+        cause: String,
+        leaver: &Leaver<'_>,
+        turn: &mut Option<SemaphorePermit<'a>>,
+        progress: &Progress,
+    ) -> bool {
+        let Restart { process_id, reason, start_first, mut urgent, .. } = restart;
+        let name = leaver.worker.as_ref().map(Connected::name);
+
+        if !urgent {
+            tokio::select! {
+                permit = self.turn() => *turn = permit,
+                () = leaver.ended() => return true,
+                () = progress.hurry.notified() => urgent = true,
+            }
+        }
 
         if let Some(wanted) = diagnosis.filter(|_| !urgent) {
             tokio::select! {
                 () = wanted.carry_out(&self.registry, &self.outside, &self.events) => {}
-                () = exited(&process) => return,
+                () = leaver.ended() => return true,
                 () = progress.hurry.notified() => {
                     urgent = true;
                     tracing::warn!(process_id, reason, "restarting a worker without waiting for its diagnostic");
@@ -195,10 +218,8 @@ impl Means {
             incident: incident.as_deref(),
         };
 
-        let place = Place::of(&*self.root, process_id);
-
         // What somebody below a child has started, the root knows nothing of.
-        let asked = match is_child {
+        let asked = match is_child(&*self.root, process_id) {
             Some(false) => Err(RootError::Unsupported),
             _ => self.root.replace(&replacement),
         };
@@ -216,10 +237,10 @@ impl Means {
                 );
                 event.publish(&self.events);
                 let limit = REPLACEMENT.saturating_add(start_first.unwrap_or_default());
-                let ended = async { timeout(limit, exited(&process)).await.is_ok() };
+                let ended = async { timeout(limit, leaver.ended()).await.is_ok() };
                 tokio::pin!(ended);
 
-                let has_ended = tokio::select! {
+                tokio::select! {
                     has_ended = &mut ended => has_ended,
                     () = progress.hurry.notified(), if start_first.is_some() => {
                         tracing::warn!(process_id, reason, "replacing a worker without waiting for the new one");
@@ -231,15 +252,10 @@ impl Means {
 
                         ended.await
                     }
-                };
-
-                // Until another one does its work there, one worker is missing, and the next has to wait.
-                if let Some(place) = place.filter(|_| turn.is_some() && has_ended) {
-                    drop(timeout(SUCCESSOR, place.settled()).await);
                 }
             }
-            Err(RootError::Unsupported) => match process.filter(Process::has_handle) {
-                Some(process) => stop(&event, &process, &self.events, progress).await,
+            Err(RootError::Unsupported) => match leaver.process() {
+                Some(process) => stop(&event, process, &self.events, progress).await,
                 None => {
                     tracing::warn!(
                         process_id,
@@ -247,11 +263,13 @@ impl Means {
                         "a worker should be restarted, but cannot be signalled: left alone"
                     );
                     progress.tell(Err(format!("process {process_id} cannot be signalled")));
+                    false
                 }
             },
             Err(error) => {
                 tracing::error!(process_id, reason, %error, "could not have a worker replaced");
                 progress.tell(Err(format!("could not have process {process_id} replaced: {error}")));
+                false
             }
         }
     }
@@ -302,12 +320,33 @@ impl Means {
     }
 }
 
-/// Waits for the end of a process; for ever if that cannot be told.
-async fn exited(process: &Option<Process>) {
-    let Some(process) = process else { return std::future::pending().await };
+/// A process that is to end, as far as it is known: to the root as a child, or here as a worker.
+struct Leaver<'a> {
+    worker: Option<Connected>,
+    place: Option<Place>,
+    registry: &'a Registry,
+}
 
-    if process.exited().await.is_err() {
-        std::future::pending().await
+impl Leaver<'_> {
+    /// What can be signalled.
+    fn process(&self) -> Option<&Process> {
+        self.worker.as_ref().map(|worker| &worker.process).filter(|process| process.has_handle())
+    }
+
+    /// Waits for its end: by its handle, or else by what the root tells of a child, or else by its connection. For ever if none of
+    /// these can tell.
+    async fn ended(&self) {
+        if let Some(process) = self.process()
+            && process.exited().await.is_ok()
+        {
+            return;
+        }
+
+        match (&self.place, &self.worker) {
+            (Some(place), _) => place.left().await,
+            (None, Some(worker)) => self.registry.removed(&worker.id).await,
+            (None, None) => std::future::pending().await,
+        }
     }
 }
 
@@ -330,17 +369,19 @@ impl RestartEvent<'_> {
     }
 }
 
-/// Ends a process, so that the root starts a fresh one.
-async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events, progress: &Progress) {
+/// Ends a process, so that the root starts a fresh one, and says whether it has ended.
+async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events, progress: &Progress) -> bool {
     let RestartEvent { process_id, reason, .. } = *event;
 
     if let Err(error) = process.signal(Signal::INT) {
-        if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) {
+        let has_ended = error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+
+        if !has_ended {
             tracing::error!(process_id, reason, %error, "could not signal a worker");
             progress.tell(Err(format!("could not signal process {process_id}: {error}")));
         }
 
-        return;
+        return has_ended;
     }
 
     progress.tell(Ok(()));
@@ -349,7 +390,7 @@ async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events, prog
     event.publish(events);
 
     if timeout(GRACE, process.exited()).await.is_ok() {
-        return;
+        return true;
     }
 
     match process.signal(Signal::KILL) {
@@ -357,60 +398,26 @@ async fn stop(event: &RestartEvent<'_>, process: &Process, events: &Events, prog
         Err(error) => tracing::debug!(process_id, %error, "could not kill a worker"),
     }
 
-    let _ = timeout(GRACE, process.exited()).await;
+    timeout(GRACE, process.exited()).await.is_ok()
 }
 
-/// Processes that are being restarted.
-#[derive(Clone, Default)]
-struct UnderWay(Arc<Mutex<HashMap<u32, Arc<Progress>>>>);
+#[cfg(test)]
+mod tests {
+    use async_container_protocol::{Driver, Fields, Operations, Settings, Side, Socket};
 
-/// How far a restart is.
-#[derive(Default)]
-struct Progress {
-    /// To have it hurry.
-    hurry: Notify,
-    /// Set once.
-    asked: watch::Sender<Option<Told>>,
-}
+    use super::*;
 
-impl UnderWay {
-    /// Notes that a restart begins. If one is under way already there is no mark, only how far that is.
-    fn begin(&self, process_id: u32) -> (Arc<Progress>, Option<Mark>) {
-        let mut processes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-
-        match processes.entry(process_id) {
-            Entry::Occupied(entry) => (entry.get().clone(), None),
-            Entry::Vacant(entry) => {
-                let progress = entry.insert(Arc::default()).clone();
-                let mark = Mark { processes: self.clone(), process_id, progress: progress.clone() };
-                (progress, Some(mark))
-            }
-        }
-    }
-}
-
-impl Progress {
-    /// What was told first counts.
-    fn tell(&self, outcome: Told) {
-        self.asked.send_if_modified(|asked| {
-            let is_first = asked.is_none();
-            if is_first {
-                *asked = Some(outcome);
-            }
-            is_first
-        });
-    }
-}
-
-/// A restart that is under way, until it is dropped.
-struct Mark {
-    processes: UnderWay,
-    process_id: u32,
-    progress: Arc<Progress>,
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        self.processes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.process_id);
+    #[tokio::test]
+    async fn the_end_of_a_worker_without_a_handle_is_that_of_its_connection() {
+        let registry = Registry::new(Arc::new(Events::new()));
+        let (stream, _other) = tokio::net::UnixStream::pair().unwrap();
+        let (client, _driver) =
+            Driver::new(Socket::from(stream), Side::Accepted, Operations::new(), Settings::default());
+        registry.register("a".into(), &Process::without_handle(7), Fields::empty(), client);
+        let leaver = Leaver { worker: registry.by_process(7), place: None, registry: &registry };
+        assert!(timeout(Duration::ZERO, leaver.ended()).await.is_err());
+        registry.remove("b");
+        registry.remove("a");
+        leaver.ended().await;
     }
 }

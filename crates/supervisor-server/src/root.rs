@@ -80,6 +80,16 @@ impl Place {
         Some(Self { state, service, instance, process_id })
     }
 
+    /// Waits until the root has seen the end of the process.
+    pub(crate) async fn left(&self) {
+        let is_there = |child: &ChildState| child.process_id == Some(self.process_id);
+
+        if self.state.clone().wait_for(|state| !state.children.iter().any(is_there)).await.is_err() {
+            // The root is gone, and tells no more.
+            std::future::pending().await
+        }
+    }
+
     /// Waits until another process is ready there, or until none is to be expected soon.
     pub(crate) async fn settled(self) {
         let Self { mut state, service, instance, process_id } = self;

@@ -354,3 +354,114 @@ async fn what_a_supervisor_that_stops_has_answered_was_asked_of_the_root() {
         }
     }
 }
+
+/// A root with one child, in a place of its own.
+fn one_child(root: TestRoot, process_id: u32) -> TestRoot {
+    let child =
+        ChildState { service: "web".to_owned(), instance: 1, state: "ready".to_owned(), ..ChildState::default() };
+    let child = ChildState { process_id: Some(process_id), ..child };
+    root.with_state(RootState { children: vec![child], ..RootState::default() })
+}
+
+fn set_child(root: &TestRoot, process_id: Option<u32>, state: &str) {
+    root.set_state(|root| {
+        root.children[0].process_id = process_id;
+        root.children[0].state = state.to_owned();
+    });
+}
+
+/// Wants what it is told to, and tells what is over. It panics where it is told to do nothing.
+struct Hearer {
+    teller: Teller,
+    over: tokio::sync::mpsc::UnboundedSender<Restart>,
+}
+
+impl Monitor for Hearer {
+    fn name(&self) -> &str {
+        "hearer"
+    }
+
+    fn interval(&self) -> Duration {
+        self.teller.interval()
+    }
+
+    fn restarted(&mut self, restart: &Restart) {
+        self.over.send(restart.clone()).unwrap();
+    }
+
+    fn check(&mut self, _: Instant) -> Vec<Action> {
+        self.teller
+            .0
+            .try_iter()
+            .flat_map(|actions| if actions.is_empty() { panic!("told to") } else { actions })
+            .collect()
+    }
+}
+
+type Told = tokio::sync::mpsc::UnboundedReceiver<Restart>;
+
+fn hearer() -> (Hearer, std::sync::mpsc::Sender<Vec<Action>>, Told) {
+    let (teller, want) = teller();
+    let (over, told) = tokio::sync::mpsc::unbounded_channel();
+    (Hearer { teller, over }, want, told)
+}
+
+/// The next process whose restart is over.
+async fn over(told: &mut Told) -> u32 {
+    told.recv().await.unwrap().process_id
+}
+
+#[tokio::test]
+async fn a_monitor_is_told_once_when_another_process_is_ready_in_the_place_of_the_one_that_it_wanted_to_go() {
+    let (root, mut requests) = TestRoot::new(true);
+    let root = one_child(root, NOBODY);
+    let (monitor, want, mut told) = hearer();
+    let _server = TestServer::start(Server::new().root(root.clone()).monitor(monitor));
+    // What is asked for of a stranger is over at once, and so shows that nothing else was.
+    let stranger = || Action::restart(NOBODY + 1, "nobody");
+    for urgent in [Restart::new(NOBODY, "once"), Restart::new(NOBODY, "twice"), Restart::new(NOBODY, "now").urgent()] {
+        want.send(vec![Action::Restart(urgent)]).unwrap();
+    }
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(NOBODY, "once".into())));
+    for (process_id, state) in [(Some(NOBODY), "stopping"), (None, "starting"), (Some(NOBODY + 2), "starting")] {
+        set_child(&root, process_id, state);
+        want.send(vec![stranger()]).unwrap();
+        assert_eq!(over(&mut told).await, NOBODY + 1, "{state}");
+    }
+    set_child(&root, Some(NOBODY + 2), "ready");
+    assert_eq!(told.recv().await, Some(Restart::new(NOBODY, "once")), "as it was wanted first");
+    want.send(vec![stranger()]).unwrap();
+    assert_eq!(over(&mut told).await, NOBODY + 1, "and once");
+}
+
+#[tokio::test]
+async fn a_monitor_that_panics_meanwhile_is_told_once_it_goes_on() {
+    let (root, mut requests) = TestRoot::new(true);
+    let root = one_child(root, NOBODY);
+    let (monitor, want, mut told) = hearer();
+    let server = TestServer::start(Server::new().root(root.clone()).monitor(monitor));
+    want.send(vec![Action::restart(NOBODY, "for a test")]).unwrap();
+    assert!(requests.recv().await.is_some());
+    want.send(Vec::new()).unwrap();
+    let mut client = server.lines().await;
+    while client.ask(json!({"id": 2, "do": "status"})).await["hearer"]["error"].is_null() {
+        assert_eq!(client.hear().await["finished"], true);
+    }
+    set_child(&root, None, "stopped");
+    assert_eq!(over(&mut told).await, NOBODY);
+}
+
+/// One that never registered, so that nobody here has a handle to its process.
+#[tokio::test]
+async fn the_turn_of_a_child_that_is_no_worker_ends_when_the_root_tells_of_its_end() {
+    let (root, mut requests) = TestRoot::new(true);
+    let root = root.with_state(children([NOBODY, NOBODY + 1]));
+    root.set_state(|root| root.children[1].instance = 1);
+    let (monitor, want) = teller();
+    let _server = TestServer::start(Server::new().root(root.clone()).monitor(monitor).restarts_at_once(1));
+    want.send(vec![Action::restart(NOBODY, "first"), Action::restart(NOBODY + 1, "second")]).unwrap();
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(NOBODY, "first".into())));
+    set_child(&root, None, "waiting");
+    let next = tokio::time::timeout(Duration::from_secs(20), requests.recv()).await;
+    assert_eq!(next, Ok(Some(RootRequest::Replace(NOBODY + 1, "second".into()))));
+}

@@ -182,7 +182,7 @@ impl MemoryMonitor {
     /// largest private size is to be restarted. It is the sign of a host that is about to hang, whatever the figures say.
     ///
     /// It has to be more than that of the time since the last check as well, so that nobody is restarted for what is over.
-    /// While one is on its way out, and in the check after that, no other is asked for.
+    /// While the restart of one is under way, and in the check after that, no other is asked for.
     ///
     /// Default is no limit.
     pub fn pressure_limit(mut self, part: f64) -> Self {
@@ -199,8 +199,9 @@ impl MemoryMonitor {
         self
     }
 
-    /// How many workers may be about to be restarted at once; it has to be one at least. Further ones wait, but for those that exceed their
-    /// own limit by a quarter.
+    /// How many workers may be about to be restarted at once; it has to be one at least. Such a restart lasts until another worker is
+    /// ready in the place of the old one, as [`restarted`](crate::Monitor::restarted) says. Further ones wait, but for those that exceed
+    /// their own limit by a quarter.
     ///
     /// Default is 1.
     pub fn restarts_at_once(mut self, workers: usize) -> Self {

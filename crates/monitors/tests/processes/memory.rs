@@ -270,6 +270,7 @@ fn the_largest_goes_when_the_host_has_too_little() {
     assert_eq!(restarts(&actions), [large.process_id()], "one at a time");
     assert_eq!(monitor.check(now), []);
     large.kill();
+    monitor.restarted(&Restart::new(large.process_id(), ""));
     // Whether that helped depends on what everybody else on this host does meanwhile.
     match restarts(&monitor.check(now))[..] {
         [] => {
@@ -302,6 +303,25 @@ fn only_so_many_go_at_once_unless_it_is_urgent() {
     helpers[0].run(&format!("allocate {}", 30 * MEBIBYTE));
     let [restart] = &wishes(monitor.check(has_looked))[..] else { panic!("no restart") };
     assert_eq!((restart.process_id, restart.urgent), (helpers[0].process_id(), true));
+}
+
+#[test]
+fn the_next_one_has_its_turn_when_the_place_of_the_one_before_is_filled() {
+    let mut helpers = [Helper::spawn(), Helper::spawn()];
+    let mut monitor = monitor();
+    for (number, helper) in helpers.iter_mut().enumerate() {
+        helper.run(&format!("allocate {}", 105 * MEBIBYTE));
+        monitor.register(&Worker { name: format!("web{number}"), ..helper.worker(&number.to_string()) });
+    }
+    let now = Instant::now();
+    let [first] = &wishes(monitor.check(now))[..] else { panic!("no restart") };
+    let [one, other] = helpers.each_ref().map(Helper::process_id);
+    let (ended, next) = if first.process_id == one { (0, other) } else { (1, one) };
+    helpers[ended].kill();
+    monitor.remove(&helpers[ended].worker(&ended.to_string()));
+    assert_eq!(monitor.check(now + Duration::from_secs(20)), [], "nobody is in its place");
+    monitor.restarted(first);
+    assert_eq!(restarts(&monitor.check(now + Duration::from_secs(20))), [next]);
 }
 
 #[test]

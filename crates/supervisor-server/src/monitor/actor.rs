@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use async_container_monitors::{Action, Answer, CallFailure, Diagnosis, Event, Monitor, Worker};
+use async_container_monitors::{Action, Answer, CallFailure, Diagnosis, Event, Monitor, Restart, Worker};
 use async_container_protocol::{Failure, Fields, class};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Answered, Change, Make, ReplyTo, Report, Shared, Wish, busy::Slowness, failed_status};
+use super::{Answered, Asker, Change, Make, ReplyTo, Report, Shared, Wish, busy::Slowness, failed_status};
 use crate::{diagnosis::Wanted, events::Events, schedule::next_check};
 
 /// How long a monitor that panicked is left alone. Doubled each time that it panics again before a check came to its end.
@@ -58,6 +58,8 @@ pub(super) struct Loop {
     failing: Option<Failing>,
     /// What it is to be told of, and the memory for that.
     answers: Vec<Answered>,
+    /// Restarts that are over, and of which it is to be told once it can be called.
+    restarts: Vec<Restart>,
     /// How many changes it was told of.
     heard: u64,
     /// The last request for the status that was answered.
@@ -102,6 +104,7 @@ impl Loop {
             told: BTreeMap::new(),
             failing: None,
             answers: Vec::new(),
+            restarts: Vec::new(),
             heard: 0,
             reported: 0,
             asked: None,
@@ -122,10 +125,11 @@ impl Loop {
                 let mut inbox = self.shared.lock();
                 self.heard = inbox.next_place;
                 inbox.exchange_answers(&mut self.answers);
+                self.restarts.append(&mut inbox.restarts);
                 inbox.take_changes()
             };
             let is_change = !changes.is_empty();
-            let is_news = is_change || !self.answers.is_empty();
+            let is_news = is_change || !self.answers.is_empty() || !self.restarts.is_empty();
 
             if self.again_at().is_some_and(|again_at| again_at <= Instant::now()) {
                 self.begin_anew();
@@ -202,6 +206,8 @@ impl Loop {
                     let old = mem::replace(&mut self.monitor, monitor);
                     let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
                     self.told.clear();
+                    // It has asked for none.
+                    self.restarts.clear();
                 }
                 Err(payload) => self.failed("making it", payload.as_ref()),
             },
@@ -247,7 +253,8 @@ impl Loop {
 
             let remaining = due.saturating_duration_since(Instant::now());
             let gathers_for = inbox.gathers_for().unwrap_or(remaining);
-            let is_wanted = !(inbox.changes.is_empty() && inbox.metrics.is_empty()) || inbox.requests > inbox.seen;
+            let is_empty = inbox.changes.is_empty() && inbox.metrics.is_empty() && inbox.restarts.is_empty();
+            let is_wanted = !is_empty || inbox.requests > inbox.seen;
 
             if is_wanted || remaining.is_zero() || gathers_for.is_zero() {
                 inbox.seen = inbox.requests;
@@ -309,6 +316,12 @@ impl Loop {
 
         answers.shrink_to(ANSWERS_KEPT);
         self.answers = answers;
+
+        if self.again_at().is_none() {
+            for restart in mem::take(&mut self.restarts) {
+                self.guard("restarted", |monitor| monitor.restarted(&restart));
+            }
+        }
     }
 
     fn check(&mut self) {
@@ -335,8 +348,8 @@ impl Loop {
                 },
                 Action::Restart(mut restart) => {
                     let diagnosis = restart.diagnosis.take().and_then(|diagnosis| self.wanted(diagnosis));
-                    let cause = self.shared.name.clone();
-                    drop(self.actions.send(Wish::Restart { restart, diagnosis, cause, asked: None }));
+                    let (cause, asker) = (self.shared.name.clone(), Asker::Monitor(reply.clone()));
+                    drop(self.actions.send(Wish::Restart { restart, diagnosis, cause, asker }));
                 }
                 Action::Diagnose(diagnosis) => {
                     if let Some(wanted) = self.wanted(diagnosis) {
