@@ -31,9 +31,10 @@ pub(crate) use self::outputs::Captured;
 use self::probes::Attempts;
 pub(crate) use self::probes::ProbesOfChild;
 use self::restart::Regroup;
-use self::timers::sleep_until;
+use self::timers::{sleep_until, watch_clock};
 use self::words::{log_kill, next_try, pid_of};
 use crate::cgroup::{Shortage, Tree};
+use crate::clock::ClockWatch;
 use crate::error::{CgroupError, SpawnError};
 use crate::exit::ExitStatus;
 use crate::exits::Exits;
@@ -96,6 +97,8 @@ pub(crate) struct Container {
     links: Links,
     notices: Notices,
     attempts: Attempts,
+    /// Nothing where the system does not tell.
+    clock: Option<ClockWatch>,
     voices: Voices,
     orphans: Orphans,
     reaper: Reaper,
@@ -130,6 +133,7 @@ impl Container {
         cgroups: Result<Tree, CgroupError>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let clock = watch_clock(&epoll).inspect_err(|error| tracing::debug!(%error, "cannot watch the clock")).ok();
         Ok(Container {
             application,
             epoll: watch(epoll, Interest::READABLE)?,
@@ -145,6 +149,7 @@ impl Container {
             links: Links::default(),
             notices: Notices::default(),
             attempts: Attempts::default(),
+            clock,
             voices: Voices::default(),
             orphans: Orphans::default(),
             reaper: Reaper::default(),
@@ -444,6 +449,7 @@ impl Container {
                 Source::Notify => self.handle_notify(key),
                 Source::Link => self.links.unblocked(),
                 Source::Notices => self.handle_notices(),
+                Source::Clock => self.handle_clock_set(),
                 Source::Stdout => self.handle_output(key, Stream::Stdout),
                 Source::Stderr => self.handle_output(key, Stream::Stderr),
                 Source::Probe => {

@@ -81,6 +81,7 @@
 
 mod backoff;
 mod cgroup;
+mod clock;
 mod command;
 mod container;
 mod controller;

@@ -23,6 +23,8 @@ pub(crate) enum Source {
     Probe,
     Stdout,
     Stderr,
+    /// The clock was set, which is no slot's.
+    Clock,
 }
 
 impl Source {
@@ -61,7 +63,8 @@ pub(crate) fn poll(epoll: &OwnedFd) -> Vec<(Key, Source)> {
         3 => Source::Notices,
         4 => Source::Probe,
         5 => Source::Stdout,
-        _ => Source::Stderr,
+        6 => Source::Stderr,
+        _ => Source::Clock,
     };
     events.iter().map(|event| (event.data.u64() >> SOURCE_BITS, source(event.data.u64()))).collect()
 }

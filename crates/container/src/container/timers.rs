@@ -1,10 +1,18 @@
-//! What is done because its time has come.
+//! What is done because its time has come, or because the clock by which it is told was set.
 
 use std::cmp::Reverse;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::event::epoll::{self, EventFlags};
+
 use super::{Container, Key};
+use crate::clock::ClockWatch;
+use crate::lifecycle::{Lifecycle, State};
+use crate::notify::link::Topic;
 use crate::policy::Verdict;
+use crate::poller::{Source, token};
 
 /// By how much a limit may be over, when that is found, for the child to be to blame. If it is more, this process did not run
 /// meanwhile: it was stopped, frozen or starved, and so may its children have been.
@@ -69,6 +77,20 @@ impl Container {
         }
     }
 
+    /// What was told of moments that lie ahead was told by the clock as it was: it is told anew.
+    pub(super) fn handle_clock_set(&mut self) {
+        if let Some(clock) = &self.clock {
+            clock.clear();
+        }
+        let is_ahead =
+            |lifecycle: &Lifecycle| matches!(lifecycle.state(), State::Waiting { .. }) || lifecycle.kill_at().is_some();
+        let slots = self.slots.iter().filter(|(_, slot)| is_ahead(&slot.lifecycle));
+        let topics: Vec<Topic> = slots.map(|(key, slot)| slot.topic(*key)).collect();
+        for topic in topics {
+            self.links.changed(&mut self.slots, &topic);
+        }
+    }
+
     /// The child has exceeded a limit, unless it said something that was not heard yet, or is given the same time once more.
     /// If that is because nobody could look earlier, tells by how much the limit was over.
     fn judge(&mut self, key: Key, now: Instant) -> Option<Duration> {
@@ -88,6 +110,13 @@ impl Container {
         }
         late
     }
+}
+
+/// Has the epoll tell when the clock is set.
+pub(super) fn watch_clock(epoll: &OwnedFd) -> io::Result<ClockWatch> {
+    let clock = ClockWatch::new()?;
+    epoll::add(epoll, &clock, token(0, Source::Clock), EventFlags::IN)?;
+    Ok(clock)
 }
 
 /// Completes when the time has come, if there is one.
