@@ -44,6 +44,9 @@ const INCOMPLETE_TEXT: &[u8] = b"The supervisor that wrote this ended before it 
 /// A directory with nothing in it may be one that somebody has only just made, and is about to lock.
 const NEW: Duration = Duration::from_secs(60);
 
+/// An incident that is dated so far ahead counts as the oldest. A clock that was set back by less than that leaves the order as it was.
+const CLOCK_SET_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How much of a process's name is part of the incident's.
 const NAME_LENGTH: usize = 48;
 
@@ -143,12 +146,15 @@ impl Store {
     /// Removes the oldest incidents that there is no room for beside this one. What is not complete is not one yet: it may never
     /// be.
     fn prune(&self, latest: &Path) {
+        // By a clock that was wrong, and would have one stay when all others have gone.
+        let tomorrow = SystemTime::now() + CLOCK_SET_BACK;
+        let age = |path: &Path| modified(path).filter(|at| *at < tomorrow);
         let mut incidents: Vec<(Option<SystemTime>, PathBuf, u64)> = self
             .entries()
             .filter(|path| {
                 path.extension().is_none_or(|it| it != &PARTIAL[1..]) && path.file_name() != latest.file_name()
             })
-            .map(|path| (modified(&path), path.clone(), size(&path)))
+            .map(|path| (age(&path), path.clone(), size(&path)))
             .collect();
         incidents.sort();
         let mut total = size(latest) + incidents.iter().map(|(.., size)| size).sum::<u64>();
@@ -356,6 +362,23 @@ mod tests {
         assert_eq!(names(), 1);
         assert!(last.exists() && !large.exists());
         assert!(store.directory().join("incident-0-notes").exists());
+    }
+
+    #[test]
+    fn those_of_a_clock_that_was_wrong_do_not_outlive_all_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().join("incidents")).count_limit(3);
+        let incident = |process_id, ahead| {
+            let incident = store.begin("worker", process_id).unwrap();
+            incident.write("reason.json", b"{}").unwrap();
+            let path = incident.finish().unwrap();
+            fs::File::open(&path).unwrap().set_modified(SystemTime::now() + ahead).unwrap();
+            path
+        };
+        let hour = Duration::from_secs(60 * 60);
+        let from_ahead = [incident(1, 24 * 365 * hour), incident(2, 24 * 366 * hour)];
+        let latest = [incident(3, hour), incident(4, Duration::ZERO), incident(5, Duration::ZERO)];
+        assert!(latest.iter().all(|path| path.exists()) && !from_ahead.iter().any(|path| path.exists()));
     }
 
     #[test]

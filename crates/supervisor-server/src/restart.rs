@@ -185,14 +185,17 @@ impl Means {
             }
         }
 
-        if let Some(wanted) = diagnosis.filter(|_| !urgent) {
-            tokio::select! {
-                () = wanted.carry_out(&self.registry, &self.outside, &self.events) => {}
-                () = leaver.ended() => return true,
-                () = progress.hurry.notified() => {
-                    urgent = true;
-                    tracing::warn!(process_id, reason, "restarting a worker without waiting for its diagnostic");
+        if let Some(wanted) = diagnosis {
+            if !urgent {
+                tokio::select! {
+                    () = wanted.carry_out(&self.registry, &self.outside, &self.events) => {}
+                    () = leaver.ended() => return true,
+                    () = progress.hurry.notified() => urgent = true,
                 }
+            }
+
+            if urgent {
+                tracing::warn!(process_id, reason, "restarting a worker without waiting for its diagnostic");
             }
         }
 

@@ -9,7 +9,7 @@ use std::{
 
 use async_container_monitors::{Action, Destination, Diagnosis, Monitor, Restart, Status};
 use async_container_supervisor_server::{Case, ChildState, Examination, Examiner, RootState, Server};
-use common::{Lines, RootRequest, TestRoot, TestServer};
+use common::{Lines, Log, RootRequest, TestRoot, TestServer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -152,6 +152,21 @@ async fn an_urgent_restart_waits_for_nothing() {
     want.send(vec![Action::Restart(Restart::new(own, "far too large").urgent())]).unwrap();
     assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "too large".into())), "for the first reason");
     assert_eq!(worker.hear().await, json!({"id": heard["id"], "cancel": true}));
+}
+
+#[tokio::test]
+async fn that_there_is_no_time_for_a_diagnostic_is_told() {
+    let (log, _guard) = Log::start(tracing::Level::WARN);
+    let (root, mut requests) = TestRoot::new(true);
+    let (monitor, want) = teller();
+    let server = TestServer::start(Server::new().root(root).monitor(monitor));
+    let mut worker = server.lines().await;
+    worker.register("web").await;
+    let own = std::process::id();
+    let dump = Diagnosis::new(own, "memory_sample").timeout(LONG);
+    want.send(vec![Action::Restart(Restart::new(own, "far too large").diagnosis(dump).urgent())]).unwrap();
+    assert_eq!(requests.recv().await, Some(RootRequest::Replace(own, "far too large".into())));
+    assert_eq!(log.text().matches("without waiting for its diagnostic").count(), 1, "{}", log.text());
 }
 
 #[tokio::test]

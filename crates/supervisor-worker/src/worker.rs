@@ -249,9 +249,11 @@ enum Told {
 
 impl OutageLog {
     fn found(&mut self, connection_id: &str) {
+        let process_id = std::process::id();
+
         match self.told != Told::Nothing && self.was_connected {
-            true => tracing::info!(connection_id, "registered with the supervisor again"),
-            false => tracing::debug!(connection_id, "registered with the supervisor"),
+            true => tracing::info!(process_id, connection_id, "registered with the supervisor again"),
+            false => tracing::debug!(process_id, connection_id, "registered with the supervisor"),
         }
 
         *self = Self { was_connected: true, told: Told::Nothing };
@@ -259,23 +261,31 @@ impl OutageLog {
 
     fn lost(&mut self, end: &End) {
         let again = "trying again until it works";
+        // All processes of an application write to one log.
+        let process_id = std::process::id();
 
         match end {
             End::Closed(None) if self.told == Told::Nothing => {
-                tracing::info!("the supervisor closed the connection, {again}");
+                tracing::info!(process_id, "the supervisor closed the connection, {again}");
                 self.told = Told::Hangup;
                 return;
             }
             _ if self.told == Told::Outage => match end {
-                End::NotConnected(error) => tracing::debug!(%error, "could not connect to the supervisor"),
-                End::Refused(error) => tracing::debug!(%error, "could not register with the supervisor"),
-                End::Closed(error) => tracing::debug!(?error, "lost the connection to the supervisor"),
+                End::NotConnected(error) => tracing::debug!(process_id, %error, "could not connect to the supervisor"),
+                End::Refused(error) => tracing::debug!(process_id, %error, "could not register with the supervisor"),
+                End::Closed(error) => tracing::debug!(process_id, ?error, "lost the connection to the supervisor"),
             },
-            End::NotConnected(error @ ConnectError::PathTooLong(_)) => tracing::error!("no supervisor: {error}"),
-            End::NotConnected(error) => tracing::warn!("could not connect to the supervisor, {again}: {error}"),
-            End::Refused(error) => tracing::error!("the supervisor refused this worker, {again}: {error}"),
-            End::Closed(None) => tracing::warn!("the supervisor closes every connection, {again}"),
-            End::Closed(Some(error)) => tracing::warn!("lost the connection to the supervisor, {again}: {error}"),
+            End::NotConnected(error @ ConnectError::PathTooLong(_)) => {
+                tracing::error!(process_id, "no supervisor: {error}")
+            }
+            End::NotConnected(error) => {
+                tracing::warn!(process_id, "could not connect to the supervisor, {again}: {error}")
+            }
+            End::Refused(error) => tracing::error!(process_id, "the supervisor refused this worker, {again}: {error}"),
+            End::Closed(None) => tracing::warn!(process_id, "the supervisor closes every connection, {again}"),
+            End::Closed(Some(error)) => {
+                tracing::warn!(process_id, "lost the connection to the supervisor, {again}: {error}")
+            }
         }
 
         self.told = Told::Outage;

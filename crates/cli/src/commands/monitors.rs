@@ -181,13 +181,15 @@ fn health(status: &Value, workers: &[Worker], style: Style) -> String {
     for worker in in_order(elements(status, "workers"), workers) {
         let time = |key: &str| worker[key].as_f64().and_then(|time| Duration::try_from_secs_f64(time).ok());
         let state = worker["state"].as_str().unwrap_or("-");
+        // Of none it is zero.
+        let longest = time("maximum_round_trip").filter(|_| worker["answers"] != 0);
         table.row([
             Cell::optional(worker["process_id"].as_u64()),
             title(worker, workers),
             Cell::painted(state, if state == "well" { Paint::Good } else { Paint::Bad }),
             Cell::optional(worker["answers"].as_u64()),
             Cell::optional(time("round_trip").map(units::milliseconds)),
-            Cell::optional(time("maximum_round_trip").map(units::milliseconds)),
+            Cell::optional(longest.map(units::milliseconds)),
             Cell::optional(worker["silent_for"].as_f64().map(units::elapsed)),
         ]);
     }
@@ -313,13 +315,16 @@ mod tests {
         let status = json!({"warn_after": 1.0, "dump_after": null, "restart_after": 30.0, "workers": [
             {"connection_id": "a", "process_id": 7, "name": "web", "state": "silent", "answers": 3, "round_trip": 0.0003,
              "maximum_round_trip": 0.01, "silent_for": 4.0},
+            {"connection_id": "b", "process_id": 8, "name": "web", "state": "well", "answers": 0, "round_trip": null,
+             "maximum_round_trip": 0.0, "silent_for": null},
         ]});
-        let text = text("health", &status, &[worker("a", 7)], Style::PLAIN);
+        let text = text("health", &status, &[worker("a", 7), worker("b", 8)], Style::PLAIN);
         let title = worker("a", 7).title();
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
         assert_eq!(lines[0], [": warns after 1 s, restarts after 30 s"]);
-        let row: Vec<&str> = lines[2].iter().copied().filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(row, ["7", &title, "silent", "3", "0.300 ms", "10.000 ms", "4 s"]);
+        let row = |line: usize| -> Vec<&str> { lines[line].iter().copied().filter(|cell| !cell.is_empty()).collect() };
+        assert_eq!(row(2), ["7", &title, "silent", "3", "0.300 ms", "10.000 ms", "4 s"]);
+        assert_eq!(row(3), ["8", &worker("b", 8).title(), "well", "0", "-", "-", "-"]);
     }
 
     #[test]
