@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::layout::NAME_LIMIT;
+use crate::layout::{CAPACITY, NAME_LIMIT};
 
 /// A type that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,15 @@ pub enum ShareError {
     /// The kernel refused the memory when the first metric was made, for want of files or memory.
     #[error("no memory could be had that other processes can read: {0}")]
     Memory(String),
+}
+
+/// Why a segment has no place for a metric.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    #[error("there are {CAPACITY} metrics already, which is all that a segment can have")]
+    Full,
+    #[error("no more memory could be had that other processes can read: {0}")]
+    Memory(io::Error),
 }
 
 /// Why a process's values cannot be read.

@@ -3,9 +3,9 @@
 //! Everything here works on words that are atomic and knows nothing of where they are, so that a test can have them in a
 //! model checker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use crate::{number::Type, schema};
+use crate::{number::Type, schema, word::Word};
 
 /// The version of the layout.
 pub const VERSION: u32 = 1;
@@ -38,36 +38,6 @@ const LINE: usize = 64;
 const DESCRIPTION: usize = LINE;
 const NAME: usize = DESCRIPTION + WORD;
 
-/// A word that several threads, or processes, may use at once.
-pub(crate) trait Word {
-    fn load(&self, ordering: Ordering) -> u64;
-    fn store(&self, value: u64, ordering: Ordering);
-    fn add(&self, value: u64);
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64>;
-}
-
-impl Word for AtomicU64 {
-    #[inline]
-    fn load(&self, ordering: Ordering) -> u64 {
-        AtomicU64::load(self, ordering)
-    }
-
-    #[inline]
-    fn store(&self, value: u64, ordering: Ordering) {
-        AtomicU64::store(self, value, ordering);
-    }
-
-    #[inline]
-    fn add(&self, value: u64) {
-        self.fetch_add(value, Ordering::Relaxed);
-    }
-
-    #[inline]
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-        self.compare_exchange_weak(current, new, Ordering::Relaxed, Ordering::Relaxed)
-    }
-}
-
 /// Where the value of a record is, in bytes from the beginning.
 pub(crate) const fn value_offset(index: usize) -> usize {
     HEADER_SIZE + index * RECORD_SIZE
@@ -84,25 +54,30 @@ pub(crate) const fn capacity(size: usize) -> usize {
     size.saturating_sub(HEADER_SIZE) / RECORD_SIZE
 }
 
+/// How many bytes so many words are.
+pub(crate) fn size<W>(words: &[W]) -> usize {
+    words.len() * WORD
+}
+
 /// Adds to the number in a word.
 #[inline]
-pub(crate) fn add<W: Word>(word: &W, kind: Type, addend: u64, add: impl Fn(u64, u64) -> u64) {
+pub(crate) fn add<W: Word>(word: &W, kind: Type, addend: u64) {
     match kind {
         Type::U32 | Type::U64 | Type::I32 | Type::I64 => word.add(addend),
-        Type::F32 | Type::F64 => {
-            let mut current = word.load(Ordering::Relaxed);
-            while let Err(actual) = word.compare_exchange(current, add(current, addend)) {
-                current = actual;
-            }
+        Type::F32 => {
+            replace(word, |value| u64::from((f32::from_bits(value as u32) + f32::from_bits(addend as u32)).to_bits()))
         }
+        Type::F64 => replace(word, |value| (f64::from_bits(value) + f64::from_bits(addend)).to_bits()),
     }
 }
 
-/// The sum of two floating-point numbers, as words.
-pub(crate) fn float_sum(kind: Type) -> fn(u64, u64) -> u64 {
-    match kind {
-        Type::F32 => |one, two| u64::from((f32::from_bits(one as u32) + f32::from_bits(two as u32)).to_bits()),
-        _ => |one, two| (f64::from_bits(one) + f64::from_bits(two)).to_bits(),
+/// Replaces a word by what is made of it, once nobody else has written between.
+#[inline]
+fn replace<W: Word>(word: &W, change: impl Fn(u64) -> u64) {
+    let mut current = word.load(Ordering::Relaxed);
+
+    while let Err(actual) = word.compare_exchange(current, change(current)) {
+        current = actual;
     }
 }
 
@@ -139,8 +114,10 @@ pub(crate) enum Header {
     OtherVersion(u32),
 }
 
-/// Checks a header. `load` gives words, or `None` behind the end.
-pub(crate) fn check(load: impl Fn(usize, Ordering) -> Option<u64>) -> Header {
+/// Checks a header.
+pub(crate) fn check<W: Word>(words: &[W]) -> Header {
+    let load = |index: usize, ordering| Some(words.get(index)?.load(ordering));
+
     if load(MAGIC_WORD, Ordering::Acquire) != Some(MAGIC) {
         return Header::Foreign("it does not begin as one");
     }
@@ -157,15 +134,17 @@ pub(crate) fn check(load: impl Fn(usize, Ordering) -> Option<u64>) -> Header {
     }
 }
 
-/// How many records a segment says that it has.
-pub(crate) fn count(load: impl Fn(usize, Ordering) -> Option<u64>) -> u64 {
-    load(COUNT_WORD, Ordering::Acquire).unwrap_or(0)
+/// How many records a segment says that it has, which is no more than there can be.
+pub(crate) fn count<W: Word>(words: &[W]) -> usize {
+    let count = words.get(COUNT_WORD).map_or(0, |word| word.load(Ordering::Acquire));
+    usize::try_from(count).unwrap_or(usize::MAX).min(CAPACITY)
 }
 
 /// What a record says of itself, if that makes sense.
-pub(crate) fn describe(index: usize, load: impl Fn(usize, Ordering) -> Option<u64>) -> Option<(String, Type)> {
+pub(crate) fn describe<W: Word>(words: &[W], index: usize) -> Option<(String, Type)> {
+    let load = |index: usize| Some(words.get(index)?.load(Ordering::Relaxed));
     let base = value_word(index);
-    let [kind, length, ..] = load(base + DESCRIPTION / WORD, Ordering::Relaxed)?.to_le_bytes();
+    let [kind, length, ..] = load(base + DESCRIPTION / WORD)?.to_le_bytes();
     let length = usize::from(length);
 
     if length > NAME_LIMIT {
@@ -175,7 +154,7 @@ pub(crate) fn describe(index: usize, load: impl Fn(usize, Ordering) -> Option<u6
     let mut name = Vec::with_capacity(NAME_LIMIT);
 
     for place in 0..length.div_ceil(WORD) {
-        name.extend(load(base + NAME / WORD + place, Ordering::Relaxed)?.to_le_bytes());
+        name.extend(load(base + NAME / WORD + place)?.to_le_bytes());
     }
 
     name.truncate(length);
@@ -205,35 +184,14 @@ const fn pair(first: u32, second: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use loom::sync::{Arc, atomic::AtomicU64 as ModelWord};
 
     use super::*;
 
-    impl Word for ModelWord {
-        fn load(&self, ordering: Ordering) -> u64 {
-            ModelWord::load(self, ordering)
-        }
-
-        fn store(&self, value: u64, ordering: Ordering) {
-            ModelWord::store(self, value, ordering);
-        }
-
-        fn add(&self, value: u64) {
-            self.fetch_add(value, Ordering::Relaxed);
-        }
-
-        fn compare_exchange(&self, current: u64, new: u64) -> Result<u64, u64> {
-            // The weak one may fail for no reason as often as it likes, which the model would try without end.
-            ModelWord::compare_exchange(self, current, new, Ordering::Relaxed, Ordering::Relaxed)
-        }
-    }
-
     fn words(records: usize) -> Arc<Vec<ModelWord>> {
         Arc::new((0..value_word(records)).map(|_| ModelWord::new(0)).collect())
-    }
-
-    fn loader(words: &[ModelWord]) -> impl Fn(usize, Ordering) -> Option<u64> {
-        |index, ordering| Some(words.get(index)?.load(ordering))
     }
 
     #[test]
@@ -258,19 +216,18 @@ mod tests {
                 })
             };
 
-            let load = loader(&words);
-            let header = check(&load);
+            let header = check(&words);
             // It is not there yet, or complete.
             assert!([Header::Valid, Header::Foreign("it does not begin as one")].contains(&header), "{header:?}");
             if header == Header::Valid {
                 let expected = [("requests".to_owned(), Type::U64), ("load".to_owned(), Type::F64)];
-                for (index, expected) in expected.iter().enumerate().take(count(&load) as usize) {
-                    assert_eq!(describe(index, &load).as_ref(), Some(expected));
+                for (index, expected) in expected.iter().enumerate().take(count(&words)) {
+                    assert_eq!(describe(&words, index).as_ref(), Some(expected));
                 }
             }
 
             writer.join().unwrap();
-            assert_eq!(count(&load), 2);
+            assert_eq!(count(&words), 2);
         });
     }
 
@@ -279,11 +236,10 @@ mod tests {
         for kind in Type::ALL {
             loom::model(move || {
                 let words = words(1);
-                let sum = float_sum(kind);
                 let threads = [1u32, 2].map(|number| {
                     let words = words.clone();
                     loom::thread::spawn(move || {
-                        add(&words[value_word(0)], kind, kind.encode(number.into()), sum);
+                        add(&words[value_word(0)], kind, kind.encode(number.into()));
                     })
                 });
 
@@ -299,11 +255,10 @@ mod tests {
     #[test]
     fn nonsense_is_no_record() {
         let describe_words = |description: u64, name: [u8; 8]| {
-            describe(0, |index, _| match index - value_word(0) {
-                8 => Some(description),
-                9 => Some(u64::from_le_bytes(name)),
-                _ => Some(0),
-            })
+            let words: Vec<AtomicU64> = (0..value_word(1)).map(|_| AtomicU64::new(0)).collect();
+            words[value_word(0) + DESCRIPTION / WORD].store(description, Ordering::Relaxed);
+            words[value_word(0) + NAME / WORD].store(u64::from_le_bytes(name), Ordering::Relaxed);
+            describe(&words, 0)
         };
         assert_eq!(describe_words(pair(0x0402, 0), *b"load\0\0\0\0"), Some(("load".to_owned(), Type::U64)));
         assert_eq!(describe_words(pair(0x0407, 0), *b"load\0\0\0\0"), None, "no such type");

@@ -54,9 +54,11 @@ mod metric;
 mod number;
 mod registry;
 mod schema;
+mod segment;
 #[allow(unsafe_code)]
 mod sys;
 mod view;
+mod word;
 
 pub use error::{SchemaError, ShareError, UnknownType, ViewError};
 pub use layout::{CAPACITY, NAME_LIMIT, VERSION};

@@ -34,9 +34,7 @@ impl Metric {
     /// counts.
     #[inline]
     pub fn increment_by(&self, amount: impl Into<Number>) {
-        layout::add(&*self.cell, self.kind, self.kind.encode(amount.into()), |one, two| {
-            layout::float_sum(self.kind)(one, two)
-        });
+        layout::add(&*self.cell, self.kind, self.kind.encode(amount.into()));
     }
 
     /// Takes one away.
@@ -54,7 +52,7 @@ impl Metric {
             Type::F32 => word ^ 1 << 31,
             Type::F64 => word ^ 1 << 63,
         };
-        layout::add(&*self.cell, self.kind, negative, |one, two| layout::float_sum(self.kind)(one, two));
+        layout::add(&*self.cell, self.kind, negative);
     }
 
     /// Replaces the value.

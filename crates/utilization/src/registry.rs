@@ -8,12 +8,13 @@ use std::{
 };
 
 use crate::{
-    error::ShareError,
+    error::{SchemaError, ShareError},
     layout,
     metric::Metric,
     number::{Number, Type},
-    schema::{self, Field, Schema},
-    sys,
+    schema::{self, Schema},
+    segment::Segment,
+    sys::{self, Memory as _},
 };
 
 /// How large a segment is at first, in bytes: a page of most machines. It doubles whenever it is full.
@@ -52,10 +53,9 @@ pub struct Registry {
 struct Table {
     /// By name, those that nobody else can see included.
     metrics: HashMap<String, Metric>,
-    /// Those in shared memory, in their order.
-    fields: Vec<Field>,
-    segment: Option<Result<Arc<sys::Shared>, String>>,
-    is_full_told: bool,
+    segment: Option<Result<Segment<sys::Shared>, String>>,
+    /// Whether it was logged that there is no room.
+    is_told: bool,
 }
 
 /// Memory that others can read.
@@ -129,7 +129,9 @@ impl Registry {
 
     /// The metrics that others can see.
     pub fn schema(&self) -> Schema {
-        Schema::of(self.lock().fields.clone())
+        let table = self.lock();
+        let segment = table.segment.as_ref().and_then(|segment| segment.as_ref().ok());
+        Schema::of(segment.map(|segment| segment.fields().to_vec()).unwrap_or_default())
     }
 
     /// All metrics with their values, sorted by name, also those that nobody else can see.
@@ -143,8 +145,9 @@ impl Registry {
     /// The memory for others to read. There is some afterwards, even if there are no metrics yet: those that are made
     /// later will be in it.
     pub fn share(&self) -> Result<Shared, ShareError> {
-        let segment = self.lock().segment().map_err(ShareError::Memory)?;
-        Ok(Shared { descriptor: segment.descriptor(), size: size_of_val(segment.words()) })
+        let mut table = self.lock();
+        let memory = table.segment().map_err(ShareError::Memory)?.memory();
+        Ok(Shared { descriptor: memory.descriptor(), size: layout::size(memory.words()) })
     }
 
     fn find_or_make(&self, name: &str, kind: Option<Type>) -> Metric {
@@ -159,11 +162,7 @@ impl Registry {
         }
 
         let kind = kind.unwrap_or_else(|| schema::usual_type(name));
-        let cell = table.share(name, kind).unwrap_or_else(|reason| {
-            tracing::warn!(metric = name, reason, "a metric can be seen by this process only");
-            sys::Cell::own()
-        });
-        let metric = Metric::new(cell, kind);
+        let metric = Metric::new(table.place(name, kind), kind);
         table.metrics.insert(name.to_owned(), metric.clone());
         metric
     }
@@ -174,50 +173,39 @@ impl Registry {
 }
 
 impl Table {
-    /// Gives a metric its place in shared memory, or one of its own once that is full.
-    fn share(&mut self, name: &str, kind: Type) -> Result<sys::Cell, String> {
+    /// Gives a metric its place in shared memory, or one of its own if it can have none.
+    fn place(&mut self, name: &str, kind: Type) -> sys::Cell {
         if !schema::is_name(name.as_bytes()) {
-            return Err(crate::SchemaError::Name(name.to_owned()).to_string());
+            let reason = SchemaError::Name(name.to_owned()).to_string();
+            tracing::warn!(metric = name, reason, "a metric can be seen by this process only");
+            return sys::Cell::own();
         }
 
-        let segment = self.segment()?;
-        let index = self.fields.len();
-
-        if index >= layout::CAPACITY {
+        let cell = self.segment().and_then(|segment| segment.append(name, kind).map_err(|error| error.to_string()));
+        cell.unwrap_or_else(|reason| {
             // Who makes a metric a user, say, makes thousands.
-            if !mem::replace(&mut self.is_full_told, true) {
+            if !mem::replace(&mut self.is_told, true) {
                 tracing::warn!(
                     metric = name,
-                    "there are {} metrics already, which is all that a segment can have: this one and all further ones can be \
-                     seen by this process only",
-                    layout::CAPACITY
+                    reason,
+                    "a metric, and all further ones for which there is no room, can be seen by this process only"
                 );
             }
 
-            return Ok(sys::Cell::own());
-        }
-
-        if index >= layout::capacity(size_of_val(segment.words())) {
-            let size = size_of_val(segment.words()) * 2;
-            segment.grow(size).map_err(|error| format!("no more shared memory: {error}"))?;
-        }
-
-        let cell = sys::Cell::shared(&segment, layout::value_word(index)).ok_or("no more shared memory")?;
-        layout::publish(segment.words(), index, name, kind);
-        self.fields.push(Field { name: name.to_owned(), kind, index });
-        Ok(cell)
+            sys::Cell::own()
+        })
     }
 
     /// The shared memory. Whether there is any is decided once.
-    fn segment(&mut self) -> Result<Arc<sys::Shared>, String> {
-        let make = || -> io::Result<Arc<sys::Shared>> {
+    fn segment(&mut self) -> Result<&mut Segment<sys::Shared>, String> {
+        let make = || -> io::Result<Segment<sys::Shared>> {
             let page = rustix::param::page_size();
             let size = FIRST_SIZE.next_multiple_of(page);
-            let segment = sys::Shared::new("utilization", size, layout::SIZE_LIMIT.next_multiple_of(page))?;
-            layout::initialize(segment.words());
-            Ok(Arc::new(segment))
+            let memory = sys::Shared::new("utilization", size, layout::SIZE_LIMIT.next_multiple_of(page))?;
+            Ok(Segment::new(memory))
         };
-        self.segment.get_or_insert_with(|| make().map_err(|error| error.to_string())).clone()
+        let segment = self.segment.get_or_insert_with(|| make().map_err(|error| error.to_string()));
+        segment.as_mut().map_err(|error| error.clone())
     }
 }
 

@@ -1,15 +1,14 @@
 //! Reading the metrics of another process.
 
-use std::sync::atomic::Ordering;
-
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::{
     error::ViewError,
-    layout::{self, Header},
+    layout,
     number::Number,
     schema::Field,
-    sys::{self, ViewFailure},
+    segment::Reader,
+    sys::{self, Mapping as _, ViewFailure},
 };
 
 /// The metrics of another process, as they are at any moment.
@@ -21,10 +20,7 @@ use crate::{
 pub struct View {
     process_id: u32,
     descriptor: i32,
-    memory: sys::View,
-    /// How many records were looked at, those that made no sense included.
-    known: usize,
-    fields: Vec<Field>,
+    reader: Reader<sys::View>,
 }
 
 /// Which segment it is: the same one for all who opened it, through whichever process.
@@ -38,73 +34,32 @@ impl View {
     /// Neither the process nor the descriptor need be trusted. What is no file is not even opened, and what is no sealed file
     /// in memory is not mapped.
     pub fn open(process_id: u32, descriptor: i32) -> Result<Self, ViewError> {
-        let memory = open(process_id, descriptor)?;
-
-        match layout::check(|index, ordering| memory.load(index, ordering)) {
-            Header::Valid => {}
-            Header::Foreign(why) => return Err(ViewError::NotASegment(why)),
-            Header::OtherVersion(version) => return Err(ViewError::Version(version)),
-        }
-
-        let mut view = Self { process_id, descriptor, memory, known: 0, fields: Vec::new() };
+        let reader = Reader::new(open(process_id, descriptor)?)?;
+        let mut view = Self { process_id, descriptor, reader };
         view.refresh();
         Ok(view)
     }
 
     /// Looks for metrics that were made since, and says whether there are any. It costs one load if there are none.
     pub fn refresh(&mut self) -> bool {
-        let count = self.count();
-
-        if count == self.known {
-            return false;
-        }
-
-        if count > layout::capacity(self.memory.size()) {
-            // The segment has grown. If it can no longer be opened, because its process has ended, what is mapped is what
-            // can be known of it.
-            match open(self.process_id, self.descriptor) {
-                Ok(memory) if memory.identity() == self.memory.identity() => self.memory = memory,
-                _ => {}
-            }
-        }
-
-        let end = count.min(layout::capacity(self.memory.size()));
-        let before = self.fields.len();
-
-        for index in self.known..end {
-            if let Some((name, kind)) = layout::describe(index, |index, ordering| self.memory.load(index, ordering)) {
-                self.fields.push(Field { name, kind, index });
-            }
-        }
-
-        self.known = self.known.max(end);
-        self.fields.len() > before
+        // If it can no longer be opened, because its process has ended, what is mapped is what can be known of it.
+        self.reader.refresh(|| open(self.process_id, self.descriptor).ok())
     }
 
     /// The metrics, and what their values are now.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = (&Field, Number)> {
-        self.fields.iter().map(|field| (field, self.value(field)))
+        self.reader.fields().iter().map(|field| (field, self.reader.value(field)))
     }
 
     /// The values, in the order of the fields.
     pub fn values(&self) -> impl ExactSizeIterator<Item = Number> {
-        self.fields.iter().map(|field| self.value(field))
+        self.reader.fields().iter().map(|field| self.reader.value(field))
     }
 
     /// Which segment it is. Two processes have the same one if one is a fork of the other.
     pub fn identity(&self) -> Identity {
-        let (device, inode) = self.memory.identity();
+        let (device, inode) = self.reader.memory().identity();
         Identity(device, inode)
-    }
-
-    fn value(&self, field: &Field) -> Number {
-        let word = self.memory.load(layout::value_word(field.index), Ordering::Relaxed);
-        field.kind.decode(word.unwrap_or(0))
-    }
-
-    fn count(&self) -> usize {
-        let count = layout::count(|index, ordering| self.memory.load(index, ordering));
-        usize::try_from(count).unwrap_or(usize::MAX).min(layout::CAPACITY)
     }
 }
 

@@ -9,12 +9,18 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::AtomicU64,
 };
 
 use rustix::{
-    fs::{FallocateFlags, FileType, MemfdFlags, SealFlags},
+    fs::{FallocateFlags, FileType, MemfdFlags, SealFlags, Stat},
     mm::{MapFlags, ProtFlags},
+    process::{Resource, getrlimit},
+};
+
+use super::{
+    Grow, Mapping, Memory,
+    bounds::{Extent, lasting},
 };
 
 /// `TMPFS_MAGIC` of statfs(2), which is what the kernel keeps such files on.
@@ -27,8 +33,8 @@ pub(crate) struct Shared {
     base: NonNull<AtomicU64>,
     /// How much is mapped. The mapping is longer than the file from the beginning, so that it need never be moved.
     reserved: usize,
-    /// How much of that has memory behind it, in bytes.
-    size: AtomicUsize,
+    /// How much of that may be touched.
+    extent: Extent<AtomicU64>,
 }
 
 // SAFETY: what `base` leads to are atomics, in a mapping that lasts as long as this does and is never moved.
@@ -42,7 +48,7 @@ impl Shared {
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
 
         // SAFETY: the kernel chooses the place, so nothing that is mapped already is replaced. What lies behind the end of
-        // the file is not touched before the file has grown, see `words`.
+        // the file is not touched before the file has grown, see `Memory::words`.
         let base = unsafe {
             rustix::mm::mmap(
                 ptr::null_mut(),
@@ -54,8 +60,7 @@ impl Shared {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let memory = Self { file, base, reserved, size: AtomicUsize::new(0) };
-        memory.grow(size)?;
+        let memory = Self { file, base, reserved, extent: Extent::new(AtomicU64::new(0)) };
 
         // From now on, nobody can make the file smaller, and nobody can write to it but through the mapping above. That the
         // kernel does not know the last one is no reason to go without the others: it is about strangers of the same user.
@@ -64,34 +69,44 @@ impl Shared {
             rustix::fs::fcntl_add_seals(&memory.file, SealFlags::SHRINK)?;
         }
         rustix::fs::fcntl_add_seals(&memory.file, SealFlags::SEAL)?;
+        // Only now, since until then somebody could have cut it again.
+        memory.grow(size)?;
         Ok(memory)
-    }
-
-    /// Makes it larger, in place. One thread at a time.
-    pub(crate) fn grow(&self, size: usize) -> io::Result<()> {
-        let size = size.min(self.reserved);
-
-        if size > self.size.load(Ordering::Relaxed) {
-            // Not only the length but the memory, so that it is here, where it can be told, that there may be none left.
-            rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size as u64)?;
-            self.size.store(size, Ordering::Release);
-        }
-
-        Ok(())
-    }
-
-    /// All that there is of it now.
-    pub(crate) fn words(&self) -> &[AtomicU64] {
-        let length = self.size.load(Ordering::Acquire) / size_of::<AtomicU64>();
-        // SAFETY: `base` is aligned to a page and leads to at least `size` mapped bytes that have memory behind them, since
-        // `size` was set after the file had grown to it, and a sealed file never shrinks. All bit patterns are
-        // valid, and others use these words by atomic operations only, if at all.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), length) }
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+// SAFETY: `words` gives words of one mapping, which is neither moved nor unmapped as long as this is there.
+unsafe impl Memory for Shared {
+    type Word = AtomicU64;
+
+    fn words(&self) -> &[AtomicU64] {
+        let length = self.extent.get() / size_of::<AtomicU64>();
+        // SAFETY: `base` is aligned to a page and leads to at least as many mapped bytes that have memory behind them, since
+        // the extent was set after the file had grown to it, and a sealed file never shrinks. All bit patterns are
+        // valid, and others use these words by atomic operations only, if at all.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), length) }
+    }
+}
+
+impl Grow for Shared {
+    fn grow(&self, size: usize) -> io::Result<()> {
+        self.extent.grow(size.min(self.reserved), |size| allocate(&self.file, size as u64))
+    }
+}
+
+/// Makes a file larger, and gives it the memory at once, so that it is here, where it can be told, that there may be none left.
+fn allocate(file: &OwnedFd, size: u64) -> io::Result<()> {
+    // Beyond this limit the kernel does not only refuse: it sends `SIGXFSZ`, by which most programs end.
+    if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|limit| size > *limit) {
+        let reason = format!("files of this process may have {limit} bytes at most (RLIMIT_FSIZE)");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+
+    Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size)?)
 }
 
 impl Drop for Shared {
@@ -126,21 +141,21 @@ impl View {
     /// Maps a file, at most `limit` bytes of it.
     pub(crate) fn new(file: impl AsFd, limit: usize) -> Result<Self, ViewFailure> {
         let map = |error: rustix::io::Errno| ViewFailure::Map(error.into());
-        // Before the length is asked for: it is final only then. What is no file in memory has no seals.
-        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| ViewFailure::NotSealed)?;
-        let kind = rustix::fs::fstatfs(&file).map_err(map)?.f_type;
+        let status = || rustix::fs::fstat(&file).map_err(map);
+        let Stat { st_mode, st_dev, st_ino, .. } = status()?;
 
-        if !seals.contains(SealFlags::SHRINK) || kind != TMPFS {
+        if FileType::from_raw_mode(st_mode) != FileType::RegularFile {
             return Err(ViewFailure::NotSealed);
         }
 
-        let status = rustix::fs::fstat(&file).map_err(map)?;
-
-        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
-            return Err(ViewFailure::NotSealed);
-        }
-
-        let size = usize::try_from(status.st_size).unwrap_or(0).min(limit);
+        let check_seal = || {
+            // What is no file in memory has no seals.
+            let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| ViewFailure::NotSealed)?;
+            let kind = rustix::fs::fstatfs(&file).map_err(map)?.f_type;
+            let is_sealed = seals.contains(SealFlags::SHRINK) && kind == TMPFS;
+            is_sealed.then_some(()).ok_or(ViewFailure::NotSealed)
+        };
+        let size = lasting(limit, check_seal, || Ok(u64::try_from(status()?.st_size).unwrap_or(0)))?;
         let base = match size {
             0 => None,
             size => {
@@ -152,26 +167,26 @@ impl View {
                 NonNull::new(base.cast())
             }
         };
-        Ok(Self { base, size, identity: (status.st_dev, status.st_ino) })
+        Ok(Self { base, size, identity: (st_dev, st_ino) })
     }
+}
 
-    /// A word, if there is one of that index.
+// SAFETY: `words` gives words of one mapping, which is neither moved nor unmapped as long as this is there.
+unsafe impl Memory for View {
+    type Word = AtomicU64;
+
     #[inline]
-    pub(crate) fn load(&self, index: usize, ordering: Ordering) -> Option<u64> {
-        let words = self.size / size_of::<AtomicU64>();
-        let base = self.base.filter(|_| index < words)?;
-        // SAFETY: within the mapping and aligned, see above, and backed by the file to its end. The memory cannot be written
-        // to through this mapping, and is not: this is an atomic load of at most the width of a register, which is
-        // allowed for such memory. Whatever the owner writes there meanwhile, by what means ever, is a valid number.
-        Some(unsafe { base.add(index).as_ref() }.load(ordering))
+    fn words(&self) -> &[AtomicU64] {
+        let Some(base) = self.base else { return &[] };
+        // SAFETY: aligned to a page, mapped, and backed by the file to its end. The memory cannot be written to through this
+        // mapping, and is not: readers load from it, by at most the width of a register, which is allowed for such memory.
+        // Whatever the owner writes there meanwhile, by what means ever, is a valid number.
+        unsafe { std::slice::from_raw_parts(base.as_ptr(), self.size / size_of::<AtomicU64>()) }
     }
+}
 
-    pub(crate) fn size(&self) -> usize {
-        self.size
-    }
-
-    /// What no other file of this machine has.
-    pub(crate) fn identity(&self) -> (u64, u64) {
+impl Mapping for View {
+    fn identity(&self) -> (u64, u64) {
         self.identity
     }
 }

@@ -5,7 +5,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use async_container_utilization::{View, metric, registry};
+use async_container_utilization::{Registry, View, metric, registry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const VARIABLE: &str = "UTILIZATION_TEST_HELPER";
@@ -38,6 +38,16 @@ fn helper() {
             },
             ("no_files", _) => {
                 setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..getrlimit(Resource::Nofile) }).unwrap();
+                String::new()
+            }
+            ("file_size", size) => {
+                let current = Some(size.parse().unwrap());
+                setrlimit(Resource::Fsize, Rlimit { current, ..getrlimit(Resource::Fsize) }).unwrap();
+                String::new()
+            }
+            ("segments", number) => {
+                let registries = (0..number.parse().unwrap()).map(|_| Registry::new());
+                registries.for_each(|registry| registry.metric("requests_total").increment());
                 String::new()
             }
             (command, _) => panic!("unknown command: {command}"),

@@ -1,6 +1,9 @@
 //! Metrics of a process that ends, hangs, or has no files left.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use async_container_utilization::{Number, View};
 
@@ -84,6 +87,62 @@ fn a_process_without_files_counts_for_itself() {
     assert_eq!(helper.run("increment requests_total"), "2");
     let answer = helper.run("share");
     assert!(answer.starts_with("no memory could be had that other processes can read: "), "{answer}");
+}
+
+/// The kernel ends who makes a file larger than that, by `SIGXFSZ`.
+#[test]
+fn a_process_that_may_have_no_large_files_counts_for_itself() {
+    let mut helper = Helper::spawn();
+    helper.run("file_size 100");
+    assert_eq!(helper.run("increment requests_total"), "1");
+    let answer = helper.run("share");
+    assert!(answer.ends_with("files of this process may have 100 bytes at most (RLIMIT_FSIZE)"), "{answer}");
+
+    let mut helper = Helper::spawn();
+    helper.run("file_size 4096");
+    for index in 0..20 {
+        assert_eq!(helper.run(&format!("increment metric_{index}")), "1");
+    }
+    assert_eq!(helper.run("increment metric_19"), "2");
+    let mut view = helper.view();
+    assert_eq!(view.fields().len(), 15, "what there was room for");
+
+    // There is room now, and what was made without it stays where it is.
+    helper.run("file_size 8192");
+    helper.run("increment metric_20");
+    assert!(view.refresh());
+    assert_eq!(values(&view).last().unwrap(), &("metric_20".to_owned(), 1));
+}
+
+/// Sets it when it is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Somebody of the same user can cut a file that is not sealed yet.
+#[test]
+fn a_process_whose_memory_is_cut_while_it_is_made_counts_on() {
+    let mut helper = Helper::spawn();
+    let directory = format!("/proc/{}/fd", helper.process_id());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for path in (3..6).map(|descriptor| format!("{directory}/{descriptor}")) {
+                    let Ok(file) = std::fs::File::options().write(true).open(path) else { continue };
+                    // What is no file in memory is none of ours.
+                    let is_memory = rustix::fs::fcntl_get_seals(&file).is_ok();
+                    while is_memory && file.set_len(0).is_ok() && !is_over.load(Ordering::Relaxed) {}
+                }
+            }
+        });
+        let _over = Over(&is_over);
+        assert_eq!(helper.run("segments 20000"), "");
+    });
 }
 
 #[test]
