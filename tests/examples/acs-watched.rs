@@ -1,8 +1,9 @@
 //! What monitors cost, for `cargo xtask bench monitors`.
 //!
 //! `acs-watched sweep COUNT` prints one JSON object: the nanoseconds of processor time that a check of each monitor takes over
-//! so many idle processes. `acs-watched serve COUNT` is an application of so many workers that do nothing, and of all
-//! monitors, each of which checks once a second. `acs-watched floor COUNT` is a bare loop that looks at as many processes, and
+//! so many idle processes. `acs-watched serve COUNT [MILLISECONDS]` is an application of so many workers that do nothing, and of all
+//! monitors, each of which checks as often, once a second by default; all workers are asked for a `ping` once a second, whatever the
+//! others do. `acs-watched floor COUNT` is a bare loop that looks at as many processes, and
 //! has each of them answer, as often; it prints the nanoseconds of processor time that a second of each takes.
 
 #![forbid(unsafe_code)]
@@ -44,12 +45,13 @@ const SECOND: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let mode = arguments.next().unwrap_or_default();
-    let count = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(1000);
+    let mut number = || arguments.next().and_then(|number| number.parse().ok());
+    let count = number().unwrap_or(1000);
     match mode.as_str() {
         "sweep" => sweep(count),
         "floor" => floor(count),
         "answer" => answer(),
-        _ => serve(count),
+        _ => serve(count, number().map_or(SECOND, |time| Duration::from_millis(time.into()))),
     }
 }
 
@@ -63,15 +65,15 @@ fn memory() -> MemoryMonitor {
         .pressure_limit(0.999)
 }
 
-fn serve(count: u32) -> ExitCode {
+fn serve(count: u32, interval: Duration) -> ExitCode {
     Application::new("watched")
         .service(Service::new("worker", work).count(count).supervised())
-        .supervisor(|supervisor| {
+        .supervisor(move |supervisor| {
             supervisor
-                .monitor(memory().interval(SECOND))
-                .monitor(ProcessMonitor::new().interval(SECOND))
+                .monitor(memory().interval(interval))
+                .monitor(ProcessMonitor::new().interval(interval))
                 .monitor(HealthMonitor::new().interval(SECOND))
-                .monitor(UtilizationMonitor::new().interval(SECOND))
+                .monitor(UtilizationMonitor::new().interval(interval))
         })
         .run()
 }

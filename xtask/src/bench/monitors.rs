@@ -36,18 +36,20 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// How long it is left alone before that.
 const SETTLES: Duration = Duration::from_secs(2);
 
-/// How long the status is asked for, so that the slowest hundredth of the calls that meet a check is more than a few.
+/// How long the status is asked for, and how often there is a sweep meanwhile, so that the slowest hundredth of the calls that meet one
+/// is more than a few: of a thousand calls, it is decided by ten, and differs by a fifth from one time to the next.
 const ASKED: Duration = Duration::from_secs(150);
+const SWEEPS_EVERY: Duration = Duration::from_millis(200);
 
 /// More memory than is kept close to a processor, in bytes, and so many reads of it, each of which says where the next is.
 const FAR: usize = 8 << 20;
 const READS: usize = 1_000_000;
 
-/// Checks begin at each full second, and take less than this.
+/// A sweep takes less than this.
 const SWEEP: Duration = Duration::from_millis(30);
 
-/// At each tenth of a second a tenth of the workers is asked for a `ping`, in a check or not. So what meets a check is laid beside
-/// what comes as soon after another tenth: else the one would have a larger share of that than the other.
+/// At each tenth of a second a tenth of the workers is asked for a `ping`, in a sweep or not. So what meets a sweep, at every other tenth,
+/// is laid beside what comes as soon after those between them: both have as much of that, and of what else the machine does.
 const TENTH: Duration = Duration::from_millis(100);
 
 /// In milliseconds.
@@ -63,6 +65,7 @@ pub(super) fn measure() -> Result<Report> {
     );
     sweep(&mut report)?;
     supervisor(&mut report)?;
+    status(&mut report)?;
     utilization::rows(&mut report)?;
     Ok(report)
 }
@@ -105,12 +108,6 @@ fn supervisor(report: &mut Report) -> Result<()> {
     let ours_before = takes(WATCHED_BEFORE)?;
     thread::sleep(KEEPS_ASKING.saturating_sub(SETTLES + WATCHED_BEFORE));
     let ours = takes(WATCHED)?;
-
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut outside, mut during) = runtime.block_on(ask(&dir))?;
-    for times in [&mut outside, &mut during] {
-        times.sort();
-    }
     drop(program);
     // Before and after, so that both have much the same of what the machine was like meanwhile.
     let (floor, far) = ((floor + bare_loop()?) / 2.0, (far + read_far()) / 2.0);
@@ -131,10 +128,26 @@ fn supervisor(report: &mut Report) -> Result<()> {
         ours,
         target: Some(Target::Below(SHARE)),
     });
+    Ok(())
+}
+
+/// How long who asks for the status waits for a sweep.
+fn status(report: &mut Report) -> Result<()> {
+    let dir = Dir::new()?;
+    let interval = SWEEPS_EVERY.as_millis().to_string();
+    let mut program = dir.example(PROGRAM)?.args(["serve", &WORKERS.to_string(), &interval]).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), START_LIMIT)?;
+    supervisor.wait_for_workers("all workers", READY_LIMIT, |workers| workers.len() == WORKERS)?;
+    drop(supervisor);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut outside, mut during) = runtime.block_on(ask(&dir))?;
+    for times in [&mut outside, &mut during] {
+        times.sort();
+    }
     let worst = |times: &[Duration]| times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1e3;
     report.row(Row {
         what: format!(
-            "p99 of status during a sweep ({} calls), beside that at other tenths of a second ({})",
+            "p99 of status during a sweep ({} calls), beside that at tenths of a second between sweeps ({})",
             during.len(),
             outside.len()
         ),
@@ -178,8 +191,8 @@ fn read_far() -> f64 {
     begin.elapsed().as_secs_f64() * 1e6 / (READS / 1000) as f64
 }
 
-/// Asks for the status, again and again. Gives the times of calls that met the begin of another tenth of a second, and of those that
-/// met a sweep.
+/// Asks for the status, again and again. Gives the times of calls that met a tenth of a second between sweeps, and of those that met a
+/// sweep.
 async fn ask(dir: &Dir) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let client = Client::connect(dir.socket()).await?;
     let (mut outside, mut during) = (Vec::new(), Vec::new());
@@ -189,7 +202,7 @@ async fn ask(dir: &Dir) -> Result<(Vec<Duration>, Vec<Duration>)> {
         let (phase, begin) = (Duration::from_nanos(wall.subsec_nanos().into()), Instant::now());
         client.call("status", &()).await?;
         let time = begin.elapsed();
-        if meets(phase, time, Duration::from_secs(1)) {
+        if meets(phase, time, SWEEPS_EVERY) {
             during.push(time);
         } else if meets(phase, time, TENTH) {
             outside.push(time);
