@@ -124,6 +124,10 @@ pub struct ProcessMetrics {
     /// The processor time of all its threads since it was started, user and system.
     #[serde(serialize_with = "seconds")]
     pub processor_time: Duration,
+    /// The same of those of its children that have ended and that it has waited for, and of theirs: of processes that may have come
+    /// and gone between two checks.
+    #[serde(serialize_with = "seconds")]
+    pub children_processor_time: Duration,
     /// The time since it was started.
     #[serde(serialize_with = "seconds")]
     pub elapsed_time: Duration,
@@ -350,6 +354,7 @@ fn measure(stat: &Stat, known: &mut Option<Known>) -> io::Result<ProcessMetrics>
         virtual_size: stat.virtual_size,
         resident_size: stat.resident_size,
         processor_time: stat.processor_time,
+        children_processor_time: stat.children_processor_time,
         elapsed_time: stat.elapsed_time(),
         command: details.command,
         threads: stat.threads,
@@ -440,6 +445,7 @@ fn log(metrics: &ProcessMetrics) {
         virtual_size = metrics.virtual_size,
         resident_size = metrics.resident_size,
         processor_time = metrics.processor_time.as_secs_f64(),
+        children_processor_time = metrics.children_processor_time.as_secs_f64(),
         elapsed_time = metrics.elapsed_time.as_secs_f64(),
         command = metrics.command,
         threads = metrics.threads,

@@ -199,6 +199,8 @@ pub struct Stat {
     pub ended: bool,
     /// The processor time of all its threads, user and system.
     pub processor_time: Duration,
+    /// That of its children that have ended and that it has waited for, and of theirs.
+    pub children_processor_time: Duration,
     /// How many threads it has.
     pub threads: u64,
     /// How often it used memory that was not mapped yet, and was there.
@@ -266,6 +268,7 @@ impl Stat {
             executable,
             ended: matches!(*fields.first()?, b"Z" | b"X" | b"x"),
             processor_time: ticks(number(11)?.saturating_add(number(12)?)),
+            children_processor_time: ticks(number(13)?.saturating_add(number(14)?)),
             threads: number(17)?,
             minor_faults: number(7)?,
             major_faults: number(9)?,
@@ -578,7 +581,7 @@ fn unexpected(file: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    const STAT: &str = "4464 (a) b (c) R 4456 4450 2831 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 \
+    const STAT: &str = "4464 (a) b (c) R 4456 4450 2831 0 -1 4194304 100 0 0 0 150 50 20 10 20 0 1 0 \
                         70784 3133440 359 18446744073709551615 94414680735744";
 
     #[test]
@@ -587,7 +590,7 @@ mod tests {
         assert_eq!(stat.executable, "a) b (c");
         assert_eq!(stat.parent_process_id, 4456);
         assert_eq!(stat.process_group_id, 4450);
-        assert_eq!(stat.processor_time, ticks(200));
+        assert_eq!((stat.processor_time, stat.children_processor_time), (ticks(200), ticks(30)));
         assert_eq!(stat.start_time, 70784);
         assert_eq!(stat.virtual_size, 3_133_440);
         assert_eq!(stat.resident_size, 359 * *PAGE_SIZE);

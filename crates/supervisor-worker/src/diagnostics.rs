@@ -64,8 +64,13 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Se
         Symbols::shared().release(Duration::ZERO);
         // Nobody waits any more if the call was cancelled.
         let _ = sender.send(result);
-    })?;
-    drop(thread);
+    });
+    // Where a worker has as many threads and processes as it may have, it is looked at for that reason.
+    drop(thread.map_err(|error| {
+        let message =
+            "there can be no thread to look with, as if a limit of threads were reached (`pids.max`, `ulimit -u`)";
+        Failure::new(class::INTERNAL, format!("{message}: {error}"))
+    })?);
     let result = result.await;
     result.unwrap_or_else(|_| Err(Failure::new(class::INTERNAL, "the diagnostic panicked")))
 }

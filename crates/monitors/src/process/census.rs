@@ -269,6 +269,7 @@ mod tests {
             executable: String::new(),
             ended: false,
             processor_time: Duration::ZERO,
+            children_processor_time: Duration::ZERO,
             threads: 1,
             minor_faults: 0,
             major_faults: 0,

@@ -68,7 +68,7 @@ pub(super) fn families(processes: &[ProcessMetrics], identities: &[Identity]) ->
     columns.into_iter().map(|(family, _)| family).chain([starts, switches, faults]).collect()
 }
 
-fn columns() -> [Column; 19] {
+fn columns() -> [Column; 20] {
     let bytes = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
     [
         (bytes("process_size", "The memory that a process accounts for, what is shared counted in part."), |process| {
@@ -123,6 +123,11 @@ fn columns() -> [Column; 19] {
         (
             Family::counter("process_cpu", "The processor time of a process, user and system.").unit("seconds"),
             |process| Some(process.processor_time.as_secs_f64().into()),
+        ),
+        (
+            Family::counter("process_children_cpu", "The processor time of children that ended and were waited for.")
+                .unit("seconds"),
+            |process| Some(process.children_processor_time.as_secs_f64().into()),
         ),
         (Family::gauge("process_elapsed", "The time since a process was started.").unit("seconds"), |process| {
             Some(process.elapsed_time.as_secs_f64().into())

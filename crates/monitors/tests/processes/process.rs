@@ -1,5 +1,5 @@
 use std::{
-    io::Write,
+    io::{Read, Write},
     process::{Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
@@ -150,6 +150,29 @@ fn the_first_utilization_is_the_average_since_the_start() {
     assert!(average > 0.0);
 }
 
+/// Each of its children takes a tenth of a second or so, which is less than between most checks.
+const SHORT_CHILDREN: &str = "for child in 1 2 3; do
+    sh -c 'count=0; while [ $count -lt 100000 ]; do count=$((count + 1)); done'
+done
+echo done
+read end";
+
+#[test]
+fn what_children_took_that_came_and_went_is_told_of_the_one_that_waited_for_them() {
+    let shell = Command::new("sh").args(["-c", SHORT_CHILDREN]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut shell = shell.unwrap();
+    shell.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    let (mut monitor, receiver) = monitor(shell.id());
+    monitor.check(Instant::now());
+    let metrics: Vec<ProcessMetrics> = receiver.try_iter().collect();
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
+    assert_eq!(metrics.len(), 1, "no child is there any more: {metrics:?}");
+    let Stat { children_processor_time, .. } = Stat::read(std::process::id()).unwrap();
+    assert!(metrics[0].children_processor_time > Duration::from_millis(20), "{metrics:?}");
+    assert!(children_processor_time >= metrics[0].children_processor_time, "they are ours as well now");
+}
+
 #[test]
 fn status_is_in_bytes_and_seconds() {
     let mut helper = Helper::spawn();
@@ -165,6 +188,7 @@ fn status_is_in_bytes_and_seconds() {
     assert_eq!(
         keys,
         [
+            "children_processor_time",
             "command",
             "elapsed_time",
             "involuntary_switches",
