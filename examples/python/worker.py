@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A worker in Python: `python3 examples/python/worker.py [SOCKET]`, while an application runs.
 
-It needs the package msgpack. What is said, and why, is in docs/protocol.md.
+It needs the package msgpack. What is said, and why, is in docs/protocol.md; it counts its calls as metrics.py does.
 """
 
 import asyncio
@@ -11,12 +11,17 @@ import struct
 import sys
 import time
 
+import metrics
+
 try:
     import msgpack
 except ModuleNotFoundError:
     sys.exit("the package msgpack is missing: python3 -m pip install msgpack (Debian: apt install python3-msgpack)")
 
 STARTED = time.monotonic()
+SEGMENT = metrics.Segment()
+CALLS_ACTIVE = SEGMENT.metric("calls_active", "u32")
+CALLS_TOTAL = SEGMENT.metric("calls_total")
 
 
 async def ping(call, send):
@@ -34,7 +39,11 @@ async def count(call, send):
     return {}
 
 
-OPERATIONS = {"ping": ping, "greet": greet, "count": count}
+async def utilization(call, send):
+    return SEGMENT.describe()
+
+
+OPERATIONS = {"ping": ping, "greet": greet, "count": count, "utilization": utilization}
 
 
 async def unknown(call, send):
@@ -43,11 +52,15 @@ async def unknown(call, send):
 
 async def answer(call, send):
     """Answers one call. When it is given up, this is cancelled, and says nothing more."""
+    CALLS_TOTAL.add()
+    CALLS_ACTIVE.add()
     try:
         result = await OPERATIONS.get(call["do"], unknown)(call, send)
     except Exception as error:
         kind = "InvalidParameters" if isinstance(error, KeyError) else "Internal"
         result = {"failed": True, "error": {"class": kind, "message": repr(error)}}
+    finally:
+        CALLS_ACTIVE.add(-1)
     await send({"finished": True, **result})
 
 

@@ -96,6 +96,116 @@ fn worker_in_python_answers_and_comes_back() -> io::Result<()> {
     Ok(())
 }
 
+/// What `metrics.py` reads of what it, and others, have written.
+const READING: &str = r#"
+import fcntl, os, metrics
+
+segment = metrics.Segment()
+segment.metric("jobs").add(7)
+view = metrics.View(os.getpid(), segment.descriptor)
+read = lambda: list(view.values())
+assert read() == [("jobs", "u64", 7)], read()
+
+# It grows, to the end.
+for index in range(4094):
+    segment.metric(f"metric_{index}", ["u64", "f32", "i32"][index % 3]).add(index)
+assert len(read()) == 4095 and read()[-1] == ("metric_4093", "f32", 4093.0), read()[-1]
+try:
+    segment.metric("one_more")
+    raise SystemExit("there was room for it")
+except MemoryError as error:
+    assert "one_more is one metric too many" in str(error), error
+
+# Whoever made it is not believed.
+other = metrics.Segment()
+other.metric("jobs").add(7)
+view = metrics.View(os.getpid(), other.descriptor)
+for count in [2, 15, 16, 4096, (1 << 64) - 1]:
+    other._count[0] = count
+    assert read() == [("jobs", "u64", 7)], (count, read())
+for place, byte in [(128, 0), (128, 9), (129, 255), (129, 0), (136, 0), (136, ord("9"))]:
+    before, other._memory[place] = other._memory[place], byte
+    assert read() == [], (place, byte, read())
+    other._memory[place] = before
+
+def refused(descriptor):
+    try:
+        metrics.View(os.getpid(), descriptor)
+    except ValueError as error:
+        return str(error)
+    raise SystemExit(f"{descriptor} was read")
+
+for place, byte in [(0, 0), (8, 2), (12, 0), (17, 0), (20, 0)]:
+    before, other._memory[place] = other._memory[place], byte
+    refused(other.descriptor)
+    other._memory[place] = before
+assert refused(os.pipe()[0]) == "it is no file"
+assert "sealed" in refused(os.open(metrics.__file__, os.O_RDONLY))
+unsealed = os.memfd_create("other", os.MFD_ALLOW_SEALING)
+assert "sealed" in refused(unsealed)
+fcntl.fcntl(unsealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+assert refused(unsealed) == "it does not begin as a segment"
+"#;
+
+#[test]
+fn metrics_in_python_believe_nobody() -> io::Result<()> {
+    if !has_python("") {
+        return Ok(());
+    }
+
+    let dir = Dir::new()?;
+    let mut program = dir.command("python3").args(["-c", READING]).env("PYTHONPATH", examples()).start()?;
+    let status = program.wait(LIMIT)?;
+    assert!(status.success(), "{}", program.stderr());
+    Ok(())
+}
+
+/// Each side of the shared memory with the other one in Rust.
+#[test]
+fn metrics_in_python_are_read_and_written() -> io::Result<()> {
+    if !has_python("import msgpack") {
+        return Ok(());
+    }
+
+    let dir = Dir::new()?;
+    let mut program = dir.example("utilization")?.args(["--listen", "127.0.0.1:0", "--workers", "1"]).start()?;
+    let mut supervisor = Supervisor::of(&mut program, &dir.socket(), LIMIT)?;
+    let mut worker = python(&dir, "worker.py").start()?;
+    let workers = supervisor.wait_for_workers("both workers", LIMIT, |workers| workers.len() == 2)?;
+    let python_worker = the_one_in_python(&mut supervisor)?;
+    supervisor.forward(&python_worker, json!({"do": "greet", "name": "you"}))?;
+
+    let mut service = |what: &str, is_wanted: &dyn Fn(&Value) -> bool| {
+        program.wait_for(what, LIMIT, || {
+            let status = supervisor.call("status", json!({}))?;
+            let services = status.iter().find_map(|response| response["utilization"]["services"].as_object());
+            let service = services.and_then(|services| services.get("python")).cloned().unwrap_or_default();
+            Ok(is_wanted(&service).then_some(service))
+        })
+    };
+    // That it is asked for where they are is a call, too, and so is each ping.
+    let counted = service("what it has counted", &|service| service["metrics"]["calls_total"].as_u64() >= Some(2))?;
+    assert_eq!((&counted["worker_count"], &counted["metrics"]["calls_active"]), (&json!(1), &json!(0)), "{counted}");
+    worker.signal(Signal::KILL)?;
+    worker.wait(LIMIT)?;
+    let left = service("its end", &|service| service["worker_count"] == json!(0))?;
+    assert!(left["metrics"]["calls_total"].as_u64() >= counted["metrics"]["calls_total"].as_u64(), "{left}");
+    assert_eq!(left["metrics"]["calls_active"], Value::Null, "{left}");
+
+    let other = workers.iter().find(|worker| worker.name == "echo").ok_or_else(|| io::Error::other("no echo"))?;
+    let place = supervisor.forward(other, json!({"do": "utilization"}))?;
+    let show = |descriptor: String| -> io::Result<(String, String)> {
+        let mut reader = python(&dir, "metrics.py").args([&other.pid.to_string(), &descriptor]).start()?;
+        reader.wait(LIMIT)?;
+        Ok((reader.stdout(), reader.stderr()))
+    };
+    let (values, said) = show(place["descriptor"].to_string())?;
+    assert!(values.lines().any(|line| line == "requests_total u64 0") && said.is_empty(), "{values}{said}");
+    let (values, said) = show("0".to_owned())?;
+    assert!(values.is_empty() && said.starts_with("cannot read it: ") && said.lines().count() == 1, "{values}{said}");
+    Ok(())
+}
+
 #[test]
 fn client_in_python_asks_and_follows() -> io::Result<()> {
     if !has_python("import msgpack") {

@@ -53,8 +53,9 @@ pub enum ViewError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// What is there could be cut while it is mapped, and whoever reads it be killed for that, so it is not mapped.
-    #[error("not a sealed memory file: its owner could make it smaller while it is being read")]
+    /// What is there could be cut while it is mapped, or have no memory left (on huge pages), and whoever reads it be killed for that, so
+    /// it is not mapped.
+    #[error("not a sealed memory file of ordinary pages: it could be taken away while it is being read")]
     NotSealed,
     /// It is something else.
     #[error("not a segment of metrics: {0}")]

@@ -131,12 +131,29 @@ impl Number {
     }
 
     /// The sum of two, which need not be of one kind: with a floating-point number it is one, else an integer as long as
-    /// it fits. It stops at the largest number that there is.
+    /// it fits. It stops at the largest and the smallest number that there is.
     pub fn plus(self, other: Number) -> Number {
         match (self, other) {
             (Self::Unsigned(one), Self::Unsigned(two)) => Self::Unsigned(one.saturating_add(two)),
             (Self::Float(_), _) | (_, Self::Float(_)) => Self::Float(self.as_f64() + other.as_f64()),
-            (one, two) => Self::Signed(one.as_i64().saturating_add(two.as_i64())),
+            (one, two) => {
+                let sum = one.as_i128() + two.as_i128();
+                match (i64::try_from(sum), u64::try_from(sum)) {
+                    (Ok(sum), _) => Self::Signed(sum),
+                    (_, Ok(sum)) => Self::Unsigned(sum),
+                    _ if sum < 0 => Self::Signed(i64::MIN),
+                    _ => Self::Unsigned(u64::MAX),
+                }
+            }
+        }
+    }
+
+    /// Holds the sum of any two integers.
+    fn as_i128(self) -> i128 {
+        match self {
+            Self::Unsigned(number) => number.into(),
+            Self::Signed(number) => number.into(),
+            Self::Float(number) => number as i128,
         }
     }
 
@@ -214,6 +231,9 @@ mod tests {
         assert_eq!(Number::Unsigned(1).plus((-2).into()), Number::Signed(-1));
         assert_eq!(Number::Unsigned(1).plus(0.5.into()), Number::Float(1.5));
         assert_eq!(Number::Unsigned(u64::MAX).plus(1u8.into()), Number::Unsigned(u64::MAX));
-        assert_eq!(Number::Signed(i64::MAX).plus(1.into()), Number::Signed(i64::MAX));
+        assert_eq!(Number::Unsigned(u64::MAX).plus((-1).into()), Number::Unsigned(u64::MAX - 1));
+        assert_eq!(Number::Signed(i64::MAX).plus(1.into()), Number::Unsigned(1 << 63));
+        assert_eq!(Number::Signed(1).plus(u64::MAX.into()), Number::Unsigned(u64::MAX));
+        assert_eq!(Number::Signed(i64::MIN).plus((-1).into()), Number::Signed(i64::MIN));
     }
 }
