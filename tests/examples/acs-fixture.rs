@@ -194,13 +194,17 @@ fn main() -> ExitCode {
             let service = Service::command("grouped", command).count(2).readiness(Readiness::Notify);
             application.service(service.backoff(at_once()))
         }
-        // Uses up its memory, or runs within its limits, of which there is one alone with the argument `pids`.
+        // Uses up its memory, or its processes with the argument `forks`, or runs within its limits. With the argument `pids`, and this one,
+        // that of processes is the only one.
         "limited" => {
             let limits = Limits::new().pids_max(20);
-            let limits = if argument == "pids" { limits } else { limits.memory_max(48 << 20).cpu_max(0.5) };
+            let is_alone = ["pids", "forks"].contains(&argument.as_str());
+            let limits = if is_alone { limits } else { limits.memory_max(48 << 20).cpu_max(0.5) };
             let limits = limits.best_effort(argument == "best-effort");
-            let script = r#"until [ -e go ]; do sleep 0.01; done; [ -e eaten ] && exec sleep 1000042; touch eaten; exec tail /dev/zero"#;
-            let command = Command::new("sh").arguments(["-c", script]);
+            let eat = if argument == "forks" { "while :; do sleep 1000042 & done" } else { "exec tail /dev/zero" };
+            let script =
+                format!("until [ -e go ]; do sleep 0.01; done; [ -e eaten ] && exec sleep 1000042; touch eaten; {eat}");
+            let command = Command::new("sh").arguments(["-c", &script]);
             application.service(Service::command("limited", command).count(1).limits(limits))
         }
         // Is ready only where there is no file named `slow`.

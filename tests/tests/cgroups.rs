@@ -264,7 +264,7 @@ fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
     assert_eq!(read("pids.max")?, "20");
     fs::write(dir.file("go"), "")?;
     let line = program.wait_for_stderr("child failed", LIMIT)?;
-    assert!(line.contains("out of memory, its limit is 50331648 bytes, killed by SIGKILL"), "{line}");
+    assert!(line.contains("out of memory, its limit is 48.0 MiB, killed by SIGKILL"), "{line}");
     let pid = program.pid();
     program.wait_for("the next one", LIMIT, || Ok((sleepers(pid, "1000042")?.len() == 1).then_some(())))?;
     program.signal(Signal::TERM)?;
@@ -274,9 +274,31 @@ fn limits_hold_and_want_of_memory_is_named() -> io::Result<()> {
 }
 
 #[test]
+fn want_of_processes_is_named() -> io::Result<()> {
+    let Some(group) = Group::make() else { return Ok(()) };
+    if !group.has_controllers()? {
+        return Ok(());
+    }
+    let dir = Dir::new()?;
+    let mut program = start_inside(&group, &dir, "limited forks")?;
+    if !group.application()?.join("limited#1@1/pids.peak").exists() {
+        eprintln!("skipped: this kernel does not tell how many processes there were");
+        return Ok(());
+    }
+    fs::write(dir.file("go"), "")?;
+    let line = program.wait_for_stderr("child failed", LIMIT)?;
+    assert!(line.contains("reason=\"limit of 20 processes reached, exited with status 2\""), "{line}");
+    let pid = program.pid();
+    program.wait_for("the next one", LIMIT, || Ok((sleepers(pid, "1000042")?.len() == 1).then_some(())))?;
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success(), "{}", program.stderr());
+    Ok(())
+}
+
+#[test]
 fn want_of_memory_is_named_where_it_is_not_the_child_s_limit() -> io::Result<()> {
     for (scenario, reason) in [
-        ("limited", "out of memory, though below its limit of 50331648 bytes, killed by SIGKILL"),
+        ("limited", "out of memory, though below its limit of 48.0 MiB, killed by SIGKILL"),
         // Without the controller, children share the memory of the cgroup that their root has left.
         ("limited pids", "probably out of memory, killed by SIGKILL"),
     ] {

@@ -239,7 +239,16 @@ impl Tree {
             }
         }
         let counts_kills = self.enabled.contains("memory");
-        Ok(Cgroup { path, counts_kills, kills_before: 0, shortages_before: 0, was_killed: false })
+        let pids_max = limits.pids_max.filter(|_| self.enabled.contains("pids"));
+        Ok(Cgroup {
+            path,
+            counts_kills,
+            kills_before: 0,
+            shortages_before: 0,
+            pids_max,
+            refusals_before: 0,
+            was_killed: false,
+        })
     }
 
     /// True if it is the first time that a child has to go without.
@@ -272,6 +281,10 @@ pub(crate) struct Cgroup {
     kills_before: u64,
     /// How often its own limit, and not one around it, was in the way before.
     shortages_before: u64,
+    /// How many processes and threads there may be in it, if that is limited.
+    pids_max: Option<u64>,
+    /// How often there could not be another one before.
+    refusals_before: u64,
     /// True once it was killed as a whole.
     was_killed: bool,
 }
@@ -282,6 +295,9 @@ impl Cgroup {
         if self.counts_kills {
             self.kills_before = self.kills().unwrap_or(0);
             self.shortages_before = self.shortages().unwrap_or(0);
+        }
+        if self.pids_max.is_some() {
+            self.refusals_before = self.refusals().unwrap_or(0);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|error| CgroupError::System {
@@ -321,6 +337,20 @@ impl Cgroup {
     pub(crate) fn was_at_its_limit(&self) -> bool {
         // Before Linux 5.2, it is not told.
         self.shortages().is_none_or(|shortages| shortages > self.shortages_before)
+    }
+
+    /// The limit of processes, if what is there now wanted more of them.
+    ///
+    /// Before Linux 6.11, what a limit around this one refused is counted here as well. So there have to have been as many as there may
+    /// be, too, which is told since Linux 6.1; before, nothing is said.
+    pub(crate) fn lacked_processes(&self) -> Option<u64> {
+        let limit = self.pids_max?;
+        let most: u64 = std::fs::read_to_string(self.path.join("pids.peak")).ok()?.trim().parse().ok()?;
+        (most >= limit && self.refusals()? > self.refusals_before).then_some(limit)
+    }
+
+    fn refusals(&self) -> Option<u64> {
+        ["pids.events.local", "pids.events"].iter().find_map(|file| count_in(&self.path.join(file), "max "))
     }
 
     fn kills(&self) -> Option<u64> {
@@ -404,5 +434,35 @@ mod tests {
         assert_eq!(directory_name("my app/1.2"), "my-app-1-2");
         assert_eq!(directory_name("cgroup.procs"), "cgroup-procs");
         assert_eq!(directory_name(""), "application");
+    }
+
+    /// What the kernel tells in files of a directory that is no cgroup.
+    #[test]
+    fn want_of_processes_is_told_where_it_is_the_limit_of_this_cgroup() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        let path = directory.path().to_path_buf();
+        let mut cgroup = Cgroup {
+            path,
+            counts_kills: false,
+            kills_before: 0,
+            shortages_before: 0,
+            pids_max: Some(20),
+            refusals_before: 0,
+            was_killed: false,
+        };
+        assert_eq!(cgroup.lacked_processes(), None, "nothing is told");
+        write("pids.events", "max 3\n");
+        assert_eq!(cgroup.lacked_processes(), None, "not whose limit it was");
+        write("pids.peak", "19\n");
+        assert_eq!(cgroup.lacked_processes(), None, "it was another one's");
+        write("pids.peak", "20\n");
+        assert_eq!(cgroup.lacked_processes(), Some(20));
+        cgroup.open().unwrap();
+        assert_eq!(cgroup.lacked_processes(), None, "that was before");
+        write("pids.events", "max 4\n");
+        assert_eq!(cgroup.lacked_processes(), Some(20));
+        write("pids.events.local", "max 3\n");
+        assert_eq!(cgroup.lacked_processes(), None, "that was in one below");
     }
 }

@@ -24,8 +24,8 @@ use rustix::process::{Pid, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use self::cgroups::cause_of_death;
 pub(crate) use self::cgroups::require_limits;
+use self::cgroups::{cause_of_death, want_of_processes};
 use self::notices::Notices;
 pub(crate) use self::outputs::Captured;
 use self::probes::Attempts;

@@ -56,7 +56,8 @@ impl Limits {
         self
     }
 
-    /// How many processes and threads there may be (`pids.max`). Default is no limit.
+    /// How many processes and threads there may be (`pids.max`). Where an instance fails that wanted more than that, its last exit says
+    /// so (Linux 6.1). Default is no limit.
     pub fn pids_max(mut self, count: u64) -> Self {
         self.pids_max = Some(count);
         self

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::words::size;
 use super::{Container, Key};
 use crate::cgroup::Tree;
 use crate::error::{CgroupError, SpawnError, StartError};
@@ -106,9 +107,15 @@ impl Container {
 pub(super) fn cause_of_death(slot: &Slot) -> Option<String> {
     let cgroup = slot.cgroup.as_ref().filter(|cgroup| cgroup.lacked_memory())?;
     Some(match slot.service.limits.memory_max {
-        Some(bytes) if cgroup.was_at_its_limit() => format!("out of memory, its limit is {bytes} bytes"),
+        Some(bytes) if cgroup.was_at_its_limit() => format!("out of memory, its limit is {}", size(bytes)),
         // Raising it would not help: the host has no more, or a cgroup around all of this.
-        Some(bytes) => format!("out of memory, though below its limit of {bytes} bytes"),
+        Some(bytes) => format!("out of memory, though below its limit of {}", size(bytes)),
         None => "out of memory".to_owned(),
     })
+}
+
+/// What there is to add where it did not get as many processes as it wanted.
+pub(super) fn want_of_processes(slot: &Slot) -> Option<String> {
+    let limit = slot.cgroup.as_ref()?.lacked_processes()?;
+    Some(format!("limit of {limit} processes reached"))
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::words::{next_try, pid_of};
-use super::{Container, Event, Key, cause_of_death};
+use super::{Container, Event, Key, cause_of_death, want_of_processes};
 use crate::exit::{ExitStatus, exit_code};
 use crate::exits::Reason;
 use crate::lifecycle::{End, State};
@@ -40,6 +40,9 @@ impl Container {
             let is_lack = !asked && status == ExitStatus::Signaled(libc::SIGKILL) && self.shortage.has_killed();
             is_lack.then(|| "probably out of memory".to_owned())
         });
+        // It may have failed for something else, but whoever looks for the reason should know.
+        let is_unexplained = failure.is_none() && slot.reason.is_none() && !asked && exit.failed;
+        let failure = failure.or_else(|| is_unexplained.then(|| want_of_processes(slot)).flatten());
         // Of other programs nobody knows what they mean by it.
         let is_misconfigured = status == ExitStatus::Exited(exit_code::CONFIGURATION.into())
             && matches!(slot.service.start, Start::Entry(_));

@@ -19,6 +19,20 @@ pub(super) fn next_try(state: State, now: Instant) -> String {
     }
 }
 
+/// So many bytes, for people.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut size = bytes as f64 / 1024.0;
+    let mut units = UNITS.into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while size >= 1024.0
+        && let Some(larger) = units.next()
+    {
+        (size, unit) = (size / 1024.0, larger);
+    }
+    format!("{size:.1} {unit}")
+}
+
 pub(super) fn log_kill(slot: &Slot, process: &Process) {
     let pid = pid_of(process);
     match slot.lifecycle.failure() {
