@@ -8,6 +8,14 @@ use crate::error::{Error, Result};
 /// The name of the process that owns the others.
 const ROOT: &str = "root";
 
+/// The worker of that name.
+pub(crate) async fn named(supervisor: &Supervisor, text: &str) -> std::result::Result<Worker, ClientError> {
+    match supervisor.worker(text).await {
+        Err(error) => Err(explain(error, supervisor, &Root::default()).await),
+        worker => worker,
+    }
+}
+
 /// The worker that is to be asked. Any other process of the application can only be looked into from outside.
 pub(crate) async fn worker(supervisor: &Supervisor, text: &str, kind: Kind) -> Result<Worker> {
     let error = match supervisor.worker(text).await {
@@ -25,9 +33,32 @@ pub(crate) async fn worker(supervisor: &Supervisor, text: &str, kind: Kind) -> R
             );
             return Err(Error::failed(class::CONNECTION_NOT_FOUND, message));
         }
+        return Err(explain(error, supervisor, &root).await.into());
     }
 
     Err(error.into())
+}
+
+/// Where nobody has that name, but it is the id of a process of a worker or a child: how to name it by that.
+async fn explain(error: ClientError, supervisor: &Supervisor, root: &Root) -> ClientError {
+    match error {
+        ClientError::NoWorker { text, candidates } => {
+            let hint = hint(&text, supervisor, root).await;
+            ClientError::NoWorker { candidates: hint + &candidates, text }
+        }
+        error => error,
+    }
+}
+
+async fn hint(text: &str, supervisor: &Supervisor, root: &Root) -> String {
+    let Ok(wanted) = text.parse::<u32>() else { return String::new() };
+    let workers = supervisor.workers().await.unwrap_or_default();
+    let mut known = workers.iter().map(|worker| worker.process_id).chain(root.children.iter().map(|it| it.process_id));
+
+    match known.any(|process_id| process_id == Some(wanted)) || root.process_id == wanted && wanted != 0 {
+        true => format!(": that is the id of a process, which is named pid:{wanted}"),
+        false => String::new(),
+    }
 }
 
 /// The process of a worker, or else of a child, or the root, and what it is called.
@@ -43,19 +74,25 @@ pub(crate) async fn process(supervisor: &Supervisor, text: &str) -> Result<(u32,
 
     // A child that never registers is nevertheless there.
     let root = supervisor.root().await.unwrap_or_default();
-    find(&root, text).map_err(|candidates| {
-        if let Some(child) = without_process(&root, text) {
-            let message =
-                format!("{} has no process now, it is {}: acs ready waits until it has one", child.name, child.state);
-            return Error::failed(class::CONNECTION_NOT_FOUND, message);
-        }
+    let candidates = match find(&root, text) {
+        Ok(found) => return Ok(found),
+        Err(candidates) => candidates,
+    };
 
-        let candidates = match candidates.is_empty() {
-            true => ": none is connected, and the root tells of no children".to_owned(),
-            false => format!("; there are:\n  {}", candidates.join("\n  ")),
-        };
-        Error::failed(class::CONNECTION_NOT_FOUND, format!("no worker or child '{text}'{candidates}"))
-    })
+    let message = match without_process(&root, text) {
+        Some(child) => {
+            format!("{} has no process now, it is {}: acs ready waits until it has one", child.name, child.state)
+        }
+        None => {
+            let hint = hint(text, supervisor, &root).await;
+            let candidates = match candidates.is_empty() {
+                true => ": none is connected, and the root tells of no children".to_owned(),
+                false => format!("; there are:\n  {}", candidates.join("\n  ")),
+            };
+            format!("no worker or child '{text}'{hint}{candidates}")
+        }
+    };
+    Err(Error::failed(class::CONNECTION_NOT_FOUND, message))
 }
 
 /// The process that is meant and its name; or else all that may be named.

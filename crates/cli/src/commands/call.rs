@@ -7,6 +7,7 @@ use crate::{
     context::Context,
     error::{Error, Result},
     render::render,
+    target,
 };
 
 /// The target that is not a worker.
@@ -19,7 +20,7 @@ pub(super) async fn run(context: &Context, arguments: &arguments::Call) -> Resul
     let mut call = if arguments.target == SUPERVISOR {
         supervisor.call(&arguments.operation, &parameters)
     } else {
-        let worker = supervisor.worker(&arguments.target).await?;
+        let worker = target::named(&supervisor, &arguments.target).await?;
         supervisor.forward(&worker, &arguments.operation, &parameters)
     };
 

@@ -68,6 +68,28 @@ fn an_unknown_or_ambiguous_worker_lists_candidates() {
     );
 }
 
+/// Tables show them as such numbers.
+#[test]
+fn the_id_of_a_process_is_said_to_be_one() {
+    let application = Application::start(State::default());
+    let hint = "'999999998': that is the id of a process, which is named pid:999999998; there are:\n";
+    for (command, kind) in [
+        (["call", "999999998", "echo"], "worker"),
+        (["thread-dump", "--color=never", "999999998"], "worker"),
+        (["thread-dump", "--external", "999999998"], "worker or child"),
+        (["replace", "--wait", "999999998"], "worker or child"),
+    ] {
+        let ended = application.acs(command);
+        let error = ended.error(1);
+        assert!(error.starts_with(&format!("ConnectionNotFound: no {kind} {hint}")), "{error}");
+    }
+    let ended = application.acs(["replace", "999999997"]);
+    assert!(
+        ended.error(1).starts_with("ConnectionNotFound: no worker or child '999999997'; there are:\n"),
+        "{ended:?}"
+    );
+}
+
 #[test]
 fn what_takes_too_long_is_cancelled() {
     let application = Application::start(State::default());
