@@ -17,12 +17,13 @@ use serde::Serialize;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
     time::timeout_at,
 };
 
 use self::{
     actor::Loop,
-    busy::{Busy, watch_all},
+    busy::{Alarm, Busy},
 };
 use crate::{diagnosis::Wanted, error::ServeError, events::Events, restart::Told};
 
@@ -98,9 +99,7 @@ impl Monitors {
             let name = monitor.name().to_owned();
             MonitorHandle::start(name, (monitor, make), actions.clone(), events.clone())
         };
-        let monitors = Self(monitors.into_iter().map(start).collect::<Result<_, _>>()?);
-        tokio::spawn(watch_all(monitors.iter().map(|monitor| Arc::downgrade(&monitor.shared)).collect()));
-        Ok(monitors)
+        Ok(Self(monitors.into_iter().map(start).collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &MonitorHandle> {
@@ -166,6 +165,8 @@ impl ReplyTo {
 pub(crate) struct MonitorHandle {
     shared: Arc<Shared>,
     status: watch::Receiver<Report>,
+    /// Who notices if it is stuck.
+    watching: Option<AbortHandle>,
 }
 
 struct Shared {
@@ -174,6 +175,7 @@ struct Shared {
     changed: Condvar,
     /// What the monitor is called for.
     busy: Busy,
+    alarm: Alarm,
 }
 
 /// What waits for the thread.
@@ -301,11 +303,16 @@ impl MonitorHandle {
             inbox: Mutex::default(),
             changed: Condvar::new(),
             busy: Busy::default(),
+            alarm: Alarm::new(),
         });
         let (sender, status) = watch::channel(Report::none());
         let mut actor = Loop::new(shared.clone(), monitor, actions, events, sender);
 
+        // Its thread works from its start on.
+        shared.alarm.set();
         let runtime = Handle::try_current().ok();
+        let watch = busy::watch(Arc::downgrade(&shared));
+        let watching = runtime.as_ref().map(|runtime| runtime.spawn(watch).abort_handle());
 
         std::thread::Builder::new()
             .name(name.clone())
@@ -319,7 +326,7 @@ impl MonitorHandle {
             })
             .map_err(|source| ServeError::Thread { name, source })?;
 
-        Ok(Self { shared, status })
+        Ok(Self { shared, status, watching })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -340,6 +347,10 @@ impl MonitorHandle {
     pub(crate) fn stop(&self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_one();
+
+        if let Some(watching) = &self.watching {
+            watching.abort();
+        }
     }
 
     /// What the monitor last said of itself, if that is recent enough to give away. If it is about to be too old, the monitor is asked

@@ -147,13 +147,17 @@ impl Process {
             return std::future::pending().await;
         };
 
-        // What is deprecated is that it takes any number for a file descriptor. This one is owned, and stays open for as
-        // long as it is watched. The replacement says so by `unsafe`, which this crate forbids.
-        #[expect(deprecated)]
-        let watched = AsyncFd::with_interest(handle.clone(), Interest::READABLE)?;
-        watched.readable().await?.retain_ready();
+        watched(handle.clone())?.readable().await?.retain_ready();
         Ok(())
     }
+}
+
+/// A descriptor of which the runtime tells when there is something to be read from it.
+pub(crate) fn watched(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // What is deprecated is that it takes any number for a file descriptor. This one is owned, and stays open for as long as it is
+    // watched. The replacement says so by `unsafe`, which this crate forbids.
+    #[expect(deprecated)]
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
 /// The groups that the process which connected had beside its effective one, as the kernel remembers with the socket.

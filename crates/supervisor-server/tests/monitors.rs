@@ -15,7 +15,7 @@ use std::{
 use async_container_monitors::{Action, Monitor, Status, Worker};
 use async_container_protocol::{Client, class};
 use async_container_supervisor_server::{ChildState, RootState, ServeError, Server};
-use common::{Lines, RootRequest, TestRoot, TestServer};
+use common::{Lines, Log, RootRequest, TestRoot, TestServer};
 use serde_json::{Value, json};
 use tokio::{net::UnixListener, sync::mpsc};
 
@@ -381,6 +381,21 @@ async fn slow_monitor_holds_up_nothing() {
 }
 
 #[tokio::test]
+async fn others_check_on_while_one_is_stuck_and_one_panics() {
+    let (monitor, started, _release) = stuck();
+    let panicking = TestMonitor::new("panicking", |_| panic!("each time"));
+    let server = Server::new().monitor(monitor).monitor(panicking).monitor(TestMonitor::new("well", |_| Vec::new()));
+    let server = TestServer::start(server);
+    tokio::task::spawn_blocking(move || started.recv().unwrap()).await.unwrap();
+    let client = server.client().await;
+    let checks = |status: &Value| status["well"]["checks"].as_u64();
+    let are_bad =
+        |status: &Value| has_panicked(&status["panicking"]) && status["stuck"]["error"]["class"] == class::TIMED_OUT;
+    let before = checks(&status_when(&client, are_bad).await);
+    status_when(&client, |status| checks(status) > before.map(|before| before + 20)).await;
+}
+
+#[tokio::test]
 async fn while_a_crowd_comes_nobody_waits_for_a_monitor_that_has_told_of_others() {
     let (monitor, started, _release) = stuck();
     let begin = Instant::now();
@@ -401,6 +416,23 @@ async fn while_a_crowd_comes_nobody_waits_for_a_monitor_that_has_told_of_others(
     assert!(!is_recent || seen["stuck"]["workers"] == json!([]), "{seen}");
     assert_eq!(seen["connections"].as_array().unwrap().len(), crowd.len());
     status_when(&client, |status| status["stuck"]["error"]["class"] == json!(class::TIMED_OUT)).await;
+}
+
+#[tokio::test]
+async fn of_a_monitor_that_is_stuck_is_told_while_it_is() {
+    let (log, _guard) = Log::start(tracing::Level::WARN);
+    let (monitor, started, _release) = stuck();
+    let server = TestServer::start(Server::new().monitor(monitor).monitor(idle("calm")));
+    tokio::task::spawn_blocking(move || started.recv().unwrap()).await.unwrap();
+    let client = server.client().await;
+    let begin = Instant::now();
+    while !log.text().contains("a monitor is stuck") {
+        status(&client).await;
+        assert!(begin.elapsed() < LIMIT, "{}", log.text());
+    }
+    assert!(begin.elapsed() >= Duration::from_secs(9), "{:?}", begin.elapsed());
+    let text = log.text();
+    assert!(text.contains("monitor=\"stuck\" call=\"check\"") && !text.contains("calm"), "{text}");
 }
 
 #[tokio::test]

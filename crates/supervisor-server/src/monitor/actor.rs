@@ -120,7 +120,9 @@ impl Loop {
 
         loop {
             let wake = self.again_at().unwrap_or(due);
+            self.shared.alarm.stop();
             let Some(request) = self.wait(wake) else { return };
+            self.shared.alarm.set();
             let changes = {
                 let mut inbox = self.shared.lock();
                 self.heard = inbox.next_place;

@@ -1,16 +1,25 @@
 //! Noticing monitors that take long: their own thread cannot tell of it while they do.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+
 use super::Shared;
+use crate::process;
 
 /// Who has been at one thing for so long is stuck, and nobody waits for it any more.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// How often it is looked for those who are.
+/// When it is looked whether one is, after its thread has begun to work, and how often from then on.
+const LOOK_AFTER: Duration = Duration::from_millis(10_100);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How soon it is said again that checks take long.
@@ -70,23 +79,78 @@ impl Drop for Calling<'_> {
     }
 }
 
-/// Tells of monitors that are stuck, as long as there are any monitors.
-pub(super) async fn watch_all(mut monitors: Vec<Weak<Shared>>) {
-    while !monitors.is_empty() {
-        tokio::time::sleep(LOOK_EVERY).await;
-        monitors.retain(|monitor| monitor.upgrade().is_some_and(|monitor| look_at(&monitor)));
+/// Goes off while the thread of a monitor has been at work for long: a timer of the kernel, which the thread sets and stops in less than
+/// a microsecond, and which wakes nobody as long as all is well.
+pub(super) struct Alarm(Option<Arc<OwnedFd>>);
+
+impl Alarm {
+    pub(super) fn new() -> Self {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC);
+
+        if let Err(error) = timer {
+            tracing::warn!(%error, "no timer for a monitor: if it gets stuck, that is not logged");
+        }
+
+        Self(timer.ok().map(Arc::new))
+    }
+
+    /// The thread begins to work.
+    pub(super) fn set(&self) {
+        self.arm(LOOK_AFTER, LOOK_EVERY);
+    }
+
+    /// The thread has done its work.
+    pub(super) fn stop(&self) {
+        self.arm(Duration::ZERO, Duration::ZERO);
+    }
+
+    fn arm(&self, after: Duration, every: Duration) {
+        let Some(timer) = &self.0 else { return };
+        let [it_value, it_interval] =
+            [after, every].map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
+
+        // It fails for times that are none only.
+        let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval, it_value });
     }
 }
 
-fn look_at(monitor: &Shared) -> bool {
-    let is_closed = monitor.lock().closed;
+/// Tells of a monitor that is stuck, as long as it is there.
+pub(super) async fn watch(monitor: Weak<Shared>) {
+    let Some(timer) = monitor.upgrade().and_then(|monitor| monitor.alarm.0.clone()) else { return };
 
-    if !is_closed && let Some((call, so_far)) = monitor.busy.news(Instant::now()) {
+    let watched = async {
+        let alarm = process::watched(timer)?;
+
+        loop {
+            went_off(&alarm).await?;
+            let Some(monitor) = monitor.upgrade() else { return Ok::<(), io::Error>(()) };
+            look_at(&monitor);
+        }
+    };
+
+    if let Err(error) = watched.await {
+        tracing::warn!(%error, "if a monitor gets stuck, that is not logged any more");
+    }
+}
+
+/// Waits for the next time that it goes off.
+async fn went_off(alarm: &AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
+    loop {
+        let mut ready = alarm.readable().await?;
+        let mut times = [0; 8];
+
+        // It may have been stopped since.
+        if let Ok(read) = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut times)?)) {
+            return read.map(drop);
+        }
+    }
+}
+
+fn look_at(monitor: &Shared) {
+    if let Some((call, so_far)) = monitor.busy.news(Instant::now()) {
         let name = &monitor.name;
         tracing::warn!(monitor = name, call, ?so_far, "a monitor is stuck: it checks nothing until this call returns");
     }
-
-    !is_closed
 }
 
 /// What was said of checks that take longer than the time between two.
@@ -137,6 +201,23 @@ mod tests {
         assert_eq!((busy.news(begin + 1000 * SECOND), busy.since()), (None, None));
         let _calling = busy.begin("status");
         assert_eq!(busy.news(begin + 5 * SECOND), None, "it is another call");
+    }
+
+    #[tokio::test]
+    async fn an_alarm_goes_off_again_and_again_until_it_is_stopped() {
+        let alarm = Alarm::new();
+        let timer = alarm.0.clone().unwrap();
+        let watched = process::watched(timer.clone()).unwrap();
+        alarm.arm(Duration::from_millis(2), Duration::from_millis(1));
+        for _ in 0..3 {
+            went_off(&watched).await.unwrap();
+        }
+        alarm.stop();
+        let left = rustix::time::timerfd_gettime(&timer).unwrap();
+        assert_eq!((left.it_value.tv_sec, left.it_value.tv_nsec), (0, 0));
+        alarm.set();
+        let left = rustix::time::timerfd_gettime(&timer).unwrap();
+        assert!((STUCK.as_secs() as i64..).contains(&left.it_value.tv_sec), "no call can be that old before");
     }
 
     #[test]
