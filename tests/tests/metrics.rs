@@ -24,8 +24,9 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Families that are there in some circumstances only, which these tests do not bring about.
-const SOMETIMES: [&str; 6] = [
+const SOMETIMES: [&str; 7] = [
     "acs_child_next_start_timestamp_seconds",
+    "acs_child_kill_timestamp_seconds",
     "acs_memory_increase_limit",
     "acs_memory_pressure_limit_ratio",
     "acs_memory_total_size_limit_bytes",
@@ -234,6 +235,197 @@ fn everything_that_is_documented_is_told_and_nothing_else() -> io::Result<()> {
 fn labels_of<'a>(text: &'a str, name: &str, labels: &[&str]) -> Vec<&'a str> {
     let samples = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')));
     samples.filter(|line| labels.iter().all(|label| line.contains(label))).collect()
+}
+
+/// How a number is told that is in `status`, `children` or `ping`: by a metric, or not, for a reason.
+enum Told {
+    As(&'static str),
+    Not(&'static str),
+}
+
+const AN_ID: Told = Told::Not("an id counts and measures nothing; where it is needed it is a label");
+const BY_SERVICE: Told =
+    Told::Not("the sums by service are told: for each worker it would be as many series as there are workers");
+const OF_ALL: Told = Told::Not("it is the same for all, and told once");
+const OF_ITSELF: Told = Told::Not("it is what a worker says of itself, which may be anything");
+
+/// The numbers, and what is true or false, by where they are.
+const NUMBERS: &[(&str, Told)] = &[
+    ("ping.process_id", AN_ID),
+    ("ping.uptime", Told::As("acs_supervisor_uptime_seconds")),
+    ("children.process_id", AN_ID),
+    ("children.generation", Told::As("acs_root_generation")),
+    ("children.reloads", Told::As("acs_root_reloads")),
+    ("children.reloading", Told::As("acs_root_reloading")),
+    ("children.reload_error", Told::As("acs_root_reload_failed")),
+    ("children.ready", Told::As("acs_root_ready")),
+    ("children.children[].instance", AN_ID),
+    ("children.children[].generation", AN_ID),
+    ("children.children[].process_id", AN_ID),
+    ("children.children[].restarts", Told::As("acs_child_restarts")),
+    ("children.children[].exits.*", Told::As("acs_child_exits")),
+    ("children.children[].last_exit", Told::Not("it is for people; how often for which cause is told")),
+    ("children.children[].last_exit_at", Told::As("acs_child_last_exit_timestamp_seconds")),
+    ("children.children[].last_exit_cause", Told::As("acs_child_exits")),
+    ("children.children[].last_incident", Told::Not("it is the name of a directory")),
+    ("children.children[].condemned", Told::Not("it is for people")),
+    ("children.children[].kill_at", Told::As("acs_child_kill_timestamp_seconds")),
+    ("children.children[].time_to_ready", Told::As("acs_child_time_to_ready_seconds")),
+    ("children.children[].failures", Told::As("acs_child_failures")),
+    ("children.children[].next_start", Told::As("acs_child_next_start_timestamp_seconds")),
+    ("status.connections[].process_id", AN_ID),
+    ("status.connections[].state.process_id", OF_ITSELF),
+    ("status.connections[].state.instance", OF_ITSELF),
+    ("status.memory.maximum_size_limit", Told::As("acs_memory_size_limit_bytes")),
+    ("status.memory.threshold_size", Told::As("acs_memory_threshold_size_bytes")),
+    ("status.memory.increase_limit", Told::As("acs_memory_increase_limit")),
+    ("status.memory.total_size", Told::As("acs_memory_total_size_bytes")),
+    ("status.memory.total_size_limit", Told::As("acs_memory_total_size_limit_bytes")),
+    ("status.memory.free_size_minimum", Told::As("acs_memory_free_size_minimum_bytes")),
+    ("status.memory.pressure_limit", Told::As("acs_memory_pressure_limit_ratio")),
+    ("status.memory.pressure", Told::As("acs_memory_pressure_ratio")),
+    ("status.memory.pressure.some", Told::As("acs_memory_pressure_ratio")),
+    ("status.memory.pressure.full", Told::As("acs_memory_pressure_ratio")),
+    ("status.memory.left_alone", Told::As("acs_memory_all_left_alone_seconds")),
+    ("status.memory.host.total_size", Told::As("acs_memory_host_size_bytes")),
+    ("status.memory.host.used_size", Told::As("acs_memory_host_used_size_bytes")),
+    ("status.memory.host.free_size", Told::As("acs_memory_host_free_size_bytes")),
+    ("status.memory.host.reclaimable_size", Told::As("acs_memory_host_reclaimable_size_bytes")),
+    ("status.memory.host.available_size", Told::As("acs_memory_host_available_size_bytes")),
+    ("status.memory.host.swap_total_size", Told::As("acs_memory_host_swap_size_bytes")),
+    ("status.memory.host.swap_used_size", Told::As("acs_memory_host_swap_used_size_bytes")),
+    ("status.memory.processes[].process_id", AN_ID),
+    ("status.memory.processes[].sample_count", Told::As("acs_memory_samples")),
+    ("status.memory.processes[].current_size", Told::As("acs_memory_size_bytes")),
+    ("status.memory.processes[].current_resident_size", Told::As("acs_memory_resident_size_bytes")),
+    ("status.memory.processes[].current_shared_size", Told::As("acs_memory_shared_size_bytes")),
+    ("status.memory.processes[].current_private_size", Told::As("acs_memory_private_size_bytes")),
+    ("status.memory.processes[].maximum_size", Told::As("acs_memory_maximum_size_bytes")),
+    ("status.memory.processes[].maximum_size_limit", OF_ALL),
+    ("status.memory.processes[].threshold_size", OF_ALL),
+    ("status.memory.processes[].increase_count", Told::As("acs_memory_increases")),
+    ("status.memory.processes[].increase_limit", OF_ALL),
+    ("status.memory.processes[].restarting", Told::As("acs_memory_restarting")),
+    ("status.memory.processes[].left_alone", Told::As("acs_memory_left_alone_seconds")),
+    ("status.process.root_process_id", AN_ID),
+    ("status.process.processes[].process_id", AN_ID),
+    ("status.process.processes[].parent_process_id", AN_ID),
+    ("status.process.processes[].process_group_id", AN_ID),
+    ("status.process.processes[].processor_utilization", Told::As("acs_process_utilization_ratio")),
+    ("status.process.processes[].total_size", Told::As("acs_process_size_bytes")),
+    ("status.process.processes[].virtual_size", Told::As("acs_process_virtual_size_bytes")),
+    ("status.process.processes[].resident_size", Told::As("acs_process_resident_size_bytes")),
+    ("status.process.processes[].processor_time", Told::As("acs_process_cpu_seconds")),
+    ("status.process.processes[].children_processor_time", Told::As("acs_process_children_cpu_seconds")),
+    ("status.process.processes[].elapsed_time", Told::As("acs_process_elapsed_seconds")),
+    ("status.process.processes[].threads", Told::As("acs_process_threads")),
+    ("status.process.processes[].open_files", Told::As("acs_process_open_files")),
+    ("status.process.processes[].voluntary_switches", Told::As("acs_process_context_switches")),
+    ("status.process.processes[].involuntary_switches", Told::As("acs_process_context_switches")),
+    ("status.process.processes[].minor_faults", Told::As("acs_process_page_faults")),
+    ("status.process.processes[].major_faults", Told::As("acs_process_page_faults")),
+    ("status.process.processes[].memory.map_count", Told::As("acs_process_mappings")),
+    ("status.process.processes[].memory.resident_size", Told::As("acs_process_resident_size_bytes")),
+    ("status.process.processes[].memory.proportional_size", Told::As("acs_process_size_bytes")),
+    ("status.process.processes[].memory.proportional_file_size", Told::As("acs_process_proportional_file_size_bytes")),
+    ("status.process.processes[].memory.private_size", Told::As("acs_process_private_size_bytes")),
+    ("status.process.processes[].memory.shared_size", Told::As("acs_process_shared_size_bytes")),
+    ("status.process.processes[].memory.anonymous_size", Told::As("acs_process_anonymous_size_bytes")),
+    ("status.process.processes[].memory.swap_size", Told::As("acs_process_swap_size_bytes")),
+    ("status.process.processes[].memory.private_clean_size", Told::As("acs_process_private_clean_size_bytes")),
+    ("status.process.processes[].memory.private_dirty_size", Told::As("acs_process_private_dirty_size_bytes")),
+    ("status.process.processes[].memory.shared_clean_size", Told::As("acs_process_shared_clean_size_bytes")),
+    ("status.process.processes[].memory.shared_dirty_size", Told::As("acs_process_shared_dirty_size_bytes")),
+    ("status.process.processes[].memory.referenced_size", Told::As("acs_process_referenced_size_bytes")),
+    ("status.process.processes[].memory.proportional_swap_size", Told::As("acs_process_proportional_swap_size_bytes")),
+    ("status.health.warn_after", Told::As("acs_health_warn_after_seconds")),
+    ("status.health.dump_after", Told::As("acs_health_dump_after_seconds")),
+    ("status.health.restart_after", Told::As("acs_health_restart_after_seconds")),
+    ("status.health.supervisor_lag", Told::As("acs_health_supervisor_lag_seconds")),
+    ("status.health.workers[].process_id", AN_ID),
+    ("status.health.workers[].round_trip", Told::As("acs_health_round_trip_seconds")),
+    ("status.health.workers[].maximum_round_trip", Told::As("acs_health_maximum_round_trip_seconds")),
+    ("status.health.workers[].answers", Told::As("acs_health_answers")),
+    ("status.health.workers[].silent_for", Told::As("acs_health_silent_seconds")),
+    ("status.utilization.services.*.worker_count", Told::As("acs_utilization_workers")),
+    ("status.utilization.services.*.metrics.*", Told::As("acs_utilization_requests")),
+    ("status.utilization.workers[].process_id", AN_ID),
+    ("status.utilization.workers[].metrics.*", BY_SERVICE),
+];
+
+/// What has keys of its own.
+const MAPS: [&str; 4] = [
+    "children.children[].exits",
+    "status.utilization.services",
+    "status.utilization.services.*.metrics",
+    "status.utilization.workers[].metrics",
+];
+
+/// Where there are numbers, and whether they are there now. What belongs to the answer of a call is none of them.
+fn numbers(value: &serde_json::Value, path: &str, found: &mut BTreeMap<String, bool>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields.iter().filter(|(key, _)| !["id", "finished"].contains(&key.as_str())) {
+                let key = if MAPS.contains(&path) { "*" } else { key };
+                numbers(value, &format!("{path}.{key}"), found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| numbers(item, &format!("{path}[]"), found)),
+        serde_json::Value::String(_) => {}
+        number => *found.entry(path.to_owned()).or_default() |= !number.is_null(),
+    }
+}
+
+#[test]
+fn every_number_that_is_shown_is_a_metric_or_there_is_a_reason_why_not() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor) = start(&dir, "unix:metrics.ipc")?;
+    let path = dir.path().join("metrics.ipc");
+    let mut connection = TcpStream::connect(address(&mut program, "echo")?)?;
+    connection.write_all(b"hello\n")?;
+    connection.read_exact(&mut [0; 6])?;
+    signal(supervisor.workers()?[0].pid, Signal::KILL)?;
+
+    let (found, text) = wait_for("what all of them know", LIMIT, || {
+        let mut found = BTreeMap::new();
+        for response in supervisor.call("status", json!({}))? {
+            numbers(&response, "status", &mut found);
+        }
+        for operation in ["children", "ping"] {
+            numbers(&supervisor.ask(operation, json!({}))?, operation, &mut found);
+        }
+        let is_there = |path: &&str| found.get(*path) == Some(&true);
+        let all = [
+            "children.children[].exits.*",
+            "status.utilization.services.*.metrics.*",
+            "status.utilization.workers[].metrics.*",
+            "status.health.workers[].round_trip",
+            "status.process.processes[].memory.map_count",
+            "status.memory.host.total_size",
+        ];
+        Ok(if all.iter().all(is_there) { Some((found, scrape_unix(&path)?)) } else { None })
+    })?;
+
+    let told = types(&text);
+    let is_right = |(number, is_there): &(&String, &bool)| match NUMBERS.iter().find(|(path, _)| path == number) {
+        None => false,
+        Some((_, Told::As(name))) => !**is_there || told.contains_key(name),
+        Some((_, Told::Not(reason))) => !reason.is_empty(),
+    };
+    let wrong: Vec<_> = found.iter().filter(|number| !is_right(number)).collect();
+    assert!(wrong.is_empty(), "shown, but it is not said how that is told, or it is not told so: {wrong:?}");
+    // What is shown only at times is listed as well, but nothing that does not exist.
+    for name in NUMBERS.iter().filter_map(|(_, how)| if let Told::As(name) = how { Some(*name) } else { None }) {
+        assert!(told.contains_key(name) || SOMETIMES.contains(&name), "there is no metric {name}");
+    }
+    for (name, labels, shown) in
+        [("acs_health_restart_after_seconds", [""; 1], 30.0), ("acs_health_warn_after_seconds", [""; 1], 1.0)]
+    {
+        assert_eq!(value(&text, name, &labels), Some(shown), "{name}");
+    }
+    program.signal(Signal::TERM)?;
+    assert!(program.wait(LIMIT)?.success());
+    Ok(())
 }
 
 #[test]

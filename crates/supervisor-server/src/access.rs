@@ -69,7 +69,7 @@ impl Roles {
 
 /// Diagnostics of workers. They are known here by name, because who may see what a worker holds in memory must not depend on
 /// whether the application thought of it.
-const DIAGNOSTICS: [&str; 9] = [
+pub(crate) const DIAGNOSTICS: [&str; 9] = [
     "memory_sample",
     "memory_dump",
     "thread_dump",

@@ -43,7 +43,18 @@ impl Metrics {
     /// `service`, unless they have them.
     pub async fn gather(&self) -> Vec<Family> {
         let mut families = self.supervisor();
-        families.extend(calls(&self.statistics.operations()));
+        families.extend(calls(
+            &self.statistics.operations(),
+            Family::counter("calls", "Calls that came in, by operation."),
+            Family::counter("calls_ended", "Calls that are over, by operation and how they ended."),
+            Family::histogram("call_duration", "How long calls took, however they ended."),
+        ));
+        families.extend(calls(
+            &self.statistics.forwarded(),
+            Family::counter("forwarded_calls", "Calls that were passed on to workers, by the operation of the worker."),
+            Family::counter("forwarded_calls_ended", "Those of them that are over, by operation and how they ended."),
+            Family::histogram("forwarded_call_duration", "How long they took, however they ended."),
+        ));
         let state = self.root.state().map(|state| state.borrow().clone());
 
         if let Some(state) = &state {
@@ -151,6 +162,8 @@ fn children(children: &[ChildState]) -> Vec<Family> {
         Family::gauge("child_failures", "Attempts in a row that came to nothing, which the back-off grows by.");
     let mut next =
         Family::gauge("child_next_start_timestamp", "When a child that waits is started again.").unit("seconds");
+    let mut kill =
+        Family::gauge("child_kill_timestamp", "When a child is killed that was asked to end.").unit("seconds");
     let mut last = Family::gauge("child_last_exit_timestamp", "When a process of a child ended last.").unit("seconds");
 
     for child in children {
@@ -168,22 +181,24 @@ fn children(children: &[ChildState]) -> Vec<Family> {
             exits.push(with("cause", cause.as_str()), *count);
         }
 
-        for (family, value) in
-            [(&mut to_ready, child.time_to_ready), (&mut next, child.next_start), (&mut last, child.last_exit_at)]
-        {
+        for (family, value) in [
+            (&mut to_ready, child.time_to_ready),
+            (&mut next, child.next_start),
+            (&mut kill, child.kill_at),
+            (&mut last, child.last_exit_at),
+        ] {
             if let Some(value) = value {
                 family.push(labels, value);
             }
         }
     }
 
-    vec![states, ready, restarts, exits, to_ready, failures, next, last]
+    vec![states, ready, restarts, exits, to_ready, failures, next, kill, last]
 }
 
-fn calls(operations: &[OperationStatistics]) -> [Family; 3] {
-    let mut started = Family::counter("calls", "Calls that came in, by operation.");
-    let mut ended = Family::counter("calls_ended", "Calls that are over, by operation and how they ended.");
-    let mut duration = Family::histogram("call_duration", "How long calls took, however they ended.").unit("seconds");
+/// Fills the families of calls.
+fn calls(operations: &[OperationStatistics], mut started: Family, mut ended: Family, duration: Family) -> [Family; 3] {
+    let mut duration = duration.unit("seconds");
 
     for operation in operations {
         let name = operation.operation.as_str();

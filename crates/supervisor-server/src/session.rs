@@ -109,6 +109,10 @@ impl Handler for Session {
 
         called.attend(&mut responder, required, &supervisor.registry);
 
+        if let Some(operation) = forward.as_ref().and_then(Forward::operation) {
+            supervisor.statistics.attend_forwarded(operation, &mut responder);
+        }
+
         match forward {
             Some(forward) => {
                 supervisor.forward(&forward, responder);

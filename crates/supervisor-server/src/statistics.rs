@@ -1,15 +1,17 @@
 //! What was called, how often, how it ended and how long it took.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use async_container_protocol::{Outcome, Responder};
+
+use crate::access::DIAGNOSTICS;
 
 /// The operations of every supervisor, in the order in which they are shown.
 const OWN: [&str; 9] =
@@ -18,6 +20,11 @@ const OWN: [&str; 9] =
 /// What operations that nobody knows are counted as. Whoever calls decides how they are called, and must not decide how
 /// many counters there are.
 const OTHER: &str = "other";
+
+/// How many operations of workers are counted apart, and how long their names may be. Which ones there are only the workers know, and
+/// neither they nor whoever calls may make as many counters as they like.
+const OF_WORKERS: usize = 64;
+const NAME_LENGTH: usize = 64;
 
 /// The upper bounds of the histogram, in microseconds. What takes longer than the last is counted in `count` alone.
 const BOUNDS: [u64; 16] = [
@@ -68,6 +75,9 @@ struct Table {
     custom: HashMap<String, usize>,
     names: Vec<String>,
     counters: Vec<Counters>,
+    /// Of operations of workers: those that are known, and all others.
+    forwarded: RwLock<BTreeMap<String, Arc<Counters>>>,
+    other_forwarded: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +97,15 @@ impl Statistics {
         table.names.iter().zip(&table.counters).map(|(name, counters)| counters.read(name)).collect()
     }
 
+    /// The calls that were passed on to workers (`forward`), by the operation of the worker, and `other`. One is known once a worker has
+    /// answered it, at most 64 of them, and a diagnostic of workers however it ended.
+    pub fn forwarded(&self) -> Vec<OperationStatistics> {
+        let Some(table) = self.0.get() else { return Vec::new() };
+        let forwarded = table.forwarded.read().unwrap_or_else(PoisonError::into_inner);
+        let known = forwarded.iter().map(|(name, counters)| counters.read(name));
+        known.chain([table.other_forwarded.read(OTHER)]).collect()
+    }
+
     /// Begins to count, with these operations beside the supervisor's own.
     pub(crate) fn begin<'a>(&self, custom: impl Iterator<Item = &'a str>) {
         let mut custom: Vec<&str> = custom.filter(|name| !OWN.contains(name)).collect();
@@ -95,7 +114,8 @@ impl Statistics {
         let custom = custom.iter().enumerate().map(|(index, name)| ((*name).to_owned(), OWN.len() + index)).collect();
         let counters = names.iter().map(|_| Counters::default()).collect();
         // A server serves once.
-        let _ = self.0.set(Table { custom, names, counters });
+        let (forwarded, other_forwarded) = (RwLock::default(), Arc::default());
+        let _ = self.0.set(Table { custom, names, counters, forwarded, other_forwarded });
     }
 
     /// Counts a call, now and when it is over.
@@ -113,7 +133,51 @@ impl Statistics {
     }
 }
 
+impl Statistics {
+    /// Counts a call of an operation of a worker. Of one that is not known yet it is known only at its end as what it counts.
+    pub(crate) fn attend_forwarded(&self, operation: &str, responder: &mut Responder) {
+        let Some(table) = self.0.get() else { return };
+        let counters = table.known_of_workers(operation);
+
+        if let Some(counters) = &counters {
+            count(&counters.started);
+        }
+
+        let name = counters.is_none().then(|| operation.to_owned());
+        let (table, begin) = (self.0.clone(), Instant::now());
+
+        responder.when_over(move |outcome| {
+            let learned = || {
+                let counters = table.get()?.learn_of_workers(name?, outcome);
+                count(&counters.started);
+                Some(counters)
+            };
+
+            if let Some(counters) = counters.or_else(learned) {
+                counters.end(outcome, begin.elapsed());
+            }
+        });
+    }
+}
+
 impl Table {
+    fn known_of_workers(&self, operation: &str) -> Option<Arc<Counters>> {
+        self.forwarded.read().unwrap_or_else(PoisonError::into_inner).get(operation).cloned()
+    }
+
+    /// What an operation is counted as from now on, of which a call has ended so.
+    fn learn_of_workers(&self, operation: String, outcome: Outcome<'_>) -> Arc<Counters> {
+        let mut forwarded = self.forwarded.write().unwrap_or_else(PoisonError::into_inner);
+        let is_diagnostic = DIAGNOSTICS.contains(&operation.as_str());
+        let is_answered = matches!(outcome, Outcome::Finished) && operation.len() <= NAME_LENGTH;
+        let is_room = forwarded.len() < OF_WORKERS || forwarded.contains_key(&operation);
+
+        match is_diagnostic || is_answered && is_room {
+            true => forwarded.entry(operation).or_default().clone(),
+            false => self.other_forwarded.clone(),
+        }
+    }
+
     fn index(&self, operation: &str) -> usize {
         let own = OWN.iter().position(|name| *name == operation);
         own.or_else(|| self.custom.get(operation).copied()).unwrap_or(self.counters.len() - 1)

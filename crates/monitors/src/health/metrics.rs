@@ -49,7 +49,13 @@ pub(super) fn families(status: &HealthStatus) -> Vec<Family> {
         answers.push(labels, worst.answers);
     }
 
-    vec![round_trip, maximum, silent, slow, answers, lag]
+    let thresholds = [
+        ("health_warn_after", "How long an answer may take before that is told.", Some(status.warn_after)),
+        ("health_dump_after", "How long an answer may take before a thread dump is made.", status.dump_after),
+        ("health_restart_after", "How long an answer may take before a restart.", status.restart_after),
+    ];
+    let thresholds = thresholds.into_iter().filter_map(|(name, help, value)| Some(seconds(name, help).with(value?)));
+    [round_trip, maximum, silent, slow, answers, lag].into_iter().chain(thresholds).collect()
 }
 
 #[cfg(test)]
@@ -82,6 +88,7 @@ mod tests {
             ("health_slow", vec![Value::Integer(1), Value::Integer(0)]),
             ("health_answers", vec![Value::Integer(6), Value::Integer(3)]),
             ("health_supervisor_lag", vec![Value::Number(0.125)]),
+            ("health_warn_after", vec![Value::Number(1.0)]),
         ];
         assert_eq!(values, expected);
     }

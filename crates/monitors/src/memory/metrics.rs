@@ -13,6 +13,12 @@ pub(super) fn families(status: &MemoryStatus) -> Vec<Family> {
     let mut maximum = gauge("memory_maximum_size", "The most memory that a worker was seen to have.");
     let mut increases = Family::gauge("memory_increases", "How often a worker grew by more than the threshold.");
     let mut restarting = Family::gauge("memory_restarting", "Whether the replacement of a worker was asked for.");
+    let mut samples = Family::counter("memory_samples", "How often a worker was measured.");
+    let mut left_alone = Family::gauge(
+        "memory_left_alone",
+        "For how much longer a worker is not restarted though it should be, because that does not help; 0 if it is not so.",
+    )
+    .unit("seconds");
 
     for process in &status.processes {
         let process_id = process.process_id.to_string();
@@ -24,9 +30,18 @@ pub(super) fn families(status: &MemoryStatus) -> Vec<Family> {
         maximum.push(labels, process.maximum_size);
         increases.push(labels, process.increase_count);
         restarting.push(labels, process.restarting);
+        samples.push(labels, process.sample_count);
+        left_alone.push(labels, process.left_alone.unwrap_or(0.0));
     }
 
-    let mut families = vec![size, resident, private, shared, maximum, increases, restarting];
+    let all_left_alone = Family::gauge(
+        "memory_all_left_alone",
+        "For how much longer nobody is restarted for the sake of all, because that does not help; 0 if it is not so.",
+    )
+    .unit("seconds")
+    .with(status.left_alone.unwrap_or(0.0));
+    let mut families =
+        vec![size, resident, private, shared, maximum, increases, restarting, samples, left_alone, all_left_alone];
     families.push(
         gauge("memory_total_size", "The memory of all workers, what they share counted once.").with(status.total_size),
     );
@@ -38,6 +53,11 @@ pub(super) fn families(status: &MemoryStatus) -> Vec<Family> {
         ("memory_host_size", "The memory of the host, or of the cgroup.", status.host.map(|host| host.total_size)),
         ("memory_host_available_size", "What of that can be had.", status.host.map(|host| host.available_size)),
         ("memory_host_free_size", "What of that nobody uses at all.", status.host.map(|host| host.free_size)),
+        (
+            "memory_host_reclaimable_size",
+            "What of that is in use, and would be given up on demand.",
+            status.host.map(|host| host.reclaimable_size),
+        ),
         ("memory_host_used_size", "What of that cannot be had.", status.host.map(|host| host.used_size)),
         ("memory_host_swap_size", "The swap space.", status.host.map(|host| host.swap_total_size)),
         ("memory_host_swap_used_size", "What of that is used.", status.host.map(|host| host.swap_used_size)),

@@ -68,7 +68,7 @@ pub(super) fn families(processes: &[ProcessMetrics], identities: &[Identity]) ->
     columns.into_iter().map(|(family, _)| family).chain([starts, switches, faults]).collect()
 }
 
-fn columns() -> [Column; 20] {
+fn columns() -> [Column; 21] {
     let bytes = |name: &str, help: &str| Family::gauge(name, help).unit("bytes");
     [
         (bytes("process_size", "The memory that a process accounts for, what is shared counted in part."), |process| {
@@ -88,6 +88,13 @@ fn columns() -> [Column; 20] {
         (bytes("process_anonymous_size", "The memory of a process that belongs to no file."), |process| {
             Some(process.memory?.sizes.anonymous_size.into())
         }),
+        (
+            bytes(
+                "process_proportional_file_size",
+                "The memory of a process that is page cache, what is shared counted in part.",
+            ),
+            |process| Some(process.memory?.sizes.proportional_file_size.into()),
+        ),
         (bytes("process_swap_size", "The memory of a process that is in swap space."), |process| {
             Some(process.memory?.sizes.swap_size.into())
         }),
