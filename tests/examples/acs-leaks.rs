@@ -117,6 +117,12 @@ struct Leak {
     until: Option<usize>,
 }
 
+/// For how long nothing else is done.
+#[derive(Deserialize)]
+struct Block {
+    milliseconds: u64,
+}
+
 #[derive(Deserialize)]
 struct ReadFile {
     path: PathBuf,
@@ -138,6 +144,10 @@ fn operations() -> Operations {
             // What started it has ended a moment later, and it has a session of its own.
             let script = "setsid sh -c 'head -c 67108864 /dev/zero | tail | sleep 1000060' &";
             std::process::Command::new("sh").args(["-c", script]).status()?;
+            Ok::<_, Failure>(Accepted { accepted: true })
+        })
+        .typed("block", |block: Block| async move {
+            tokio::spawn(async move { std::thread::sleep(Duration::from_millis(block.milliseconds)) });
             Ok::<_, Failure>(Accepted { accepted: true })
         })
         .operation("hang", |_| async {

@@ -26,6 +26,18 @@ fn lines(program: &mut Program, what: &str, count: usize, is_right: impl Fn(&str
     })
 }
 
+/// What it says of monitors is that they are written so.
+#[test]
+fn a_monitor_of_ones_own_takes_twenty_lines() -> io::Result<()> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/custom_monitor.rs");
+    let text = std::fs::read_to_string(path)?;
+    let monitor = text.split_once("#[derive(Default)]\n").and_then(|(_, rest)| rest.split_once("\nfn main()"));
+    let (monitor, _) = monitor.ok_or_else(|| io::Error::other("where is it?"))?;
+    let count = monitor.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!((10..=20).contains(&count), "{count} lines: {monitor}");
+    Ok(())
+}
+
 #[test]
 fn grace_is_given_and_ends() -> io::Result<()> {
     let dir = Dir::new()?;

@@ -246,6 +246,28 @@ fn a_worker_that_hangs_is_told_looked_into_and_replaced() -> io::Result<()> {
 }
 
 #[test]
+fn for_how_long_an_executor_does_nothing_else_is_measured_and_told() -> io::Result<()> {
+    let dir = Dir::new()?;
+    let (mut program, mut supervisor, worker) = start(&dir, "health")?;
+    program.wait_for("an answer", LIMIT, || {
+        Ok((monitor(&mut supervisor, "health")?["workers"][0]["answers"].as_u64() > Some(0)).then_some(()))
+    })?;
+    // Longer than what is warned of, and shorter than what it is restarted for.
+    supervisor.forward(&worker, json!({"do": "block", "milliseconds": 800}))?;
+    program.wait_for_stderr("a worker does not answer", LIMIT)?;
+    program.wait_for_stderr("a worker answers again", LIMIT)?;
+    program.wait_for("the most that an answer took", LIMIT, || {
+        let seen = &monitor(&mut supervisor, "health")?["workers"][0];
+        assert_eq!(seen["process_id"], worker.pid, "{seen}");
+        // It is asked ten times a second.
+        let is_told = seen["maximum_round_trip"].as_f64() >= Some(0.5) && seen["state"] == "well";
+        Ok(is_told.then_some(()))
+    })?;
+    assert_eq!(child(&mut supervisor)?["restarts"], 0);
+    Ok(())
+}
+
+#[test]
 fn another_worker_is_ready_before_one_that_hangs_and_is_deaf_is_killed() -> io::Result<()> {
     let dir = Dir::new()?;
     let (mut program, mut supervisor, worker) = start(&dir, "health")?;
