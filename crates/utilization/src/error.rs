@@ -37,6 +37,9 @@ pub(crate) enum AppendError {
     Full,
     #[error("no more memory could be had that other processes can read: {0}")]
     Memory(io::Error),
+    /// Both would make their next metrics in the same place.
+    #[error("the memory is that of the process of which this one is a fork")]
+    Inherited,
 }
 
 /// Why a process's values cannot be read.

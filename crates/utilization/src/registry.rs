@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    error::{SchemaError, ShareError},
+    error::{AppendError, SchemaError, ShareError},
     layout,
     metric::Metric,
     number::{Number, Type},
@@ -181,7 +181,11 @@ impl Table {
             return sys::Cell::own();
         }
 
-        let cell = self.segment().and_then(|segment| segment.append(name, kind).map_err(|error| error.to_string()));
+        let cell = self.segment().and_then(|segment| {
+            let is_inherited = segment.memory().is_inherited();
+            let cell = if is_inherited { Err(AppendError::Inherited) } else { segment.append(name, kind) };
+            cell.map_err(|error| error.to_string())
+        });
         cell.unwrap_or_else(|reason| {
             // Who makes a metric a user, say, makes thousands.
             if !mem::replace(&mut self.is_told, true) {
@@ -245,5 +249,28 @@ impl Namespace {
 
     fn join(&self, name: &str) -> String {
         format!("{}_{name}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{View, sys::fork::fork};
+
+    /// A fork has the segment, too, and would make its metrics in the places of those that the other process makes.
+    #[test]
+    fn a_fork_counts_in_the_metrics_that_there_are_and_makes_none_where_the_other_one_does() {
+        let registry = Registry::new();
+        registry.metric("before").increment();
+
+        for name in ["before", "forked"] {
+            fork(|| registry.metric(name).increment());
+        }
+
+        registry.metric("after").increment();
+        let shared = registry.share().unwrap();
+        let view = View::open(shared.process_id(), shared.descriptor()).unwrap();
+        let values: Vec<_> = view.fields().map(|(field, value)| (field.name(), value.as_u64())).collect();
+        assert_eq!(values, [("before", 2), ("after", 1)]);
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     reserved: usize,
     /// How much of that may be touched.
     extent: Extent<AtomicU64>,
+    /// The process that made it.
+    process_id: u32,
 }
 
 // SAFETY: what `base` leads to are atomics, in a mapping that lasts as long as this does and is never moved.
@@ -60,7 +62,8 @@ impl Shared {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let memory = Self { file, base, reserved, extent: Extent::new(AtomicU64::new(0)) };
+        let extent = Extent::new(AtomicU64::new(0));
+        let memory = Self { file, base, reserved, extent, process_id: std::process::id() };
 
         // From now on, nobody can make the file smaller, and nobody can write to it but through the mapping above. That the
         // kernel does not know the last one is no reason to go without the others: it is about strangers of the same user.
@@ -72,6 +75,11 @@ impl Shared {
         // Only now, since until then somebody could have cut it again.
         memory.grow(size)?;
         Ok(memory)
+    }
+
+    /// Whether it is that of another process, of which this one is a fork.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process_id != std::process::id()
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {

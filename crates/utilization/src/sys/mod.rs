@@ -4,6 +4,8 @@
 
 mod bounds;
 mod cell;
+#[cfg(test)]
+pub(crate) mod fork;
 mod memory;
 #[cfg(test)]
 pub(crate) mod model;

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::FileExt,
+        unix::fs::{FileExt, MetadataExt},
     },
 };
 
@@ -74,6 +74,21 @@ fn what_could_be_cut_is_not_mapped() {
     assert!(matches!(open(&File::open(directory).unwrap()), Err(ViewError::NotASegment(_))));
 }
 
+/// Such a page may be missing when it is touched first, though the file is long enough.
+#[test]
+fn huge_pages_are_not_mapped() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    match rustix::fs::memfd_create("hostile", flags) {
+        Ok(file) => {
+            let file = File::from(file);
+            file.set_len(file.metadata().unwrap().blksize()).unwrap();
+            rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+            assert!(matches!(open(&file), Err(ViewError::NotSealed)));
+        }
+        Err(error) => println!("not tested: this kernel has no huge pages: {error}"),
+    }
+}
+
 #[test]
 fn nothing_is_opened_that_is_no_file() {
     // To open either for reading would wait for somebody who writes.
@@ -126,6 +141,26 @@ fn records_that_make_no_sense_are_passed_over() {
     assert_eq!(with(129, &[255]), ["connections_total"], "a name that reaches into the next record");
     assert_eq!(with(136, b"a\"} 1\nb"), ["connections_total"], "a name that would break out of a report");
     assert_eq!(with(136, &[0xff, 0xfe]), ["connections_total"], "no text at all");
+}
+
+/// One bit after the other is wrong. What is read is nothing, or the same metrics, or others that could be.
+#[test]
+fn no_bit_does_harm() {
+    let genuine = genuine();
+    // The header, and two records.
+    for bit in 0..(64 + 2 * 256) * 8 {
+        let mut bytes = genuine.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let Ok(mut view) = open(&sealed(&bytes)) else {
+            assert!(bit / 8 < 24, "bit {bit}: only what says what it is can be a reason to read none of it");
+            continue;
+        };
+        view.refresh();
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        assert!(view.fields().all(|(field, _)| is_name(field.name())), "bit {bit}");
+        let others = view.values().filter(|value| ![7u32.into(), 8u32.into()].contains(value)).count();
+        assert!(others <= 1 && view.fields().len() <= 2, "bit {bit}: {:?}", view.fields().collect::<Vec<_>>());
+    }
 }
 
 #[test]
