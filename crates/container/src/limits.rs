@@ -24,6 +24,7 @@ const CPU_QUOTA_MINIMUM: u64 = 1_000;
 pub struct Limits {
     pub(crate) memory_max: Option<u64>,
     pub(crate) memory_high: Option<u64>,
+    pub(crate) memory_swap_max: Option<u64>,
     pub(crate) cpu_max: Option<f64>,
     pub(crate) pids_max: Option<u64>,
     pub(crate) best_effort: bool,
@@ -36,7 +37,8 @@ impl Limits {
     }
 
     /// How much memory may be used, in bytes (`memory.max`). When there is no more to be had, the kernel kills the whole
-    /// instance, which is then restarted as after any failure; its last exit says why it ended. Default is no limit.
+    /// instance, which is then restarted as after any failure; its last exit says why it ended. Where the host has swap space, there
+    /// is more to be had as long as that lasts: see [`memory_swap_max`](Self::memory_swap_max). Default is no limit.
     pub fn memory_max(mut self, bytes: u64) -> Self {
         self.memory_max = Some(bytes);
         self
@@ -46,6 +48,13 @@ impl Limits {
     /// no limit.
     pub fn memory_high(mut self, bytes: u64) -> Self {
         self.memory_high = Some(bytes);
+        self
+    }
+
+    /// How much swap space may be used beside, in bytes (`memory.swap.max`): with 0, `memory_max` is all that there is. Default is no
+    /// limit.
+    pub fn memory_swap_max(mut self, bytes: u64) -> Self {
+        self.memory_swap_max = Some(bytes);
         self
     }
 
@@ -80,6 +89,9 @@ impl Limits {
             files.push(("memory", "memory.max", bytes.to_string()));
             // Half of an instance is worth nothing, and nobody else would restart the other half.
             files.push(("memory", "memory.oom.group", "1".to_owned()));
+        }
+        if let Some(bytes) = self.memory_swap_max {
+            files.push(("memory", "memory.swap.max", bytes.to_string()));
         }
         if let Some(processors) = self.cpu_max {
             files.push(("cpu", "cpu.max", format!("{} {CPU_PERIOD}", cpu_quota(processors))));
@@ -125,12 +137,13 @@ mod tests {
 
     #[test]
     fn limits_are_files_of_a_cgroup() {
-        let limits = Limits::new().memory_max(1 << 20).memory_high(1000).cpu_max(1.5).pids_max(7);
+        let limits = Limits::new().memory_max(1 << 20).memory_high(1000).memory_swap_max(0).cpu_max(1.5).pids_max(7);
         let files: Vec<(&str, String)> = limits.files().into_iter().map(|(_, file, text)| (file, text)).collect();
         let expected = [
             ("memory.high", "1000"),
             ("memory.max", "1048576"),
             ("memory.oom.group", "1"),
+            ("memory.swap.max", "0"),
             ("cpu.max", "150000 100000"),
             ("pids.max", "7"),
         ];
