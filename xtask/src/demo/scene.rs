@@ -59,13 +59,17 @@ impl Scene {
         let workers = self.workers_without(&BTreeSet::from([victim.pid]))?;
         let successor = workers.into_iter().find(|worker| worker.instance == victim.instance);
         let successor = successor.ok_or("another worker took its place, but not its instance's number")?;
-        if is_alive(victim.pid) {
-            return Err(format!("process {} is still there", victim.pid).into());
-        }
         let name = format!("{}#{}", victim.name, victim.instance.unwrap_or_default());
-        let children = self.supervisor()?.ask("children", json!({}))?;
-        let child = children["children"].as_array().into_iter().flatten().find(|child| child["name"] == json!(name));
-        let reason = child.and_then(|child| child["last_exit"].as_str()).unwrap_or_default().to_owned();
+        let mut supervisor = self.supervisor()?;
+        // Where the new one was started first, the old one may have some memory to give back yet.
+        let what = format!("process {} to end, and the root to say how", victim.pid);
+        let reason = self.program.wait_for(&what, LIMIT, || {
+            let children = supervisor.ask("children", json!({}))?;
+            let child =
+                children["children"].as_array().into_iter().flatten().find(|child| child["name"] == json!(name));
+            let reason = child.and_then(|child| child["last_exit"].as_str()).filter(|_| !is_alive(victim.pid));
+            Ok(reason.map(str::to_owned))
+        })?;
         Ok((successor, reason))
     }
 
