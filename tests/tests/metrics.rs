@@ -381,10 +381,15 @@ fn every_number_that_is_shown_is_a_metric_or_there_is_a_reason_why_not() -> io::
     let dir = Dir::new()?;
     let (mut program, mut supervisor) = start(&dir, "unix:metrics.ipc")?;
     let path = dir.path().join("metrics.ipc");
+    // One that is killed is not to be the only one that has counted.
+    let killed = supervisor.workers()?[0].pid;
+    signal(killed, Signal::KILL)?;
+    supervisor.wait_for_workers("another worker", LIMIT, |workers| {
+        workers.len() == 2 && workers.iter().all(|worker| worker.pid != killed)
+    })?;
     let mut connection = TcpStream::connect(address(&mut program, "echo")?)?;
     connection.write_all(b"hello\n")?;
     connection.read_exact(&mut [0; 6])?;
-    signal(supervisor.workers()?[0].pid, Signal::KILL)?;
 
     let (found, text) = wait_for("what all of them know", LIMIT, || {
         let mut found = BTreeMap::new();

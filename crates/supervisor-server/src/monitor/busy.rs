@@ -79,8 +79,8 @@ impl Drop for Calling<'_> {
     }
 }
 
-/// Goes off while the thread of a monitor has been at work for long: a timer of the kernel, which the thread sets and stops in less than
-/// a microsecond, and which wakes nobody as long as all is well.
+/// Goes off while the thread of a monitor has been at work for long: a timer of the kernel, which the thread sets and stops in half a
+/// microsecond each, and which wakes nobody as long as all is well.
 pub(super) struct Alarm(Option<Arc<OwnedFd>>);
 
 impl Alarm {
