@@ -317,9 +317,14 @@ impl Cgroup {
     }
 
     /// True if no other process should begin in it: some kernels (6.18 is one) kill at once what is cloned into a cgroup
-    /// that was ever killed before, as if it had been forked there meanwhile.
+    /// that was ever killed before, as if it had been forked there meanwhile. And what has ended counts against the limit of processes
+    /// until it is reaped, which may be all that there may be.
     pub(crate) fn is_spent(&self) -> bool {
-        self.was_killed
+        self.was_killed || self.pids_max.is_some() && !self.is_populated() && self.has_unreaped()
+    }
+
+    fn has_unreaped(&self) -> bool {
+        std::fs::read_to_string(self.path.join("pids.current")).is_ok_and(|count| count.trim() != "0")
     }
 
     /// True unless it is known that nothing runs in it.
@@ -436,21 +441,42 @@ mod tests {
         assert_eq!(directory_name(""), "application");
     }
 
-    /// What the kernel tells in files of a directory that is no cgroup.
     #[test]
-    fn want_of_processes_is_told_where_it_is_the_limit_of_this_cgroup() {
+    fn a_limit_of_processes_is_not_shared_with_those_that_have_ended() {
         let directory = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
-        let path = directory.path().to_path_buf();
-        let mut cgroup = Cgroup {
-            path,
+        let mut cgroup = limited(directory.path());
+        assert!(!cgroup.is_spent(), "nothing is told");
+        write("cgroup.events", "populated 0\nfrozen 0\n");
+        write("pids.current", "0\n");
+        assert!(!cgroup.is_spent());
+        write("pids.current", "19\n");
+        assert!(cgroup.is_spent(), "they are not reaped yet");
+        cgroup.pids_max = None;
+        assert!(!cgroup.is_spent(), "there is no limit");
+        cgroup.pids_max = Some(20);
+        write("cgroup.events", "populated 1\nfrozen 0\n");
+        assert!(!cgroup.is_spent(), "what was left to run there counts with the next one");
+    }
+
+    /// A directory that is no cgroup, for what the kernel tells in files.
+    fn limited(path: &Path) -> Cgroup {
+        Cgroup {
+            path: path.to_path_buf(),
             counts_kills: false,
             kills_before: 0,
             shortages_before: 0,
             pids_max: Some(20),
             refusals_before: 0,
             was_killed: false,
-        };
+        }
+    }
+
+    #[test]
+    fn want_of_processes_is_told_where_it_is_the_limit_of_this_cgroup() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        let mut cgroup = limited(directory.path());
         assert_eq!(cgroup.lacked_processes(), None, "nothing is told");
         write("pids.events", "max 3\n");
         assert_eq!(cgroup.lacked_processes(), None, "not whose limit it was");
